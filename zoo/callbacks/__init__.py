@@ -1,0 +1,1 @@
+"""Callbacks that leave pictures in the run folder."""

@@ -1,0 +1,1 @@
+"""Data modules: splits that live in memory, read by index."""

@@ -1,0 +1,188 @@
+"""In-memory data: one tensor a split, read by index, with an order that is a function of the step.
+
+The training stream has no state but its step: batch t of a run is a slice of the permutation of epoch ``t // n``, drawn
+from (seed, epoch), and every rank takes its own share of it. A run that was interrupted goes on by setting the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from zoo.errors import ConfigError, DataError
+
+__all__ = ["BatchStream", "SequentialBatches", "TensorData", "derive_seed"]
+
+Split = tuple[Tensor, Tensor]
+Transform = Callable[[Tensor, torch.Generator], Tensor]
+
+_DRAW = 0x5EED
+"""Stream of the random transforms of training batches."""
+
+
+def derive_seed(*parts: int) -> int:
+    """Mix integers into one seed of 63 bits, so that neighbouring (seed, step, rank) give unrelated streams."""
+    digest = hashlib.blake2b(",".join(str(int(p)) for p in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class BatchStream:
+    """Endless training batches, one epoch per pass, that can start at any step.
+
+    Args:
+        data: examples (N, ...) and labels (N,).
+        batch_size: examples a rank.
+        seed: of the order and of the transform.
+        rank: share of this process, 0 <= rank < world.
+        world: number of processes.
+        transform: random map of a batch, given a generator that depends on (seed, step, rank) only.
+    """
+
+    def __init__(
+        self,
+        data: Split,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        transform: Transform | None = None,
+    ) -> None:
+        self.x, self.labels = data
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.transform = transform
+        self.step = 0
+        if len(self) == 0:
+            raise DataError(
+                f"a batch of {batch_size} on {world} device(s) needs {batch_size * world} training examples, the data "
+                f"have {len(self.x)}; set --data.batch_size lower"
+            )
+
+    def __len__(self) -> int:
+        return len(self.x) // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[Split]:
+        """Yield the rest of the current epoch."""
+        epoch = self.step // len(self)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        order = torch.randperm(len(self.x), generator=generator)
+        while self.step // len(self) == epoch:
+            first = (self.step % len(self) * self.world + self.rank) * self.batch_size
+            index = order[first : first + self.batch_size]
+            x = self.x[index]
+            if self.transform is not None:
+                generator.manual_seed(derive_seed(self.seed, self.step, self.rank, _DRAW))
+                x = self.transform(x, generator)
+            self.step += 1
+            yield x, self.labels[index]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
+
+
+class SequentialBatches:
+    """Every example once, in order; ranks take turns by batch."""
+
+    def __init__(self, data: Split, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.x, self.labels = data
+        self.starts = range(rank * batch_size, len(self.x), batch_size * world)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[Split]:
+        for start in self.starts:
+            stop = start + self.batch_size
+            yield self.x[start:stop], self.labels[start:stop]
+
+
+class TensorData(LightningDataModule):
+    """Base of the data modules whose splits fit into memory.
+
+    Subclasses say `name`, `shape`, `levels`, `num_classes`, and read a split in `read`.
+
+    Args:
+        batch_size: examples a batch and device.
+        seed: of the order of training batches.
+        limit: use only the first so many training examples.
+    """
+
+    name: str = ""
+    shape: tuple[int, ...] = ()
+    levels: int | None = 256
+    num_classes: int = 0
+
+    def __init__(self, batch_size: int = 128, seed: int = 0, limit: int | None = None) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size, self.seed, self.limit = batch_size, seed, limit
+        self._splits: dict[str, Split] = {}
+        self._stream: BatchStream | None = None
+
+    def read(self, split: str) -> Split:
+        """Return examples, uint8 (N, *shape) (or float32 where `levels` is None), and int64 labels (N,)."""
+        raise NotImplementedError
+
+    def split(self, name: str) -> Split:
+        """Return the split ``train``, ``validation`` or ``test``, read once."""
+        if name not in ("train", "validation", "test"):
+            raise DataError(f"{self.name} has no split {name!r}; it has train, validation and test")
+        if name not in self._splits:
+            x, labels = self.read(name)
+            if name == "train" and self.limit is not None:
+                x, labels = x[: self.limit], labels[: self.limit]
+            self._splits[name] = (x, labels)
+        return self._splits[name]
+
+    def digest(self, split: str) -> str:
+        """Return the sha256 of the bytes of a split, examples then labels."""
+        x, labels = self.split(split)
+        return hashlib.sha256(x.contiguous().numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+
+    def transform(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Random map of a training batch; the identity unless a data set says otherwise."""
+        return x
+
+    def to_float(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Turn stored examples into the model's range: uint8 levels 0..L-1 into k / (L - 1)."""
+        return x.to(dtype) if self.levels is None else x.to(dtype).div_(self.levels - 1)
+
+    # -- Lightning ----------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> BatchStream:
+        random = type(self).transform is not TensorData.transform
+        rank, world = self._place()
+        self._stream = BatchStream(
+            self.split("train"), self.batch_size, seed=self.seed, rank=rank, world=world,
+            transform=self.transform if random else None,
+        )  # fmt: skip
+        return self._stream
+
+    def val_dataloader(self) -> SequentialBatches:
+        return self._sequential("validation")
+
+    def test_dataloader(self) -> SequentialBatches:
+        return self._sequential("test")
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        x, labels = batch
+        module = getattr(self.trainer, "lightning_module", None)
+        return self.to_float(x, module.dtype if module is not None else torch.get_default_dtype()), labels
+
+    def _sequential(self, name: str) -> SequentialBatches:
+        rank, world = self._place()
+        return SequentialBatches(self.split(name), max(self.batch_size, 250), rank=rank, world=world)
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)

@@ -1,0 +1,118 @@
+"""MNIST, embedded in full, and its binary versions.
+
+References:
+    Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, 1998. The data
+    are by Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0; see ``assets/mnist/LICENSE.md``.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+from importlib import resources
+
+import torch
+from torch import Tensor
+
+from zoo.data.base import Split, TensorData
+from zoo.errors import DataError
+
+__all__ = ["MNIST", "BinaryMNIST", "ThresholdMNIST", "read_mnist", "split_indices"]
+
+_SHA256 = {
+    "t10k-images-idx3-ubyte.gz": "1a1a05eab793c14bb050b398624a11b0ffd1a2953baed553b1b9bd079e2a20be",
+    "t10k-labels-idx1-ubyte.gz": "b91679a0acfe4ba0e50a2437a903084cba1f5f92592b016a25a7dfd00455798b",
+    "train-images-idx3-ubyte.gz": "0b367032e93c5d0cea0925647cfdb18614af8ee15f83e6f2fc2ad904a6835971",
+    "train-labels-idx1-ubyte.gz": "1787548bbe0bff1ec2ecdc0ef292b02df999e2d1a6002d27500982c652b17203",
+}
+_VALIDATION = 5_000
+_SPLIT_SEED = 0
+
+
+def _read_idx(name: str) -> Tensor:
+    raw = resources.files("zoo.data").joinpath("assets", "mnist", name).read_bytes()
+    if hashlib.sha256(raw).hexdigest() != _SHA256[name]:
+        raise DataError(
+            f"the embedded file {name} is damaged: its sha256 is not the recorded one; reinstall the package"
+        )
+    data = bytearray(gzip.decompress(raw))
+    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
+    return torch.frombuffer(data, dtype=torch.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+
+
+@functools.lru_cache(maxsize=2)
+def read_mnist(part: str) -> Split:
+    """Return the original ``train`` (60,000) or ``t10k`` (10,000) part: uint8 (N, 1, 28, 28) and int64 (N,)."""
+    images = _read_idx(f"{part}-images-idx3-ubyte.gz")
+    return images[:, None], _read_idx(f"{part}-labels-idx1-ubyte.gz").long()
+
+
+def split_indices() -> tuple[Tensor, Tensor]:
+    """Return the fixed division of the 60,000: indices of 55,000 training and 5,000 validation digits."""
+    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    return order[_VALIDATION:].sort().values, order[:_VALIDATION].sort().values
+
+
+class MNIST(TensorData):
+    """The 8-bit digits: 55,000 / 5,000 / 10,000, shape (1, 28, 28), 256 levels.
+
+    Args:
+        batch_size: examples a batch and device.
+        seed: of the order of training batches.
+        limit: use only the first so many training examples.
+    """
+
+    name = "mnist"
+    shape = (1, 28, 28)
+    levels = 256
+    num_classes = 10
+
+    def __init__(self, batch_size: int = 128, seed: int = 0, limit: int | None = None) -> None:
+        super().__init__(batch_size, seed, limit)
+
+    def read(self, split: str) -> Split:
+        if split == "test":
+            return read_mnist("t10k")
+        images, labels = read_mnist("train")
+        train, validation = split_indices()
+        index = train if split == "train" else validation
+        return images[index], labels[index]
+
+
+class BinaryMNIST(MNIST):
+    """Dynamically binarised MNIST: each pixel is drawn as Bernoulli(grey level / 255), anew for every training batch.
+
+    Validation and test sets are drawn once, with seeds 1 and 0.
+
+    References:
+        R. Salakhutdinov, I. Murray, On the quantitative analysis of deep belief networks, 2008.
+    """
+
+    name = "binary_mnist"
+    levels = 2
+
+    def read(self, split: str) -> Split:
+        x, labels = super().read(split)
+        if split == "train":
+            return x, labels
+        generator = torch.Generator().manual_seed(0 if split == "test" else 1)
+        return torch.cat([_bernoulli(part, generator) for part in x.split(1000)]), labels
+
+    def transform(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return _bernoulli(x, generator)
+
+
+class ThresholdMNIST(MNIST):
+    """MNIST with each pixel replaced by (grey level / 255 > 0.5)."""
+
+    name = "binary_mnist_threshold"
+    levels = 2
+
+    def read(self, split: str) -> Split:
+        x, labels = super().read(split)
+        return (x > 127).to(torch.uint8), labels
+
+
+def _bernoulli(x: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.rand(x.shape, generator=generator) * 255 < x).to(torch.uint8)

@@ -1,0 +1,150 @@
+"""Errors of the zoo: one base class, so that callers can catch everything that is the user's to mend.
+
+Each message says what was asked, what is wrong and what to do. The command line prints it as one line and exits
+with code 2; from Python it is raised.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AccessNotGrantedError",
+    "AuthError",
+    "CacheError",
+    "CardError",
+    "CheckpointError",
+    "ConfigError",
+    "CorruptWeightsError",
+    "DataError",
+    "DownloadError",
+    "HubUnavailableError",
+    "InvalidNameError",
+    "ModelFolderError",
+    "NotAZooModelError",
+    "OfflineError",
+    "PushConflictError",
+    "PushError",
+    "PushForbiddenError",
+    "RegistryError",
+    "RepoNotAccessibleError",
+    "ResultError",
+    "RevisionNotFoundError",
+    "RunError",
+    "UnknownModelError",
+    "UnsafeWeightsError",
+    "WeightsMismatchError",
+    "ZooError",
+    "close_matches",
+]
+
+
+class ZooError(Exception):
+    """Base of all errors that the zoo raises on purpose."""
+
+
+class RegistryError(ZooError):
+    """A registry file that cannot be read, or an entry in it that is wrong."""
+
+
+class UnknownModelError(RegistryError):
+    """A name that no registry holds."""
+
+
+class InvalidNameError(ZooError):
+    """A name, repository id or path that breaks the naming rule."""
+
+
+class ConfigError(ZooError):
+    """An option or argument that does not exist, has the wrong type, or does not fit the rest."""
+
+
+class DataError(ZooError):
+    """A data set that is missing, damaged, or does not fit the model."""
+
+
+class RunError(ZooError):
+    """A run folder that exists, is missing, or cannot be continued."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is damaged, or could not be written."""
+
+
+class ResultError(ZooError):
+    """A result that breaks the schema, or cannot be compared."""
+
+
+class ModelFolderError(ZooError):
+    """A folder that does not hold a saved model."""
+
+
+class WeightsMismatchError(ZooError):
+    """Weights whose names or shapes do not fit the model."""
+
+
+class CorruptWeightsError(ZooError):
+    """A file whose sha256 is not the recorded one."""
+
+
+class UnsafeWeightsError(ZooError):
+    """Weights in a format that can run code when loaded, or that break the safety limits."""
+
+
+class CardError(ZooError):
+    """A model card that cannot be written or read."""
+
+
+class CacheError(ZooError):
+    """The local cache cannot be written."""
+
+
+class NotAZooModelError(ZooError):
+    """A repository that holds no model of this zoo, or one of a newer format."""
+
+
+class RepoNotAccessibleError(ZooError):
+    """A repository that is missing, or private and not visible to this user."""
+
+
+class AuthError(ZooError):
+    """A token that the Hub rejected."""
+
+
+class AccessNotGrantedError(ZooError):
+    """A gated repository to which this user has no access yet."""
+
+
+class RevisionNotFoundError(ZooError):
+    """A branch, tag or commit that the repository does not have."""
+
+
+class DownloadError(ZooError):
+    """A download that ended early or brought something else than the file."""
+
+
+class HubUnavailableError(ZooError):
+    """The Hub does not answer, or answers with server errors only."""
+
+
+class OfflineError(ZooError):
+    """A file that is not in the local cache while the network must not be used."""
+
+
+class PushError(ZooError):
+    """An upload that failed."""
+
+
+class PushForbiddenError(PushError):
+    """The token may not write to the repository."""
+
+
+class PushConflictError(PushError):
+    """The remote repository moved while the upload was under way."""
+
+
+def close_matches(word: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """Return `` Did you mean 'a' or 'b'?`` for the known words nearest to ``word``, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -1,0 +1,1 @@
+"""Mathematics without learnt weights: masks, distributions, schedules."""

@@ -1,0 +1,301 @@
+"""The contract of every generative model, and the conventions of the zoo.
+
+Conventions, stated once:
+
+- Images are float32 tensors of shape (B, C, H, W) in [0, 1]; 8-bit data are k / 255 with integer k, binary data 0 or 1.
+  A model that wants another range converts inside; `GenerativeModel.sample` always returns the data range.
+- A batch is a pair ``(x, labels)``, labels being int64 of shape (B,).
+- Losses and log-likelihoods are in nats per example: summed over the dimensions of an example, averaged over the batch.
+- Likelihoods are of the *discrete* image; bits/dim = -log_prob / (D ln 2), D = C * H * W.
+- One step is one batch, for every family: ``trainer.global_step`` counts batches, whatever the number of optimizers.
+- Training noise is drawn with `GenerativeModel.randn` and `rand`, never with ``torch.randn``: the engine seeds it with a
+  function of (seed, step, rank), so that a run resumes exactly and several devices draw what one would.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, close_matches
+from zoo.spec import Recorded
+
+__all__ = ["Batch", "GenerativeModel", "ImplicitModel", "LikelihoodModel", "Player", "Source", "seeded"]
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Player:
+    """Parameters that one optimizer moves.
+
+    Args:
+        parameters: what the optimizer moves.
+        lr: peak learning rate; the engine multiplies it by its schedule.
+        betas: Adam's exponential decay rates.
+        weight_decay: decoupled weight decay (AdamW), 0 for plain Adam.
+    """
+
+    parameters: Iterable[nn.Parameter]
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a loaded model came from: kind is ``bundled``, ``folder``, ``run``, ``cache``, ``hub`` or ``new``."""
+
+    kind: str
+    path: str | None = None
+    repo: str | None = None
+    commit: str | None = None
+    sha256: str | None = None
+    name: str | None = None
+
+
+def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded."""
+    if isinstance(seed, torch.Generator):
+        return seed
+    generator = torch.Generator(device=device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(int(seed))
+    return generator
+
+
+def _not_counted() -> None:
+    """Stand in for Lightning's step counters."""
+
+
+class GenerativeModel(Recorded, LightningModule):
+    """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
+
+    Attributes:
+        shape: shape of one example, (C, H, W) for images.
+        levels: grey levels of the data the model is meant for (256, 2), or None for continuous data.
+        num_classes: number of labels the model is conditioned on, 0 if unconditional.
+        period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
+        steps_to_move: training steps after which every trainable tensor has moved.
+        still: names of trainable tensors that never move, with the reason.
+        source: where the weights came from.
+        accumulate, clip: gradient accumulation and clipping by global norm of manually optimised families, set by the
+            engine.
+    """
+
+    family: ClassVar[str] = ""
+    still: ClassVar[dict[str, str]] = {}
+
+    shape: tuple[int, ...]
+    levels: int | None = None
+    num_classes: int = 0
+    period: int = 1
+    steps_to_move: int = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terms: dict[str, Tensor] = {}
+        self.source = Source("new")
+        self.accumulate = 1
+        self.clip: float | None = None
+        self._pending: dict[str, int] = {}
+        self._streams: Sequence[torch.Generator] = ()
+
+    # -- the objective ------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return named terms, nats per example, ``loss`` among them; the same function trains and validates."""
+        raise NotImplementedError
+
+    def players(self) -> dict[str, Player]:
+        """Name what each optimizer moves; one player unless a family says otherwise."""
+        return {"model": Player(self.parameters(), self.lr, tuple(getattr(self, "betas", (0.9, 0.999))))}
+
+    def accepts(self, shape: Sequence[int], levels: int | None) -> None:
+        """Raise `DataError` when data of this shape and number of levels do not fit the model."""
+        if tuple(shape) != tuple(self.shape):
+            raise DataError(
+                f"{type(self).__name__} is built for examples of shape {tuple(self.shape)}, the data have "
+                f"{tuple(shape)}; set the model's shape or choose other data"
+            )
+        if self.levels is not None and levels != self.levels:
+            raise DataError(
+                f"{type(self).__name__} models data with {self.levels} levels, the data have "
+                f"{levels or 'continuous values'}; choose other data or set the model's likelihood or levels"
+            )
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int | torch.Generator | None = None,
+        labels: Sequence[int] | Tensor | int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Draw ``n`` examples in data range, of shape (n, *shape).
+
+        Args:
+            n: how many, at least 1.
+            seed: an integer or a generator on the model's device; equal seeds and equal ``n`` give equal samples on one
+                device.
+            labels: the class of each example, or one for all, for conditional models; drawn evenly if left out.
+            options: what the family's ``draw`` takes (temperature, steps, ...).
+
+        Raises:
+            ConfigError: unknown option, wrong ``n`` or labels.
+        """
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ConfigError(f"n must be a positive integer, got {n!r}")
+        known = self.sampling_options()
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"{type(self).__name__} has no sampling option {name!r}.{close_matches(name, known)} "
+                    f"It takes: {', '.join(known) or 'none'}"
+                )
+        generator = seeded(seed, self.device)
+        training = self.training
+        self.eval()
+        try:
+            return self.draw(n, generator, self._labels(n, labels), **options)
+        finally:
+            self.train(training)
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
+        """Family's sampler, called by `sample` with gradients off and the model in eval mode."""
+        raise NotImplementedError
+
+    @classmethod
+    def sampling_options(cls) -> dict[str, Any]:
+        """Names and defaults of what `sample` takes beyond n, seed and labels."""
+        parameters = list(inspect.signature(cls.draw).parameters.values())[4:]
+        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+    def _labels(self, n: int, labels: Sequence[int] | Tensor | int | None) -> Tensor | None:
+        if self.num_classes == 0:
+            if labels is not None:
+                raise ConfigError(f"{type(self).__name__} is not conditional, so it takes no labels")
+            return None
+        if labels is None:
+            labels = [i % self.num_classes for i in range(n)]
+        tensor = torch.as_tensor(labels, device=self.device)
+        tensor = tensor.expand(n) if tensor.ndim == 0 else tensor
+        if tensor.shape != (n,) or tensor.dtype.is_floating_point:
+            raise ConfigError(f"labels must be one integer or {n} integers, got shape {tuple(tensor.shape)}")
+        if tensor.min() < 0 or tensor.max() >= self.num_classes:
+            raise ConfigError(f"labels must be between 0 and {self.num_classes - 1}")
+        return tensor.long()
+
+    @property
+    def calls_per_sample(self) -> int:
+        """Evaluations of the network that one call of `sample` with default options makes for a batch."""
+        return 1
+
+    # -- training noise -----------------------------------------------------------------------------------------------
+
+    def set_noise(self, streams: Sequence[torch.Generator]) -> None:
+        """Give the generators of the training noise: one a rank whose share of the batch this process computes."""
+        self._streams = tuple(streams)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal training noise of ``shape``; the first dimension is the batch."""
+        return self._noise(torch.randn, shape)
+
+    def rand(self, *shape: int) -> Tensor:
+        """Training noise, uniform in [0, 1), of ``shape``; the first dimension is the batch."""
+        return self._noise(torch.rand, shape)
+
+    def _noise(self, draw: Any, shape: Sequence[int]) -> Tensor:
+        options = {"device": self.device, "dtype": self.dtype}
+        if len(self._streams) <= 1:
+            return draw(shape, generator=self._streams[0] if self._streams else None, **options)
+        share, rest = divmod(shape[0], len(self._streams))
+        if rest:
+            raise ConfigError(f"a batch of {shape[0]} does not divide among {len(self._streams)} ranks")
+        return torch.cat([draw((share, *shape[1:]), generator=g, **options) for g in self._streams])
+
+    # -- Lightning ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms = self.loss(batch)
+        self.terms = {k: v.detach() for k, v in terms.items()}
+        return terms["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.terms = {k: v.detach() for k, v in self.loss(batch).items()}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    @contextmanager
+    def turn(self, player: str) -> Iterator[Callable[[Tensor], bool]]:
+        """Give one player of a manually optimised family its turn; only its parameters require gradients inside.
+
+        Yields a function that takes the player's loss, accumulates its gradient and, every `accumulate`-th call, clips
+        and steps; it returns whether it stepped. Only the first player's steps count as ``trainer.global_step``, so
+        that one step stays one batch.
+        """
+        names = list(self.players())
+        optimizers = self.optimizers()
+        optimizer = optimizers[names.index(player)] if isinstance(optimizers, list) else optimizers
+
+        def update(loss: Tensor) -> bool:
+            self.manual_backward(loss / self.accumulate)
+            self._pending[player] = (self._pending.get(player, 0) + 1) % self.accumulate
+            if self._pending[player]:
+                return False
+            if self.clip is not None:
+                self.clip_gradients(optimizer, self.clip, "norm")
+            if player != names[0]:
+                optimizer._on_before_step = optimizer._on_after_step = _not_counted
+            optimizer.step()
+            optimizer.zero_grad()
+            return True
+
+        self.toggle_optimizer(optimizer)
+        try:
+            yield update
+        finally:
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [
+            torch.optim.AdamW(
+                list(p.parameters), lr=p.lr, betas=tuple(p.betas), weight_decay=p.weight_decay, fused=True
+            )
+            for p in self.players().values()
+        ]
+
+
+class LikelihoodModel(GenerativeModel):
+    """A model with a log-likelihood, exact or bounded."""
+
+    def log_prob(self, x: Tensor, *, k: int = 1, seed: int | torch.Generator | None = None) -> Tensor:
+        """Return log p(x), or its lower bound, in nats: (B, *shape) in data range -> (B,).
+
+        Args:
+            x: examples.
+            k: importance samples, where the family has them; exact models ignore it.
+            seed: for bounds that draw noise.
+        """
+        raise NotImplementedError
+
+    def likelihood(self, k: int = 1) -> str:
+        """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is."""
+        raise NotImplementedError
+
+
+class ImplicitModel(GenerativeModel):
+    """A model that samples and has no likelihood."""

@@ -1,0 +1,304 @@
+"""Names -> entries -> objects. Reading the registry imports no torch.
+
+The registry that ships is extended by overlays, later ones winning: the user's configuration folder
+(``$XDG_CONFIG_HOME/zoo/registry.yaml``), the file that ``ZOO_REGISTRY`` names, and files given to `load_registry`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import fnmatch
+import functools
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from zoo.errors import ConfigError, RegistryError, UnknownModelError, close_matches
+from zoo.spec import allowed, build, class_paths
+
+if TYPE_CHECKING:
+    from zoo.data.base import TensorData
+    from zoo.model import GenerativeModel
+
+__all__ = ["Entry", "Registry", "create", "list", "load_registry", "packaged_registry", "pretrained_folder"]
+
+NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+_TOP = {"format", "aliases", "deprecated", "models", "allow"}
+_ENTRY = {"extends", "family", "summary", "paper", "model", "data", "trainer", "training", "evaluation", "expected", "weights"}  # fmt: skip
+_MAX_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of the registry: what it is, how it is trained, and where its weights are.
+
+    Attributes:
+        name: ``<model>-<dataset>``.
+        family: vae, gan, autoregressive, ...
+        summary: one line for the table.
+        paper: title, authors, year, arxiv.
+        model: spec of the model.
+        data: spec of the data module.
+        trainer: arguments of Lightning's Trainer, ``max_steps`` among them.
+        training: settings of the engine (ema, warmup, ...).
+        evaluation: settings of the evaluation (k, ...).
+        expected: metric -> [low, high], the band that a retrained model should fall into.
+        weights: pins of the weights: bundled, repo, revision, sha256, size.
+    """
+
+    name: str
+    family: str
+    summary: str = ""
+    paper: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    allow: tuple[str, ...] = ()
+
+    @property
+    def model_name(self) -> str:
+        """The part before the first hyphen."""
+        return self.name.partition("-")[0]
+
+    @property
+    def dataset(self) -> str:
+        """The part after the first hyphen."""
+        return self.name.partition("-")[2]
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether weights can be had by this name."""
+        return bool(self.weights)
+
+    def build_model(self, **overrides: Any) -> GenerativeModel:
+        """Construct the model, with some constructor arguments replaced. Raises `ConfigError`."""
+        return build(_with(self.model, overrides), self.allow)
+
+    def build_data(self, **overrides: Any) -> TensorData:
+        """Construct the data module, with some constructor arguments replaced. Raises `ConfigError`."""
+        return build(_with(self.data, overrides), self.allow)
+
+
+def _with(spec: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {"class_path": spec["class_path"], "init_args": {**copy.deepcopy(spec.get("init_args") or {}), **overrides}}
+
+
+class Registry(Mapping[str, Entry]):
+    """All entries by name; `resolve` also knows aliases, deprecated names and close matches."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, Entry],
+        aliases: Mapping[str, str] | None = None,
+        deprecated: Mapping[str, str] | None = None,
+    ) -> None:
+        self._entries, self.aliases, self.deprecated = dict(entries), dict(aliases or {}), dict(deprecated or {})
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def resolve(self, name: str) -> Entry:
+        """Return the entry of a name, a bare model name or a deprecated name. Raises `UnknownModelError`."""
+        if name in self.deprecated:
+            warnings.warn(f"{name!r} is now called {self.deprecated[name]!r}", DeprecationWarning, stacklevel=2)
+            name = self.deprecated[name]
+        name = self.aliases.get(name, name)
+        if name not in self._entries:
+            near = close_matches(name, [*self._entries, *self.aliases])
+            raise UnknownModelError(
+                f"unknown model {name!r}.{near} Run `zoo list` (zoo.list() in Python) to see all {len(self)} names."
+            )
+        return self._entries[name]
+
+    def find(
+        self,
+        pattern: str = "*",
+        *,
+        family: str | None = None,
+        dataset: str | None = None,
+        pretrained: bool | None = None,
+    ) -> builtins.list[Entry]:
+        """Return the entries that match a wildcard pattern and the given facts, in order of the registry."""
+        return [
+            e
+            for e in self._entries.values()
+            if fnmatch.fnmatchcase(e.name, pattern)
+            and family in (None, e.family)
+            and dataset in (None, e.dataset)
+            and pretrained in (None, e.pretrained)
+        ]
+
+    def classes(self) -> dict[str, str]:
+        """Short names of all classes that entries mention -> class paths: what a published config may name."""
+        paths = sorted(class_paths([[dict(e.model), dict(e.data)] for e in self._entries.values()]))
+        return {p.rpartition(".")[2]: p for p in paths}
+
+
+def packaged_registry() -> Path:
+    """Return the path of the registry that ships: inside the package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    for path in (here / "registry.yaml", here.parent / "registry.yaml"):
+        if path.is_file():
+            return path
+    raise RegistryError("registry.yaml is missing from this installation; reinstall generative-zoo")
+
+
+def pretrained_folder(name: str) -> Path:
+    """Return where the bundled weights of ``name`` are, whether or not they exist."""
+    return Path(__file__).resolve().parent / "pretrained" / name
+
+
+def load_registry(*overlays: str | Path) -> Registry:
+    """Read the shipped registry and every overlay. Raises `RegistryError`."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "zoo" / "registry.yaml"
+    paths = [config] if config.is_file() else []
+    if os.environ.get("ZOO_REGISTRY"):
+        paths.append(Path(os.environ["ZOO_REGISTRY"]))
+    paths += [Path(p) for p in overlays]
+    stamp = tuple((str(p), p.stat().st_mtime_ns if p.is_file() else 0) for p in [packaged_registry(), *paths])
+    return _load(stamp)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
+    raw: dict[str, dict[str, Any]] = {}
+    aliases: dict[str, str] = {}
+    deprecated: dict[str, str] = {}
+    allow: dict[str, tuple[str, ...]] = {}
+    for position, (path, _) in enumerate(stamp):
+        content = _read(Path(path))
+        extra = tuple(content.get("allow") or ())
+        if position == 0 and extra:
+            raise RegistryError("the registry that ships may not widen the allow-list")
+        aliases.update(content.get("aliases") or {})
+        deprecated.update(content.get("deprecated") or {})
+        for name, entry in (content.get("models") or {}).items():
+            _check_entry(path, name, entry)
+            raw[name] = _merge(raw[name], entry) if name in raw else entry
+            allow[name] = allow.get(name, ()) + extra
+    entries = {name: _entry(name, _extended(name, raw), allow[name]) for name in raw}
+    for short, target in {**aliases, **deprecated}.items():
+        if target not in entries:
+            raise RegistryError(f"registry: {short!r} points to {target!r}, which does not exist")
+    return Registry(entries, aliases, deprecated)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RegistryError(f"registry {path}: larger than {_MAX_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise RegistryError(f"registry {path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RegistryError(f"registry {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RegistryError(f"registry {path}: expected a mapping with the key 'models'")
+    for key in content:
+        if key not in _TOP:
+            raise RegistryError(f"registry {path}: unknown key {key!r}.{close_matches(str(key), _TOP)}")
+    if content.get("format", 1) != 1:
+        raise RegistryError(f"registry {path}: format {content['format']!r} is newer than this zoo; upgrade the zoo")
+    return content
+
+
+def _check_entry(path: str, name: Any, entry: Any) -> None:
+    if not isinstance(name, str) or not NAME.match(name):
+        raise RegistryError(f"registry {path}: the name {name!r} must match {NAME.pattern}")
+    if not isinstance(entry, dict):
+        raise RegistryError(f"registry {path}: entry {name!r} must be a mapping")
+    for key in entry:
+        if key not in _ENTRY:
+            raise RegistryError(
+                f"registry {path}: entry {name!r} has an unknown key {key!r}.{close_matches(str(key), _ENTRY)}"
+            )
+
+
+def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    entry = raw[name]
+    parent = entry.get("extends")
+    if parent is None:
+        return entry
+    if parent not in raw or parent in (*seen, name):
+        raise RegistryError(f"registry: entry {name!r} extends {parent!r}, which does not exist or extends it in turn")
+    inherited = {k: v for k, v in _extended(parent, raw, (*seen, name)).items() if k not in ("weights", "expected")}
+    return _merge(inherited, {k: v for k, v in entry.items() if k != "extends"})
+
+
+def _merge(base: Any, top: Any) -> Any:
+    """Merge mappings key by key; a spec of another class replaces the whole spec."""
+    if not (isinstance(base, dict) and isinstance(top, dict)):
+        return copy.deepcopy(top)
+    if "class_path" in top and top["class_path"] != base.get("class_path"):
+        return copy.deepcopy(top)
+    return {
+        k: _merge(base[k], top[k]) if k in base and k in top else copy.deepcopy(top.get(k, base.get(k)))
+        for k in {**base, **top}
+    }
+
+
+def _entry(name: str, content: Mapping[str, Any], allow: tuple[str, ...]) -> Entry:
+    for part in ("family", "model", "data"):
+        if part not in content:
+            raise RegistryError(f"registry: entry {name!r} lacks {part!r}")
+    for path in sorted(class_paths([content["model"], content["data"]])):
+        if not allowed(path, allow):
+            raise RegistryError(f"registry: entry {name!r} names {path!r}, which is not on the allow-list")
+    return Entry(name=name, allow=allow, **content)
+
+
+def create(name: str, **arguments: Any) -> GenerativeModel:
+    """Construct a registered model, untrained: ``zoo.create("wgan_gp", lr=2e-4)``.
+
+    Args:
+        name: a name of the registry.
+        arguments: constructor arguments that replace those of the entry.
+
+    Raises:
+        UnknownModelError: no such name.
+        ConfigError: no such argument, or a wrong type.
+    """
+    from dataclasses import replace
+
+    entry = load_registry().resolve(name)
+    model = entry.build_model(**arguments)
+    model.source = replace(model.source, name=entry.name)
+    return model
+
+
+def list(
+    pattern: str = "*",
+    *,
+    family: str | None = None,
+    dataset: str | None = None,
+    pretrained: bool | None = None,
+) -> builtins.list[str]:
+    """Return registered names: ``zoo.list("*mnist*", pretrained=True)``.
+
+    Args:
+        pattern: shell wildcard over names.
+        family: only this family (vae, gan, autoregressive).
+        dataset: only models of this data set.
+        pretrained: only names with (True) or without (False) weights.
+    """
+    if not isinstance(pattern, str):
+        raise ConfigError(f"pattern must be a string such as '*mnist*', got {pattern!r}")
+    return [e.name for e in load_registry().find(pattern, family=family, dataset=dataset, pretrained=pretrained)]

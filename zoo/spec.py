@@ -1,0 +1,200 @@
+"""Objects as plain data: which class, with which arguments, and nothing that needs a pickle.
+
+A *spec* is ``{"class_path": "zoo.nets.mlp.MLP", "init_args": {...}}`` with plain JSON values, where a nested object is
+a spec again. This is the form of LightningCLI, used in registry.yaml, run configurations and checkpoints, which are
+local. What is published names no import path: ``{"name": "MLP", "args": {...}}``, resolved through the classes that the
+registry mentions.
+
+`Recorded` gives every object that it is mixed into its own spec, however it was constructed. `build` is the way back;
+it checks every class path against the allow-list before anything is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from zoo.errors import ConfigError, close_matches
+
+__all__ = ["ALLOWED", "Recorded", "allowed", "build", "class_of", "class_paths", "from_public", "plain", "to_public"]
+
+ALLOWED: tuple[str, ...] = ("torch.nn.GELU", "torch.nn.LeakyReLU", "torch.nn.ReLU", "torch.nn.SiLU", "torch.nn.Tanh")
+"""Class paths outside ``zoo.`` that a spec may name."""
+
+_OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics|training|callbacks)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*$")
+_SIMPLE = {"int": int, "float": (int, float), "str": str, "bool": bool}
+
+
+class Recorded:
+    """Mixin: remembers the constructor's arguments, as a spec, in `spec`.
+
+    An object whose arguments are not plain (a callable, a module that is not `Recorded`) works as any other, and its
+    ``spec`` raises `ConfigError` that names the argument: such a model cannot be saved.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Class path and arguments, defaults included, as plain data."""
+        cls = type(self)
+        arguments = self.__dict__["_arguments"]
+        try:
+            init_args = {name: plain(value) for name, value in arguments.items()}
+        except ConfigError as error:
+            raise ConfigError(f"{cls.__name__} cannot be written as plain data: {error}") from error
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
+
+
+def _recording(init: Any) -> Any:
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "_arguments" not in self.__dict__:  # the outermost constructor only
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            arguments = dict(list(bound.arguments.items())[1:])
+            self.__dict__["_arguments"] = arguments
+        init(self, *args, **kwargs)
+
+    return __init__
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON data: numbers, strings, lists, mappings, and specs in the place of objects."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Recorded):
+        return value.spec
+    path = f"{type(value).__module__}.{type(value).__qualname__}"
+    simple = path.replace("torch.nn.modules.activation.", "torch.nn.")
+    if simple in ALLOWED:
+        return {"class_path": simple, "init_args": {}}
+    raise ConfigError(f"a value of type {path} is not plain data, and is no object of the zoo")
+
+
+def allowed(class_path: str, extra: Iterable[str] = ()) -> bool:
+    """Tell whether a spec may name this class. ``extra`` holds prefixes that a user's own overlay allows."""
+    return (
+        class_path in ALLOWED
+        or _OURS.match(class_path) is not None
+        or any(class_path == e or class_path.startswith(e.rstrip(".") + ".") for e in extra)
+    )
+
+
+def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
+    """Import the class, after the allow-list has been asked. Raises `ConfigError`."""
+    if not isinstance(class_path, str) or not allowed(class_path, extra):
+        raise ConfigError(f"class {class_path!r} is not on the allow-list, so it is not imported; use a class of zoo.")
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"class {class_path!r} does not exist in this version of the zoo: {error}") from error
+    if not isinstance(found, type):
+        raise ConfigError(f"{class_path!r} is not a class")
+    return found
+
+
+def is_spec(value: Any) -> bool:
+    """Tell whether ``value`` is a nested spec rather than an ordinary mapping."""
+    return isinstance(value, Mapping) and "class_path" in value and set(value) <= {"class_path", "init_args"}
+
+
+def class_paths(value: Any) -> set[str]:
+    """Collect every class path that a spec, or any nesting of lists and mappings, names."""
+    if isinstance(value, Mapping):
+        own = {value["class_path"]} if is_spec(value) else set()
+        return own.union(*(class_paths(v) for v in value.values())) if value else own
+    if isinstance(value, (list, tuple)):
+        return set().union(*(class_paths(v) for v in value)) if value else set()
+    return set()
+
+
+def build(spec: Any, extra: Iterable[str] = ()) -> Any:
+    """Construct the object that a spec describes.
+
+    All class paths are checked before the first import; unknown arguments and wrong plain types are refused with
+    close matches. Raises `ConfigError`.
+    """
+    extra = tuple(extra)
+    for path in sorted(class_paths(spec)):
+        if not allowed(path, extra):
+            class_of(path, extra)  # raises, naming the path
+    return _construct(spec, extra)
+
+
+def _construct(value: Any, extra: tuple[str, ...]) -> Any:
+    if isinstance(value, list):
+        return [_construct(v, extra) for v in value]
+    if not is_spec(value):
+        return value
+    cls = class_of(value["class_path"], extra)
+    args = {k: _construct(v, extra) for k, v in (value.get("init_args") or {}).items()}
+    check_arguments(cls, args)
+    return cls(**args)
+
+
+def check_arguments(cls: type, args: Mapping[str, Any]) -> None:
+    """Refuse unknown and missing arguments, and plain values of the wrong type, in one sentence."""
+    parameters = {n: p for n, p in inspect.signature(cls).parameters.items()}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name, value in args.items():
+        if name not in parameters:
+            raise ConfigError(f"{cls.__name__} has no argument {name!r}.{close_matches(name, parameters)}")
+        kind = _SIMPLE.get(str(parameters[name].annotation))
+        wrong_bool = isinstance(value, bool) and kind is not None and kind is not bool
+        if kind is not None and (wrong_bool or not isinstance(value, kind)):
+            expected = str(parameters[name].annotation)
+            raise ConfigError(f"{cls.__name__}: argument {name!r} must be of type {expected}, got {value!r}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
+    if missing:
+        raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}")
+
+
+def to_public(spec: Any, names: Mapping[str, str]) -> Any:
+    """Turn a spec into its published form. ``names`` maps short class names to class paths.
+
+    Raises `ConfigError` when a class is not among the registered ones, or two classes share a short name.
+    """
+    if isinstance(spec, list):
+        return [to_public(v, names) for v in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    if not is_spec(spec):
+        return {k: to_public(v, names) for k, v in spec.items()}
+    short = spec["class_path"].rpartition(".")[2]
+    if names.get(short) != spec["class_path"]:
+        raise ConfigError(f"class {spec['class_path']!r} is not mentioned by the registry, so it cannot be published")
+    return {"name": short, "args": {k: to_public(v, names) for k, v in spec["init_args"].items()}}
+
+
+def from_public(public: Any, names: Mapping[str, str]) -> Any:
+    """Turn the published form back into a spec, through registered names only. Raises `ConfigError`."""
+    if isinstance(public, list):
+        return [from_public(v, names) for v in public]
+    if not isinstance(public, Mapping):
+        return public
+    if "class_path" in public or "init_args" in public:
+        raise ConfigError("a published configuration must not name an import path")
+    if set(public) != {"name", "args"}:
+        return {k: from_public(v, names) for k, v in public.items()}
+    name, args = public["name"], public["args"]
+    if not isinstance(name, str) or name not in names:
+        raise ConfigError(f"class {name!r} is not registered in this version.{close_matches(str(name), names)}")
+    if not isinstance(args, Mapping):
+        raise ConfigError(f"the arguments of {name!r} must be a mapping")
+    return {"class_path": names[name], "init_args": {k: from_public(v, names) for k, v in args.items()}}

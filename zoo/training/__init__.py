@@ -1,0 +1,1 @@
+"""The training engine: trainer set-up, clock, checkpoints, compute."""
