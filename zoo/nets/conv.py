@@ -1,0 +1,99 @@
+"""Convolutional networks that halve or double the image at each layer.
+
+Neither has batch normalisation: examples of a batch do not see each other, as a per-example gradient penalty needs and
+as several devices need to compute what one would.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.nets.activations import activation as activation_layer
+from zoo.spec import Recorded
+
+__all__ = ["DownsamplingNet", "UpsamplingNet"]
+
+
+class UpsamplingNet(Recorded, nn.Module):
+    """Vector to image: (B, latent_dim) -> (B, C, H, W), a linear layer and one doubling a width.
+
+    Args:
+        latent_dim: size of the vector.
+        widths: channels before each doubling; (H, W) must be divisible by 2 ** len(widths).
+        shape: (C, H, W) of the output.
+        activation: name of the non-linearity.
+        refine: whether a 3x3 convolution follows each doubling but the last.
+
+    Raises:
+        ConfigError: the image cannot be halved so often.
+    """
+
+    def __init__(
+        self, latent_dim: int, widths: list[int], shape: list[int], activation: str = "relu", refine: bool = False
+    ) -> None:
+        super().__init__()
+        channels, *size = shape
+        factor = 2 ** len(widths)
+        if not widths or any(s % factor for s in size):
+            raise ConfigError(
+                f"UpsamplingNet doubles {len(widths)} times, so sides of {tuple(size)} must be multiples of {factor}; "
+                f"change the number of widths"
+            )
+        self.base = (widths[0], *(s // factor for s in size))
+        self.inner = nn.Linear(latent_dim, math.prod(self.base))
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(widths):
+            layers += [activation_layer(activation), nn.ConvTranspose2d(n_in, n_out, 4, 2, 1)]
+            if refine:
+                layers += [activation_layer(activation), nn.Conv2d(n_out, n_out, 3, 1, 1)]
+        layers += [activation_layer(activation), nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.inner(z.flatten(1)).unflatten(1, self.base)  # (B, widths[0], H / 2^n, W / 2^n)
+        return self.layers(h)
+
+
+class DownsamplingNet(Recorded, nn.Module):
+    """Image to vector: (B, C, H, W) -> (B, out), one halving a width, then linear layers.
+
+    Args:
+        widths: channels after each halving.
+        shape: (C, H, W) of the input.
+        out: size of the output; 1 for a critic.
+        hidden: width of one linear layer before the output, 0 for none.
+        activation: name of the non-linearity.
+
+    Raises:
+        ConfigError: the image is too small to be halved so often.
+    """
+
+    def __init__(
+        self,
+        widths: list[int],
+        shape: list[int],
+        out: int = 1,
+        hidden: int = 0,
+        activation: str = "leaky_relu",
+    ) -> None:
+        super().__init__()
+        channels, *size = shape
+        sides = [s >> len(widths) for s in size]
+        if not widths or min(sides) < 1:
+            raise ConfigError(f"DownsamplingNet cannot halve sides of {tuple(size)} {len(widths)} times")
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise([channels, *widths]):
+            layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), activation_layer(activation)]
+        layers.append(nn.Flatten())
+        features = widths[-1] * math.prod(sides)
+        if hidden:
+            layers += [nn.Linear(features, hidden), activation_layer(activation)]
+        layers.append(nn.Linear(hidden or features, out))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

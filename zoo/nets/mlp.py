@@ -1,0 +1,37 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.nets.activations import activation as activation_layer
+from zoo.spec import Recorded
+
+__all__ = ["MLP"]
+
+
+class MLP(Recorded, nn.Module):
+    """Linear layers with an activation between each two: (B, ...) with features[0] values -> (B, features[-1]).
+
+    Args:
+        features: width of the input, of each hidden layer, and of the output.
+        activation: name of the non-linearity (see `zoo.nets.activations`).
+
+    Raises:
+        ConfigError: fewer than two widths, or an unknown activation.
+    """
+
+    def __init__(self, features: list[int], activation: str = "gelu") -> None:
+        super().__init__()
+        if len(features) < 2 or min(features) < 1:
+            raise ConfigError(f"MLP needs at least an input and an output width, all positive, got {list(features)}")
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(features):
+            layers += [nn.Linear(n_in, n_out), activation_layer(activation)]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(1))  # (B, features[-1])
