@@ -108,6 +108,7 @@ class GenerativeModel(Recorded, LightningModule):
         self.accumulate = 1
         self.clip: float | None = None
         self._pending: dict[str, int] = {}
+        self._steps_done = 0
         self._streams: Sequence[torch.Generator] = ()
 
     # -- the objective ------------------------------------------------------------------------------------------------
@@ -225,6 +226,15 @@ class GenerativeModel(Recorded, LightningModule):
         if rest:
             raise ConfigError(f"a batch of {shape[0]} does not divide among {len(self._streams)} ranks")
         return torch.cat([draw((share, *shape[1:]), generator=g, **options) for g in self._streams])
+
+    @property
+    def steps_done(self) -> int:
+        """Completed steps: ``trainer.global_step`` while training, else what was last set."""
+        return self._steps_done if self._trainer is None else self._trainer.global_step
+
+    @steps_done.setter
+    def steps_done(self, value: int) -> None:
+        self._steps_done = value
 
     # -- Lightning ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,8 @@
+"""``python cli.py ...`` from a checkout: the same program as the console script ``zoo``."""
+
+import sys
+
+from zoo._cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

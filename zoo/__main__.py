@@ -1,0 +1,7 @@
+"""``python -m zoo`` is the console script ``zoo``."""
+
+import sys
+
+from zoo._cli import main
+
+sys.exit(main())

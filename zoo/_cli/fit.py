@@ -1,0 +1,111 @@
+"""``zoo fit``: resolve the name before anything heavy is imported, then train."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import RunError, ZooError
+from zoo.registry import Entry, load_registry
+
+OPTIONS = """options of the model, the data and the trainer follow as --model.X, --data.X, --trainer.X, --training.X:
+  zoo fit --model vae --model.beta 2 --data.batch_size 256 --trainer.devices 2 --training.ema 0.9995
+  zoo fit --model NAME --help lists them all, with the defaults of NAME;
+  --print_config prints the whole configuration; --config FILE runs a saved one again"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = OPTIONS
+    parser.add_argument("--model", metavar="NAME", help="a name of the registry (zoo list)")
+    parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
+    parser.add_argument("--config", metavar="FILE", help="a configuration, such as a run's config.yaml")
+    if resume:
+        parser.add_argument(
+            "--run", metavar="DIR", help="the run folder, which must not exist (default: a new one under runs/)"
+        )
+        parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+        parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model (fine-tuning)")
+        parser.add_argument(
+            "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
+        )
+        parser.add_argument("--dry_run", action="store_true", help="print what the training would cost, and stop")
+
+
+def entry_of(args: argparse.Namespace, run: str | None = None) -> tuple[Entry, list[str]]:
+    """Return the entry that is meant, and the arguments for its parser."""
+    registry = load_registry(*args.registry)
+    rest = list(args.rest)
+    config = str(Path(run) / "config.yaml") if run is not None else args.config
+    name = args.model
+    if config is not None:
+        saved = _read_config(config)
+        name = name or saved.get("name")
+        rest = ["--config", config, *rest]
+        if name not in registry and name not in registry.aliases and {"model", "data"} <= set(saved):
+            return Entry(str(name or "model"), "", model=saved["model"], data=saved["data"]), rest
+    if name is None:
+        raise ZooError("no model is named; give --model NAME (zoo list shows the names), --config FILE or --resume RUN")
+    return registry.resolve(name), rest
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ZooError(f"configuration {path} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ZooError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ZooError(f"configuration {path} must hold a mapping")
+    return content
+
+
+def run(args: argparse.Namespace) -> int:
+    _check_folders(args)
+    entry, rest = entry_of(args, args.resume)
+    if args.budget is not None:
+        rest += ["--training.budget", args.budget]
+        if not any(a.startswith("--trainer.max_steps") for a in rest):
+            rest += ["--trainer.max_steps", "-1"]
+    from zoo.training.fit import Run, Stopped
+
+    init_from = None
+    if args.init_from is not None:
+        from zoo.hub import load
+
+        init_from = load(args.init_from)
+    folder = args.resume or args.run
+    plain = {
+        k: v for k, v in dataclasses.asdict(entry).items() if k in ("name", "model", "data", "trainer", "training")
+    }
+    training = Run(plain, rest, allow=entry.allow, folder=folder, resume=args.resume is not None, init_from=init_from)
+    if args.dry_run:
+        print(json.dumps(training.estimate(), indent=2))
+        return 0
+    try:
+        done = training.start()
+    except Stopped as stop:
+        kept = training.folder
+        print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
+        return 143 if stop.signal_name == "SIGTERM" else 130
+    print(f"zoo: the run is in {done}; look at {done}/samples.png and {done}/loss.png")
+    return 0
+
+
+def _check_folders(args: argparse.Namespace) -> None:
+    if args.resume is not None and args.run is not None:
+        raise RunError("--resume continues in its own folder; leave --run out")
+    if args.resume is not None and not (Path(args.resume) / "config.yaml").is_file():
+        raise RunError(
+            f"{args.resume} is not a run folder: it has no config.yaml; zoo fit --model NAME starts a new run"
+        )
+    if args.run is not None and Path(args.run).exists():
+        raise RunError(
+            f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"
+        )

@@ -1,0 +1,102 @@
+"""Dispatch: find the command, parse its arguments, run it, and turn errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from zoo import __version__
+from zoo.errors import ZooError, close_matches
+
+COMMANDS = {
+    "list": "list the models of the registry",
+    "show": "show one model: paper, recipe, results, citation",
+    "fit": "train a model",
+    "validate": "losses of a trained model on the validation split",
+    "test": "losses of a trained model on the test split",
+    "sample": "draw samples from a trained model into a PNG or NPZ file",
+    "evaluate": "measure a trained model and write eval.json",
+    "leaderboard": "compare all known results",
+    "pull": "download pretrained weights",
+    "push": "publish a model on the Hub",
+}
+PASS_ON = {"fit", "validate", "test"}
+"""Commands whose unknown options belong to LightningCLI."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, allow_abbrev=False)
+
+    def error(self, message: str) -> Any:
+        raise ZooError(message)
+
+
+def _help() -> str:
+    lines = [f"  {name:<12} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: zoo COMMAND [options]     zoo COMMAND --help     zoo --version",
+            "",
+            "A zoo of generative models: train, load, sample, evaluate, compare and publish.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "examples:",
+            "  zoo fit --model wgan_gp",
+            "  zoo sample pixelcnn-mnist -n 64 --seed 0 --out samples.png",
+            "  zoo leaderboard --dataset mnist --sort fid",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(argv)
+    except ZooError as error:
+        print(f"zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("zoo: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"zoo {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        raise ZooError(f"unknown command {name!r}.{close_matches(name, COMMANDS)} Run `zoo --help` for the list.")
+    warnings.showwarning = _one_line_warning
+    command = importlib.import_module(f"zoo._cli.{name}")
+    parser = _Parser(prog=f"zoo {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".")
+    command.add_arguments(parser)
+    if name in PASS_ON:
+        args, args.rest = parser.parse_known_args(rest)
+    else:
+        args, unknown = parser.parse_known_args(rest)
+        if unknown:
+            options = [o for action in parser._actions for o in action.option_strings]
+            raise ZooError(f"zoo {name}: unknown option {unknown[0]!r}.{close_matches(unknown[0], options)}")
+    return int(command.run(args) or 0)
+
+
+def _one_line_warning(
+    message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    print(f"zoo: warning: {message}", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""Exponential moving average of the weights: what is validated, sampled and published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+__all__ = ["EMA"]
+
+
+class EMA(Callback):
+    """Average the trainable parameters after every step: ema <- d ema + (1 - d) parameter.
+
+    d = min(decay, (1 + t) / (10 + t)) with t the number of updates so far, so that a young average forgets the random
+    initialisation. Buffers are not averaged. During validation the model holds the average; checkpoints hold both,
+    the raw weights under ``state_dict`` and the average under ``ema``.
+
+    Args:
+        decay: of the average, between 0 and 1.
+
+    References:
+        B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._live: list[Tensor] = []
+        self._mean: list[Tensor] = []
+        self._names: list[str] = []
+        self._loaded: dict[str, Tensor] | None = None
+        self._swapped = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        named = [(n, p) for n, p in pl_module.named_parameters() if p.requires_grad]
+        self._names, self._live = [n for n, _ in named], [p.data for _, p in named]
+        start = dict(zip(self._names, self._live, strict=True)) if self._loaded is None else self._loaded
+        self._mean = [start[n].to(p.device, p.dtype, copy=True) for n, p in named]
+        self._loaded = None
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self._mean, self._live, 1 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the model hold the average for a while."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the contents of the model's parameters and the average."""
+        for live, mean in zip(self._live, self._mean, strict=True):
+            kept = live.clone()
+            live.copy_(mean)
+            mean.copy_(kept)
+        self._swapped = not self._swapped
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._mean and not self._swapped:
+            self.swap()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._swapped:
+            self.swap()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._swapped:
+            self.swap()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        mean = self._live if self._swapped else self._mean
+        checkpoint["ema"] = {
+            "decay": self.decay,
+            "updates": self.updates,
+            "parameters": dict(zip(self._names, mean, strict=True)),
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("ema")
+        if saved is not None:
+            self.updates, self._loaded = saved["updates"], saved["parameters"]

@@ -1,0 +1,89 @@
+"""Pictures in the run folder: a sample grid from the averaged weights, and the loss curves."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from zoo.callbacks.ema import EMA
+from zoo.images import save_png
+
+__all__ = ["Pictures", "plot_losses"]
+
+
+class Pictures(Callback):
+    """Write ``samples/step-XXXXXXXX.png`` and ``loss.png`` every so many steps, and at the end.
+
+    The grids use one seed, so that they can be compared across steps; sampling has its own generator and leaves the
+    training noise alone.
+
+    Args:
+        folder: the run folder.
+        every: steps between pictures, 0 for the end only.
+        count: samples a grid.
+    """
+
+    def __init__(self, folder: str | Path, *, every: int = 1000, count: int = 64) -> None:
+        self.folder, self.every, self.count = Path(folder), every, count
+        self._drawn = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.every and trainer.global_step % self.every == 0 and trainer.is_global_zero:
+            self.draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw both pictures for the current step, once a step."""
+        if self._drawn == trainer.global_step:
+            return
+        self._drawn = trainer.global_step
+        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
+        if len(pl_module.shape) == 3:
+            with ema.applied() if ema is not None else contextlib.nullcontext():
+                samples = pl_module.sample(self.count, seed=0)
+            save_png(samples, self.folder / "samples" / f"step-{trainer.global_step:08d}.png", scale=2)
+            save_png(samples, self.folder / "samples.png", scale=2)
+        for logger in trainer.loggers:
+            logger.save()
+        plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")
+
+
+def plot_losses(metrics: Path, path: Path) -> None:
+    """Plot every column of ``metrics.csv`` that holds a loss term against the step."""
+    if not metrics.is_file():
+        return
+    with metrics.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    terms: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row in rows:
+        for column, value in row.items():
+            split, _, term = (column or "").partition("/")
+            if term and value:
+                terms.setdefault(term, {}).setdefault(split, []).append((int(row["step"]), float(value)))
+    if not terms:
+        return
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(terms))
+    lines = -(-len(terms) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
+    for i, (term, splits) in enumerate(sorted(terms.items(), key=lambda t: (t[0] != "loss", t[0]))):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        for split, points in splits.items():
+            axes.plot(*zip(*points, strict=True), label=split, marker="o" if len(points) < 12 else None, markersize=3)
+        axes.set_title(term, fontsize=10)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, format="png", dpi=100)
+    os.replace(temporary, path)

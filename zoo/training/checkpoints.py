@@ -1,0 +1,65 @@
+"""When checkpoints are written, what is in them beside Lightning's state, and how a run goes on from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from zoo.runs import sidecar
+from zoo.training.checkpoint_io import sweep
+from zoo.training.engine import Engine, Stopped
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints(Checkpoint):
+    """Write a checkpoint every so many steps, at the end, and before a signal ends the run.
+
+    Args:
+        folder: the run folder; files go to its ``checkpoints``.
+        engine: knows whether a signal has come.
+        every: steps between checkpoints.
+        keep: how many of the newest are kept.
+        facts: plain data stored under ``zoo``: name, spec, planned steps.
+    """
+
+    def __init__(self, folder: str | Path, engine: Engine, *, every: int, keep: int = 2, facts: dict[str, Any]) -> None:
+        super().__init__()
+        self.folder = Path(folder) / "checkpoints"
+        self.engine, self.every, self.keep, self.facts = engine, every, keep, facts
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
+
+    def path(self, step: int) -> Path:
+        """Return the file of the checkpoint after ``step`` steps."""
+        return self.folder / f"step-{step:08d}.ckpt"
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if not self.engine.between_steps(trainer, pl_module):
+            return
+        if self.engine.stop_asked(trainer):
+            self.save(trainer)
+            raise Stopped(self.engine.received or "", trainer.global_step)
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint of the current step, unless it is there already, then drop the oldest."""
+        path = self.path(trainer.global_step)
+        if not (path.exists() and sidecar(path).exists()):
+            trainer.save_checkpoint(path, weights_only=False)
+        if trainer.is_global_zero:
+            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
+                trainer.strategy.remove_checkpoint(old)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["zoo"] = {**self.facts, "step": trainer.global_step}

@@ -1,0 +1,118 @@
+"""LightningCLI for one registry entry: the entry gives the defaults, the user's configuration and flags win.
+
+The name is resolved before this parser exists, so a class never inherits another class's arguments; every class path is
+held against the zoo's allow-list before it is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jsonargparse
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from zoo.data.base import TensorData
+from zoo.errors import ConfigError
+from zoo.model import GenerativeModel
+from zoo.spec import ALLOWED
+from zoo.training.settings import TrainingSettings
+
+__all__ = ["EntryCLI"]
+
+_PARENTS = ("zoo", "lightning.pytorch", "torch.optim", *ALLOWED)
+_TRAINER = {
+    "use_distributed_sampler": False,  # the stream shards itself
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "inference_mode": False,  # penalties need gradients in validation, too
+    "logger": False,  # the engine brings its own
+    "enable_checkpointing": True,
+}
+
+
+class _Parser(LightningArgumentParser):
+    """Parser whose errors are one `ConfigError` each."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise ConfigError(_first_sentence(message)) from ex
+
+
+def _first_sentence(message: str) -> str:
+    """Keep what the user can act on: the key, what was expected, what was given, and close matches."""
+    text = " ".join(str(message).split())
+    text = (
+        re.sub(r"^.*?(?=Parser key|Key |Unrecognized|No action|Problem with|Expected|Configuration)", "", text) or text
+    )
+    text = re.split(r" (?:- Expected a <class 'NoneType'>|Subtypes \(|For more details|Tip:|Note: )", text)[0]
+    return text if len(text) <= 400 else text[:400] + " ..."
+
+
+class EntryCLI(LightningCLI):
+    """Parse and build model, data, trainer arguments and engine settings of one registry entry.
+
+    Args:
+        entry: model and data specs, trainer and training arguments that serve as defaults.
+        args: what the user typed.
+        allow: class-path prefixes that the user's own overlay allows.
+    """
+
+    def __init__(self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = ()) -> None:
+        self.entry = entry
+        jsonargparse.set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=[*_PARENTS, *allow],
+            instantiate_subclass_spec_in_any=False,
+        )
+        super().__init__(
+            GenerativeModel,
+            TensorData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults=_TRAINER,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=_Parser,
+            parser_kwargs={"prog": f"zoo fit --model {entry['name']}", "exit_on_error": False},
+            args=list(args),
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default=self.entry["name"], help="Name of the registry entry.")
+        parser.add_class_arguments(TrainingSettings, "training", as_group=True)
+        defaults: dict[str, Any] = {"model": dict(self.entry["model"]), "data": dict(self.entry["data"])}
+        for group in ("trainer", "training"):
+            defaults.update({f"{group}.{k}": v for k, v in self.entry.get(group, {}).items()})
+        try:
+            parser.set_defaults(defaults)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ConfigError(f"registry entry {self.entry['name']!r}: {_first_sentence(str(error))}") from error
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except jsonargparse.ArgumentError as error:
+            raise ConfigError(_first_sentence(str(error))) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Resuming takes the run's own configuration, never hyperparameters out of a checkpoint."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Leave the trainer to the engine, which must know the model first."""
+        return None
+
+    def settings(self) -> TrainingSettings:
+        """Return the engine's settings."""
+        return TrainingSettings(**vars(self.config["training"].clone()))
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Return the arguments for Lightning's Trainer, built."""
+        return dict(vars(self.config_init["trainer"]))
+
+    def dump(self) -> str:
+        """Return the whole configuration as YAML, from which the run can be repeated."""
+        return self.parser.dump(self.config, skip_none=False, format="yaml")

@@ -1,0 +1,62 @@
+"""Counting compute: the floating-point operations of training, as the equal-compute track counts them.
+
+All training work of all players counts: forward, backward and penalties. Validation, sampling, the optimizer and the
+moving average do not. A multiply-add is two operations, as in torch's FlopCounterMode.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from zoo.model import Batch, GenerativeModel
+
+__all__ = ["flops_per_step", "parameter_count"]
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def flops_per_step(model: GenerativeModel, batch: Batch) -> float:
+    """Return the operations of one training step on ``batch``, averaged over the model's period.
+
+    The steps run on a copy of the model, without an optimizer, so nothing moves. Attention runs on the mathematical
+    kernel while it is counted, since fused kernels count nothing.
+    """
+    probe = copy.deepcopy(model).train()
+    probe.turn = lambda player: _turn(probe, player)  # type: ignore[method-assign]
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        for i in range(probe.period):
+            probe.steps_done = i
+            loss = probe.training_step(batch, i)
+            if probe.automatic_optimization:
+                loss.backward()
+    return counter.get_total_flops() / probe.period
+
+
+@contextmanager
+def _turn(model: GenerativeModel, player: str) -> Iterator[Callable[[Tensor], bool]]:
+    """Stand in for `GenerativeModel.turn`: the same gradients, and no step."""
+    own = {id(p) for p in model.players()[player].parameters}
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    for p, required in before:
+        p.requires_grad_(required and id(p) in own)
+
+    def update(loss: Tensor) -> bool:
+        loss.backward()
+        model.steps_done += player == next(iter(model.players()))
+        return True
+
+    try:
+        yield update
+    finally:
+        for p, required in before:
+            p.requires_grad_(required)

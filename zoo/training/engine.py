@@ -1,0 +1,193 @@
+"""What happens around every step: noise, learning rate, logging, and stopping when asked.
+
+All of it is a function of the step: nothing here needs to be restored when a run resumes, except the step.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from zoo.data.base import derive_seed
+from zoo.training.settings import TrainingSettings, rate
+
+__all__ = ["Engine", "MetricsLog", "Stopped"]
+
+_NOISE, _GLOBAL, _VALIDATION = 1, 2, 3
+
+
+class Stopped(Exception):
+    """Raised inside the training loop after a signal, once the checkpoint is written."""
+
+    def __init__(self, signal_name: str, step: int) -> None:
+        super().__init__(f"{signal_name} after step {step}")
+        self.signal_name, self.step = signal_name, step
+
+
+class Engine(Callback):
+    """Seed the noise of every step, set the learning rate, and turn signals into a clean stop.
+
+    The random state of a step is a function of (seed, step, rank): the model's own streams, and torch's global
+    generator for layers such as dropout.
+
+    Attributes:
+        batches: batches seen since the start of the run, interruptions included.
+
+    Args:
+        settings: the engine's settings.
+        total: planned steps, the schedule's length; None for an endless constant schedule.
+        ranks: ranks whose noise this process draws; its own rank unless a test says otherwise.
+    """
+
+    def __init__(self, settings: TrainingSettings, total: int | None, ranks: tuple[int, ...] | None = None) -> None:
+        self.settings, self.total, self.ranks = settings, total, ranks
+        self.received: str | None = None
+        self.batches = 0
+        self._peak: list[list[float]] = []
+        self._streams: list[torch.Generator] = []
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._peak = [[g.setdefault("initial_lr", g["lr"]) for g in o.param_groups] for o in trainer.optimizers]
+        self.ranks = self.ranks or (trainer.global_rank,)
+        self._streams = [torch.Generator(device=pl_module.device) for _ in self.ranks]
+        pl_module.set_noise(self._streams)
+        trainer.train_dataloader.step = self.batches
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received is not None and number == signal.SIGINT:  # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def _seed(self, *parts: int) -> None:
+        for rank, stream in zip(self.ranks or (0,), self._streams, strict=True):
+            stream.manual_seed(derive_seed(self.settings.seed, *parts, rank, _NOISE))
+        torch.manual_seed(derive_seed(self.settings.seed, *parts, (self.ranks or (0,))[0], _GLOBAL))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._seed(self.batches)
+        factor = rate(trainer.global_step, self.settings, self.total)
+        for optimizer, peaks in zip(trainer.optimizers, self._peak, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.batches += 1
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["zoo_batches"] = self.batches
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.batches = checkpoint["zoo_batches"]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._streams:
+            self._seed(_VALIDATION)
+
+    @staticmethod
+    def between_steps(trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Tell whether no gradient is waiting for the rest of its accumulation."""
+        if pl_module.automatic_optimization:
+            return not trainer.fit_loop._should_accumulate()
+        return not any(pl_module._pending.values())
+
+    def stop_asked(self, trainer: Trainer) -> bool:
+        """Tell, on every rank alike, whether some rank was sent a signal."""
+        if trainer.world_size > 1 and dist.is_initialized():
+            flag = torch.tensor([int(self.received is not None)], device=trainer.strategy.root_device)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            if flag.item() and self.received is None:
+                self.received = "a signal to another process"
+        return self.received is not None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._previous = {}
+
+
+class MetricsLog(Callback):
+    """Accumulate the model's loss terms on the device and log their means every so many steps.
+
+    ``self.log`` is not used: its bookkeeping costs more than a small training step.
+
+    Args:
+        every: steps between rows.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._examples = 0
+        self._since = time.perf_counter()
+        self.last: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums, self._count, self._examples, self._since = {}, 0, 0, time.perf_counter()
+
+    def _add(self, terms: dict[str, Tensor], weight: int) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + value * weight
+        self._count += weight
+
+    def _means(self, trainer: Trainer, split: str) -> dict[str, float]:
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        packed = torch.stack([self._sums[n].double() for n in names])
+        packed = torch.cat([packed, packed.new_tensor([float(self._count)])])
+        if trainer.world_size > 1 and dist.is_initialized():
+            dist.all_reduce(packed)
+        values = (packed[:-1] / packed[-1]).tolist()
+        return {f"{split}/{n}": v for n, v in zip(names, values, strict=True)}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._add(pl_module.terms, 1)
+        self._examples += len(batch[1]) * trainer.world_size
+        if trainer.global_step % self.every == 0:
+            row = self._means(trainer, "train")
+            row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            row["examples_per_second"] = self._examples / max(1e-9, time.perf_counter() - self._since)
+            self._write(trainer, row)
+            self._reset()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._held = (self._sums, self._count)
+        self._sums, self._count = {}, 0
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._add(pl_module.terms, len(batch[1]))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row = self._means(trainer, "validation")
+        self._sums, self._count = self._held
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items()})
+        self._write(trainer, row)
+
+    on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, self._means(trainer, "test"))
+
+    def _write(self, trainer: Trainer, row: dict[str, float]) -> None:
+        self.last.update(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)

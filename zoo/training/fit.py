@@ -1,0 +1,309 @@
+"""One training run: from a registry entry and what the user typed to a run folder."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from zoo.callbacks.ema import EMA
+from zoo.callbacks.pictures import Pictures
+from zoo.data.base import TensorData, derive_seed
+from zoo.errors import ConfigError, RunError
+from zoo.model import GenerativeModel
+from zoo.runs import last_checkpoint, load_run, read_checkpoint
+from zoo.training.checkpoint_io import AtomicCheckpointIO, write_atomic
+from zoo.training.checkpoints import Checkpoints
+from zoo.training.cli import EntryCLI
+from zoo.training.compute import flops_per_step, parameter_count
+from zoo.training.csv_log import CSVLog
+from zoo.training.engine import Engine, MetricsLog, Stopped
+from zoo.training.report import CostReport, StepBar, hardware
+from zoo.training.settings import parse_budget
+
+__all__ = ["Run", "fit", "validate"]
+
+_RUN_VARIABLE = "ZOO_RUN_FOLDER"
+
+
+class Run:
+    """Everything that one training needs, built and checked, before the first step.
+
+    Args:
+        entry: the registry entry as plain data: name, model, data, trainer, training.
+        args: what the user typed after the command.
+        allow: class-path prefixes that the user's own overlay allows.
+        folder: the run folder, or None for a new one under ``runs``.
+        resume: continue in ``folder``.
+        init_from: a model whose weights to start from.
+    """
+
+    def __init__(
+        self,
+        entry: Mapping[str, Any],
+        args: Sequence[str] = (),
+        *,
+        allow: Sequence[str] = (),
+        folder: str | Path | None = None,
+        resume: bool = False,
+        init_from: GenerativeModel | None = None,
+    ) -> None:
+        quiet_lightning()
+        torch.manual_seed(derive_seed(0))
+        self.cli = EntryCLI(entry, args, allow)
+        self.settings = self.cli.settings()
+        self.name = self.cli.config["name"]
+        self.allow = list(allow)
+        self.model, self.data = self._build(init_from)
+        self.arguments = self.cli.trainer_arguments()
+        self.world = _world(self.arguments)
+        _check_devices(self.arguments, self.model, self.world)
+        self._manual_options()
+        self._threads()
+        self.checkpoint = last_checkpoint(folder) if resume and folder is not None else None
+        self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
+        self.total = self._planned_steps()
+        self.resume = resume
+        self.folder = Path(folder) if folder is not None else None
+
+    def _build(self, init_from: GenerativeModel | None) -> tuple[GenerativeModel, TensorData]:
+        # the weights' initialisation is a function of the seed alone, whatever was drawn while parsing
+        torch.manual_seed(derive_seed(self.settings.seed, 0))
+        model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
+        model.accepts(data.shape, data.levels)
+        if init_from is not None:
+            _copy_weights(init_from, model)
+        if self.settings.channels_last:
+            model.to(memory_format=torch.channels_last)
+        return model, data
+
+    def _manual_options(self) -> None:
+        """Move clipping and accumulation of manually optimised families from the Trainer to the model."""
+        self.accumulate = self.arguments.get("accumulate_grad_batches") or 1
+        if self.model.automatic_optimization:
+            return
+        self.model.accumulate = self.accumulate
+        self.arguments["accumulate_grad_batches"] = 1
+        if self.arguments.get("gradient_clip_val") is not None:
+            if self.arguments.get("gradient_clip_algorithm") not in (None, "norm"):
+                raise ConfigError(f"{type(self.model).__name__} is clipped by norm only; drop gradient_clip_algorithm")
+            self.model.clip = float(self.arguments["gradient_clip_val"])
+            self.arguments["gradient_clip_val"] = None
+
+    def _threads(self) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        share = max(1, cores // self.world) if self.world > 1 else None
+        if self.settings.threads or share:
+            torch.set_num_threads(self.settings.threads or share or 1)
+
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        x, labels = next(iter(self.data.train_dataloader()))
+        return self.data.to_float(x, self.model.dtype), labels
+
+    def _planned_steps(self) -> int:
+        steps = self.arguments.get("max_steps", -1)
+        epochs = self.arguments.get("max_epochs")
+        limits = [steps] if steps is not None and steps >= 0 else []
+        if epochs is not None and epochs >= 0:
+            per_epoch = len(self.data.split("train")[0]) // (self.data.batch_size * self.world)
+            limits.append(epochs * math.ceil(per_epoch / self.accumulate))
+        if self.settings.budget is not None:
+            limits.append(max(1, int(parse_budget(self.settings.budget) / self.flops)))
+        if not limits:
+            raise ConfigError(
+                "how long to train is not set; give --trainer.max_steps, --trainer.max_epochs or --budget"
+            )
+        return min(limits)
+
+    def estimate(self) -> dict[str, Any]:
+        """Return what the run will cost: TFLOP, parameters, checkpoint size, and time from a few measured steps."""
+        import time
+
+        parameters = parameter_count(self.model)
+        batch, timings = self._batch(), []
+        for _ in range(3):
+            start = time.perf_counter()
+            flops_per_step(self.model, batch)
+            timings.append(time.perf_counter() - start)
+        seconds = sorted(timings)[1] / self.model.period * self.accumulate
+        moments = 2 + (self.settings.ema is not None)
+        return {
+            "name": self.name,
+            "steps": self.total,
+            "training_tflop": self.flops * self.total / 1e12,
+            "parameters": parameters,
+            "checkpoint_megabytes": parameters * 4 * (1 + moments) / 1e6,
+            "estimated_minutes": seconds * self.total / 60,
+            "hardware": hardware(),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return the plain data by which the run is known later."""
+        return {
+            "name": self.name,
+            "spec": self.model.spec,
+            "data": self.data_spec(),
+            "allow": self.allow,
+            "steps": self.total,
+        }
+
+    def data_spec(self) -> dict[str, Any]:
+        """Return class path and arguments of the data module."""
+        config = self.cli.config["data"].as_dict()
+        return {"class_path": config["class_path"], "init_args": config.get("init_args") or {}}
+
+    def callbacks(self) -> list[Any]:
+        """Return the engine's callbacks in the order in which they must run."""
+        assert self.folder is not None
+        engine = Engine(self.settings, self.total)
+        facts = self.facts()
+        run = {**facts, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
+               "ema": self.settings.ema, "planned_tflop": self.flops * self.total / 1e12}  # fmt: skip
+        return [
+            engine,
+            *([EMA(self.settings.ema)] if self.settings.ema is not None else []),
+            MetricsLog(self.settings.log_every),
+            *([StepBar(self.total)] if self.arguments.get("enable_progress_bar") is not False else []),
+            Pictures(self.folder, every=self.settings.sample_every),
+            CostReport(self.folder, run, self.flops),
+            Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
+        ]
+
+    def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
+        """Return Lightning's trainer for this run."""
+        arguments = {**self.arguments, "max_steps": self.total, "max_epochs": -1, "logger": loggers}
+        arguments["callbacks"] = [*callbacks, *(arguments.get("callbacks") or [])]
+        arguments["plugins"] = [AtomicCheckpointIO(), *(arguments.get("plugins") or [])]
+        arguments["default_root_dir"] = str(self.folder) if self.folder else None
+        arguments["check_val_every_n_epoch"] = arguments.get("check_val_every_n_epoch") or 1
+        return Trainer(**arguments)
+
+    def start(self) -> Path:
+        """Train, and return the run folder. Raises `Stopped` after a signal, with the checkpoint written."""
+        self.folder = self.folder or _new_folder(self.name)
+        os.environ[_RUN_VARIABLE] = str(self.folder)
+        if self.settings.compile and self.model.automatic_optimization:
+            self.model.compile()
+        step = read_checkpoint(self.checkpoint)["zoo"]["step"] if self.checkpoint is not None else None
+        if step is not None and step >= self.total:
+            raise RunError(
+                f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
+            )
+        if not self.resume and rank_zero_only.rank in (0, None):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if rank_zero_only.rank in (0, None):
+            write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
+        loggers: list[Any] = [CSVLog(self.folder, resume_step=step), *_tensorboard(self.folder)]
+        trainer = self.trainer(self.callbacks(), loggers)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+                trainer.fit(
+                    self.model, datamodule=self.data, ckpt_path=str(self.checkpoint) if self.checkpoint else None,
+                    weights_only=True,
+                )  # fmt: skip
+        finally:
+            for logger in loggers:
+                logger.save()
+        return self.folder
+
+
+def fit(entry: Mapping[str, Any], args: Sequence[str] = (), **options: Any) -> Path:
+    """Train a registry entry and return the run folder; options as in `Run`."""
+    return Run(entry, args, **options).start()
+
+
+def validate(run: Run, model: GenerativeModel, split: str) -> dict[str, float]:
+    """Return the means of the model's loss terms over the validation or test split."""
+    log = MetricsLog()
+    arguments = {**run.arguments, "logger": False, "callbacks": [log], "enable_checkpointing": False}
+    arguments.update(max_epochs=1, max_steps=-1, enable_progress_bar=False)
+    trainer = Trainer(**arguments)
+    model.set_noise([torch.Generator(device=model.device).manual_seed(derive_seed(run.settings.seed))])
+    (trainer.validate if split == "validation" else trainer.test)(model, datamodule=run.data, verbose=False)
+    return log.last
+
+
+def load_weights(run: str | Path) -> GenerativeModel:
+    """Return the averaged model of a run; here so that the command line has one place to ask."""
+    return load_run(run)
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's banners and tips: what a user must know, the zoo says itself."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _world(arguments: Mapping[str, Any]) -> int:
+    devices = arguments.get("devices", "auto")
+    nodes = arguments.get("num_nodes") or 1
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if isinstance(devices, int) and devices > 0:
+        return devices * nodes
+    if isinstance(devices, (list, tuple)):
+        return max(1, len(devices)) * nodes
+    if arguments.get("accelerator") in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.device_count() * nodes
+    return nodes
+
+
+def _check_devices(arguments: dict[str, Any], model: GenerativeModel, world: int) -> None:
+    """Choose the strategy that the family needs, and refuse what this machine cannot do."""
+    strategy, precision = arguments.get("strategy") or "auto", str(arguments.get("precision") or "")
+    if isinstance(strategy, str) and "fsdp" in strategy and not torch.cuda.is_available():
+        raise ConfigError("strategy fsdp needs a GPU, and this machine has none; use --trainer.strategy ddp")
+    if world > 1 and strategy in ("auto", "ddp") and not model.automatic_optimization:
+        arguments["strategy"] = "ddp_find_unused_parameters_true"
+    elif world > 1 and strategy == "auto":
+        arguments["strategy"] = "ddp"
+    if precision.startswith(("bf16", "16")) and not torch.cuda.is_available():
+        warnings.warn(
+            f"precision {precision} is many times slower than 32 on CPUs without native support", stacklevel=2
+        )
+
+
+def _copy_weights(source: GenerativeModel, target: GenerativeModel) -> None:
+    state, own = source.state_dict(), target.state_dict()
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
+    if wrong:
+        raise ConfigError(
+            f"--init_from: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
+        )
+    target.load_state_dict(state)
+
+
+def _new_folder(name: str) -> Path:
+    if os.environ.get(_RUN_VARIABLE) and os.environ.get("LOCAL_RANK"):  # a worker that the first process started
+        return Path(os.environ[_RUN_VARIABLE])
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = Path("runs") / name / stamp
+    suffix = 1
+    while folder.exists():
+        suffix += 1
+        folder = Path("runs") / name / f"{stamp}-{suffix}"
+    return folder
+
+
+def _tensorboard(folder: Path) -> list[Any]:
+    import importlib.util
+
+    if importlib.util.find_spec("tensorboard") is None:
+        return []
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return [TensorBoardLogger(str(folder), name="", version="tensorboard")]
+
+
+__all__ += ["Stopped"]

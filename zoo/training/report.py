@@ -1,0 +1,159 @@
+"""What a run cost, and the bar that shows how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from zoo.training.checkpoint_io import write_atomic
+from zoo.training.engine import MetricsLog
+
+__all__ = ["CostReport", "StepBar", "hardware", "versions"]
+
+
+def hardware() -> str:
+    """Return a short description of the compute device and machine, without host names."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers."""
+    import lightning
+
+    import zoo
+
+    return {
+        "zoo": zoo.__version__,
+        "torch": str(torch.__version__),
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def peak_memory() -> int:
+    """Return the largest resident memory of this process in bytes, or of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class CostReport(Callback):
+    """Keep ``run.json`` up to date: what is trained, how far it is, and what it has cost.
+
+    Args:
+        folder: the run folder.
+        facts: what identifies the run (name, data, command, ...).
+        flops: operations of one training step over all devices.
+        previous: cost of the earlier parts of a resumed run.
+    """
+
+    def __init__(self, folder: str | Path, facts: dict[str, Any], flops: float) -> None:
+        self.path = Path(folder) / "run.json"
+        self.facts, self.flops = facts, flops
+        self.seconds_before, self.examples_before = 0.0, 0
+        self._start = time.perf_counter()
+        self._examples = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.perf_counter()
+        self._write(trainer, "running")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._examples += len(batch[1]) * trainer.world_size
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["zoo_cost"] = {"seconds": self._seconds(), "examples": self.examples_before + self._examples}
+        self._write(trainer, "running")
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("zoo_cost", {})
+        self.seconds_before, self.examples_before = saved.get("seconds", 0.0), saved.get("examples", 0)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, "finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._write(trainer, "stopped")
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self._start
+
+    def _write(self, trainer: Trainer, status: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        step, seconds = trainer.global_step, self._seconds()
+        cost = {
+            "training_tflop": round(self.flops * step / 1e12, 6),
+            "tflop_per_step": self.flops / 1e12,
+            "seconds": round(seconds, 1),
+            "examples": self.examples_before + self._examples,
+            "examples_per_second": round((self.examples_before + self._examples) / max(seconds, 1e-9), 1),
+            "peak_memory_bytes": peak_memory(),
+            "hardware": hardware(),
+        }
+        content = {**self.facts, "status": status, "step": step, "cost": cost, "versions": versions()}
+        write_atomic(self.path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+class StepBar(ProgressBar):
+    """One bar over all planned steps, with the remaining time and the last logged loss, refreshed twice a second.
+
+    Args:
+        total: planned steps.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        super().__init__()
+        self.total = total
+        self._bar: Any = None
+        self._enabled = True
+        self._metrics: MetricsLog | None = None
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._metrics = next((c for c in trainer.callbacks if isinstance(c, MetricsLog)), None)
+        if self._enabled and trainer.is_global_zero:
+            self._bar = tqdm(
+                total=self.total, initial=trainer.global_step, unit="step", mininterval=0.5, dynamic_ncols=True,
+                file=sys.stderr, desc="training", smoothing=0.05,
+            )  # fmt: skip
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._bar is None:
+            return
+        self._bar.update(trainer.global_step - self._bar.n)
+        if self._metrics is not None and trainer.global_step % self._metrics.every == 0:
+            loss = self._metrics.last.get("train/loss")
+            self._bar.set_postfix_str(f"loss {loss:.4g}" if loss is not None else "", refresh=False)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()

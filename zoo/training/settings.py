@@ -1,0 +1,76 @@
+"""Settings of the training engine, beside those of Lightning's Trainer."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from zoo.errors import ConfigError
+
+__all__ = ["TrainingSettings", "parse_budget", "rate"]
+
+_UNITS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12, "PFLOP": 1e15}
+
+
+@dataclass
+class TrainingSettings:
+    """How a run is trained.
+
+    Args:
+        ema: decay of the exponential moving average of the weights, warmed up as min(ema, (1 + t) / (10 + t)); null
+            keeps none.
+        warmup: steps of linear warm-up of the learning rate.
+        schedule: what follows: constant, or half a cosine down to zero at the planned end.
+        budget: training compute after which to stop, such as 50TFLOP; it also sets the schedule's length.
+        seed: of the training noise and of the weights' initialisation.
+        log_every: steps between rows of metrics.csv.
+        checkpoint_every: steps between checkpoints; one is always written at the end and on SIGTERM or Ctrl-C.
+        sample_every: steps between sample grids, 0 for one at the end only.
+        threads: compute threads a process; null shares the cores among the processes of this machine.
+        channels_last: keep images and convolution weights in channels-last order.
+        compile: compile the networks with torch.compile, where the family allows it.
+    """
+
+    ema: float | None = 0.999
+    warmup: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    budget: str | None = None
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    sample_every: int = 1000
+    threads: int | None = None
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"training.ema must lie between 0 and 1, got {self.ema}")
+        for name in ("warmup", "sample_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"training.{name} must not be negative, got {getattr(self, name)}")
+        for name in ("log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.budget is not None:
+            parse_budget(self.budget)
+
+
+def parse_budget(text: str) -> float:
+    """Return the number of floating-point operations that ``50TFLOP`` or ``1.5 PFLOP`` means. Raises `ConfigError`."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([MGTP]FLOP)s?\s*", str(text), re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"a compute budget is a positive number and a unit, such as 50TFLOP; got {text!r}")
+    return float(match[1]) * _UNITS[match[2].upper()]
+
+
+def rate(step: int, settings: TrainingSettings, total: int | None) -> float:
+    """Return the factor of the peak learning rate at ``step`` (0-based) of ``total`` planned steps."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    if settings.schedule == "constant" or not total:
+        return 1.0
+    progress = (step - settings.warmup) / max(1, total - settings.warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
