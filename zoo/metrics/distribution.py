@@ -1,0 +1,123 @@
+"""Distances between two sets of features, and what a classifier says about one: tensors -> numbers.
+
+The estimators are torch-fidelity's; here is their protocol, and the refusal of what they would answer without sense.
+Everywhere the first set is generated and the second is real.
+
+References:
+    M. Heusel and others, GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium (FID),
+    2017, arXiv:1706.08500.
+    M. Binkowski and others, Demystifying MMD GANs (KID), 2018, arXiv:1801.01401.
+    T. Salimans and others, Improved Techniques for Training GANs (inception score), 2016, arXiv:1606.03498.
+    T. Kynkaanniemi and others, Improved Precision and Recall Metric for Assessing Generative Models, 2019,
+    arXiv:1904.06991.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ResultError
+
+__all__ = ["ESTIMATORS", "Estimate", "class_shares", "frechet", "inception_score", "kernel", "precision_recall"]
+
+ESTIMATORS = {"kid_subsets": 100, "kid_subset_size": 1000, "is_splits": 10, "prc_neighbours": 3}
+"""Constants of the estimators, part of every protocol; subsets are smaller only where there are fewer samples."""
+
+_SEED = 2020
+_ROWS = 2_500  # distances of so many samples at a time: 10,000 x 2,500 float32 are 100 MB
+
+Estimate = tuple[float, float | None, float | None]
+"""Value, standard error and spread over overlapping subsets, None where it is not known."""
+
+
+def frechet(generated: Tensor, real: Tensor) -> Estimate:
+    """Return FID, |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), of features (N, D) and (M, D).
+
+    Raises:
+        ResultError: fewer samples than features, for which the covariance is singular and the number means nothing.
+    """
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    _check(generated, real)
+    first, second = (fid_features_to_statistics(f.double()) for f in (generated, real))
+    return fid_statistics_to_metric(first, second, False)["frechet_inception_distance"], None, None
+
+
+def kernel(generated: Tensor, real: Tensor, *, subsets: int | None = None, size: int | None = None) -> Estimate:
+    """Return KID, the unbiased squared MMD with kernel (x.y / D + 1)^3, as the mean over subsets; may fall below 0.
+
+    Args:
+        generated: features (N, D).
+        real: features (M, D).
+        subsets: how many, by default 100.
+        size: of each, by default 1,000 or all samples if these are fewer.
+    """
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    _check(generated, real)
+    size = size or min(ESTIMATORS["kid_subset_size"], len(generated), len(real))
+    found = kid_features_to_metric(
+        generated.double(), real.double(), verbose=False, rng_seed=_SEED,
+        kid_subsets=subsets or ESTIMATORS["kid_subsets"], kid_subset_size=size,
+    )  # fmt: skip
+    return found["kernel_inception_distance_mean"], None, found["kernel_inception_distance_std"]
+
+
+def precision_recall(generated: Tensor, real: Tensor) -> tuple[Estimate, Estimate]:
+    """Return the share of generated samples within the real set's balls, and of real ones within the generated set's.
+
+    A ball reaches to the third nearest neighbour. Features are (N, D) and (M, D).
+    """
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    _check(generated, real)
+    found = prc_features_to_metric(
+        generated.float(), real.float(), verbose=False, save_cpu_ram=True, prc_batch_size=_ROWS,
+        prc_neighborhood=ESTIMATORS["prc_neighbours"],
+    )  # fmt: skip
+    return (found["precision"], None, None), (found["recall"], None, None)
+
+
+def inception_score(logits: Tensor, *, splits: int | None = None) -> Estimate:
+    """Return exp of the mean divergence of p(y | x) from p(y), from logits (N, K): between 1 and K, K being best.
+
+    The error is that of the mean over the splits, which do not overlap.
+    """
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    splits = splits or ESTIMATORS["is_splits"]
+    if len(logits) < splits:
+        raise ResultError(f"the inception score over {splits} splits needs as many samples, got {len(logits)}")
+    found = isc_features_to_metric(logits, splits, True, _SEED)
+    deviation = found["inception_score_std"]  # over n, not n - 1
+    return found["inception_score_mean"], deviation / math.sqrt(splits - 1) if splits > 1 else None, None
+
+
+def class_shares(logits: Tensor, *, confidence: float = 0.9) -> dict[str, Estimate]:
+    """Return the share of samples put into some class with more than ``confidence``, and the share of each class.
+
+    Args:
+        logits: (N, K).
+        confidence: probability of the likeliest class, above which a sample counts.
+    """
+    p, classes = logits.double().softmax(1).max(1)
+    shares = {"confident_share": (p > confidence).double().mean()}
+    counts = torch.bincount(classes, minlength=logits.shape[1]) / len(logits)
+    shares |= {f"digit_share_{i}": share for i, share in enumerate(counts)}
+    return {k: (float(v), math.sqrt(float(v * (1 - v)) / len(logits)), None) for k, v in shares.items()}
+
+
+def _check(generated: Tensor, real: Tensor) -> None:
+    for what, features in (("generated", generated), ("real", real)):
+        if features.ndim != 2 or features.shape[1] != generated.shape[1]:
+            raise ResultError(f"features must be two matrices of equal width, got {tuple(features.shape)}")
+        if len(features) < features.shape[1]:
+            raise ResultError(
+                f"{len(features)} {what} samples are too few for features of {features.shape[1]} dimensions; "
+                f"take at least {features.shape[1]}, and 10,000 for numbers that compare"
+            )
+        if not bool(features.isfinite().all()):
+            raise ResultError(f"features of the {what} samples hold NaN or infinity; look into the samples")
