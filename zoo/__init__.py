@@ -16,7 +16,7 @@ _PUBLIC = {
     "load": "zoo.hub",
     "pull": "zoo.hub",
     "push": "zoo.hub",
-    "evaluate": "zoo.evaluate",
+    "evaluate": "zoo.api",
     "GenerativeModel": "zoo.model",
     "ZooError": "zoo.errors",
 }
@@ -24,8 +24,8 @@ _PUBLIC = {
 __all__ = ["GenerativeModel", "ZooError", "__version__", "create", "evaluate", "list", "load", "pull", "push"]
 
 if TYPE_CHECKING:
+    from zoo.api import evaluate
     from zoo.errors import ZooError
-    from zoo.evaluate import evaluate
     from zoo.hub import load, pull, push
     from zoo.model import GenerativeModel
     from zoo.registry import create, list

@@ -1,0 +1,106 @@
+"""``zoo evaluate NAME|RUN``: measure trained models and write eval.json."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zoo.results import Result
+
+_QUICK = 1_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("which", nargs="+", metavar="NAME|RUN", help="names, addresses on the Hub, or run folders")
+    parser.add_argument("--data", metavar="NAME", help="data set (default: what the model was trained on)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of eval.json (default: the run folder, else results/NAME); DIR/NAME for several"
+    )  # fmt: skip
+    parser.add_argument("--samples", type=int, help="samples to draw (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of samples and bounds (default 0)")
+    parser.add_argument("-k", type=int, help="importance samples of the likelihood (default: the registry's)")
+    parser.add_argument("--batch_size", type=int, default=250, help="samples at a time (default 250)")
+    parser.add_argument("--limit", type=int, help="take only the first so many test examples for the likelihood")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{_QUICK} samples and test examples, marked as quick in the result"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    targets = [_target(which, args.out, many=len(args.which) > 1) for which in args.which]
+    if len(set(targets)) < len(targets):
+        raise ConfigError("two of the models would write the same eval.json; evaluate them one by one, with --out")
+    samples = args.samples if args.samples is not None else _QUICK if args.quick else 10_000
+    limit = args.limit if args.limit is not None else _QUICK if args.quick else None
+
+    import zoo
+
+    found = []
+    for which, target in zip(args.which, targets, strict=True):
+        result = zoo.evaluate(
+            which, args.data, samples=samples, seed=args.seed, k=args.k, batch_size=args.batch_size, limit=limit,
+            quick=args.quick, out=target,
+        )  # fmt: skip
+        found.append(result)
+        if not args.json:
+            print(_short(result))
+            print(f"written to {target / 'eval.json'}")
+    if args.json:
+        import json
+
+        contents = [result.to_dict() for result in found]
+        json.dump(contents[0] if len(contents) == 1 else contents, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    return 0
+
+
+def _target(which: str, out: str | None, *, many: bool) -> Path:
+    """Return the folder that a model's result goes to; never one inside the installed package."""
+    path = Path(which)
+    is_folder = path.is_dir()
+    parts = [path.resolve().name] if is_folder else which.partition("@")[0].split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ConfigError(f"{which!r} is neither a name nor a folder that exists")
+    if out is not None:
+        target = Path(out).joinpath(*parts) if many else Path(out)
+    elif is_folder and (path / "checkpoints").is_dir():
+        target = path
+    else:
+        target = Path("results").joinpath(*parts)
+    package = Path(__file__).resolve().parents[1]
+    if package in (target.resolve(), *target.resolve().parents):
+        raise ConfigError(
+            f"{target} is inside the installed package, which evaluations do not change; give another --out"
+        )
+    return target
+
+
+def _short(result: Result) -> str:
+    """Return name and metrics of a result, the floor beside them."""
+    protocol, data = result.protocol, result.data
+    head = f"{result.identity.name} on the {data.split} split of {data.name}"
+    lines = [head + (" (quick)" if protocol.quick else "")]
+    for name, metric in result.metrics.items():
+        if name.startswith("digit_share"):
+            continue
+        kind = f" {protocol.likelihood}" if name in ("nats", "bits_per_dim") else ""
+        floor = f"   floor {_number(result.floor[name].value)}" if name in result.floor else ""
+        error = f" ± {_number(metric.standard_error)}" if metric.standard_error else ""
+        lines.append(f"  {name:<20} {_number(metric.value)}{error}{kind}{floor}")
+    lines += [f"  {name:<20} {_number(value)}" for name, value in _costs(result)]
+    return "\n".join(lines)
+
+
+def _costs(result: Result) -> list[tuple[str, Any]]:
+    names = ("parameters", "training_tflop", "samples_per_second", "network_calls_per_sample")
+    return [(n, getattr(result.cost, n)) for n in names if getattr(result.cost, n) is not None]
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

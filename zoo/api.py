@@ -1,0 +1,134 @@
+"""Public functions that turn names into objects before they call a room of the zoo.
+
+`evaluate` lives here and not in a module of its own name: a module ``zoo.evaluate``, once imported, would take the
+place of the function in the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ConfigError, close_matches
+
+if TYPE_CHECKING:
+    from zoo.data.base import TensorData
+    from zoo.model import GenerativeModel
+    from zoo.registry import Entry
+    from zoo.results import Result
+
+__all__ = ["evaluate"]
+
+_KEPT = ("training_tflop", "training")
+
+
+def evaluate(
+    model: GenerativeModel | str | Path,
+    data: TensorData | str | None = None,
+    *,
+    samples: int = 10_000,
+    seed: int = 0,
+    k: int | None = None,
+    batch_size: int = 250,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    cost: Mapping[str, Any] | None = None,
+    ema: bool | None = None,
+    quick: bool = False,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Result:
+    """Measure a model: ``zoo.evaluate("pixelcnn-mnist")`` or ``zoo.evaluate(model, "mnist")``.
+
+    Args:
+        model: an object, a name or address that `zoo.load` takes, or a run folder.
+        data: a data module or the name of a data set; by default what the model was trained on.
+        samples: how many are drawn for FID and its like; at least the 64 dimensions of the features.
+        seed: of the samples and of the noise of bounds.
+        k: importance samples of the likelihood; by default what the registry says, else 1.
+        batch_size: samples drawn at a time.
+        limit: take only the first so many test examples for the likelihood.
+        options: sampling options of the family.
+        cost: facts about training that are not known otherwise, such as ``{"training_tflop": 50}``.
+        ema: whether the weights are averaged ones, where that is not known otherwise.
+        quick: mark the result as made with less than the protocol of the tables.
+        out: folder (or .json file) to write the result to.
+        progress: show bars for what takes longer than two seconds.
+
+    Raises:
+        ZooError: what `zoo.load` and `zoo.evaluation.measure` raise, or a model whose data are not known.
+    """
+    from zoo.evaluation import measure
+
+    asked = str(model) if isinstance(model, (str, Path)) else None
+    built, spec, known = _load(model) if asked is not None else (model, None, {})
+    entry = _entry(built.source.name)
+    module = _data(data, spec, entry, asked or type(built).__name__)
+    if k is None and entry is not None:
+        k = entry.evaluation.get("k")
+    name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
+    return measure(
+        built, module, name=name, samples=samples, seed=seed, k=k, batch_size=batch_size, limit=limit, options=options,
+        cost={**known.get("cost", {}), **(cost or {})}, ema=known.get("ema") if ema is None else ema, quick=quick,
+        command=_command(asked or name, samples, seed, k, batch_size, limit), out=out, progress=progress,
+    )  # fmt: skip
+
+
+def _load(which: str | Path) -> tuple[GenerativeModel, Mapping[str, Any] | None, dict[str, Any]]:
+    """Return the model, the spec of its data and what is known of its training."""
+    from zoo.runs import is_run, load_run, run_facts
+
+    if is_run(which):
+        facts = run_facts(which)
+        return load_run(which), facts.get("data"), {"cost": facts.get("cost") or {}}
+    from zoo.hub import load
+
+    model = load(which)
+    return model, None, _shipped(model)
+
+
+def _shipped(model: GenerativeModel) -> dict[str, Any]:
+    """Return what an eval.json beside these very weights says about their training; nothing if there is none."""
+    from zoo import results
+
+    folder = Path(model.source.path) if model.source.path else None
+    folder = folder.parent if folder is not None and folder.is_file() else folder
+    if folder is None or not (folder / results.FILE).is_file():
+        return {}
+    shipped = results.read(folder)
+    if model.source.sha256 != shipped.identity.weights_sha256:
+        return {}
+    return {"cost": {key: getattr(shipped.cost, key) for key in _KEPT}, "ema": shipped.protocol.ema}
+
+
+def _entry(name: str | None) -> Entry | None:
+    from zoo.registry import load_registry
+
+    return load_registry().get(name) if name is not None else None
+
+
+def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what: str) -> TensorData:
+    """Return the data module: the one given, that of the name, that of the run, or that of the entry."""
+    from zoo.registry import load_registry
+    from zoo.spec import build
+
+    if asked is not None and not isinstance(asked, str):
+        return asked
+    if asked is not None:
+        known = {e.dataset: e for e in load_registry().values()}
+        if asked not in known:
+            near = close_matches(asked, known)
+            raise ConfigError(f"unknown data set {asked!r}.{near} The registry has: {', '.join(sorted(known))}")
+        return known[asked].build_data()
+    if spec is not None:
+        return build(spec, entry.allow if entry is not None else ())
+    if entry is not None:
+        return entry.build_data()
+    raise ConfigError(f"the data of {what} are not known; say which, as in zoo.evaluate(model, 'mnist')")
+
+
+def _command(name: str | None, samples: int, seed: int, k: int | None, batch_size: int, limit: int | None) -> str:
+    numbers = {"--samples": samples, "--seed": seed, "-k": k, "--batch_size": batch_size, "--limit": limit}
+    options = " ".join(f"{option} {value}" for option, value in numbers.items() if value is not None)
+    return f"zoo evaluate {name} {options}" if name is not None else ""

@@ -1,0 +1,301 @@
+"""What an evaluation leaves behind: numbers, each with the protocol that made it, as versioned JSON.
+
+A result is checked when it is written and when it is read: every field has its type, no number is NaN or infinite,
+and a file of a newer schema is refused rather than half understood. A new field is a new schema version, to which
+older files are read with that field's default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ResultError, close_matches
+
+__all__ = ["FILE", "SCHEMA", "Cost", "Data", "Identity", "Metric", "Protocol", "Result", "read", "write"]
+
+SCHEMA = 1
+FILE = "eval.json"
+
+_METRIC = re.compile(r"^[a-z][a-z0-9_]*$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "None": (type(None),),
+    "dict[str, Any]": (dict,), "dict[str, str]": (dict,), "list[int]": (list,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What was evaluated.
+
+    Attributes:
+        name: of the registry, of a Hub repository, or of a run folder.
+        family: vae, gan, autoregressive, ...
+        weights_sha256: of the weights file; for weights in memory, of the file they would be saved as.
+        spec: the model as plain data.
+    """
+
+    name: str
+    family: str
+    weights_sha256: str
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What it was evaluated against: the name of the data set, the split, the sha256 and the size of that split."""
+
+    name: str
+    split: str
+    digest: str
+    examples: int
+    shape: list[int]
+    levels: int | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that a number depends on besides the weights and the data.
+
+    Attributes:
+        seed: of samples and of stochastic likelihoods.
+        batch_size: samples drawn at a time; samples depend on it.
+        sampler: every sampling option, defaults included.
+        samples: how many were drawn for the distribution metrics, None if there are none of these.
+        reference: how many images of the split they were compared with.
+        extractor: name of the feature extractor.
+        extractor_sha256: of its weights.
+        quantised: grey levels to which samples were rounded before features were taken.
+        estimators: constants of KID, IS, precision and recall.
+        likelihood: exact, elbo, iwae-K, vlb, ode, each perhaps with ``+dequant``; None if there is none.
+        k: importance samples of that likelihood.
+        likelihood_examples: how many images of the split it was averaged over.
+        likelihood_batch_size: images at a time; the noise of a bound depends on it.
+        conditional: whether samples or likelihoods are given labels.
+        ema: whether the weights are an exponential moving average, None if that is not known.
+        quick: made with fewer samples or examples than the protocol of the tables.
+    """
+
+    seed: int
+    batch_size: int
+    sampler: dict[str, Any] = field(default_factory=dict)
+    samples: int | None = None
+    reference: int | None = None
+    extractor: str | None = None
+    extractor_sha256: str | None = None
+    quantised: int | None = None
+    estimators: dict[str, Any] = field(default_factory=dict)
+    likelihood: str | None = None
+    k: int | None = None
+    likelihood_examples: int | None = None
+    likelihood_batch_size: int | None = None
+    conditional: bool = False
+    ema: bool | None = None
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number and how far to trust it.
+
+    Attributes:
+        value: finite.
+        standard_error: of the value as a mean over independent parts, where that is known.
+        spread: standard deviation over subsets that overlap, which is no standard error.
+    """
+
+    value: float
+    standard_error: float | None = None
+    spread: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the model costs.
+
+    Attributes:
+        parameters: trainable numbers.
+        training_tflop: 1e12 floating-point operations of training, all stages and players.
+        samples_per_second: while the evaluation drew its samples.
+        latency_seconds: of one sample, alone.
+        network_calls_per_sample: evaluations of the network for a batch of samples.
+        hardware: where the times were measured.
+        training: further facts about training, as plain data.
+    """
+
+    parameters: int
+    training_tflop: float | None = None
+    samples_per_second: float | None = None
+    latency_seconds: float | None = None
+    network_calls_per_sample: int | None = None
+    hardware: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+_PARTS: dict[str, type] = {"identity": Identity, "data": Data, "protocol": Protocol, "cost": Cost}
+_REQUIRED = {"schema", "identity", "data", "protocol", "metrics", "cost", "versions", "command"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one model on one data set.
+
+    Attributes:
+        metrics: ``bits_per_dim`` or ``nats`` (lower is better), ``fid``, ``kid``, ``inception_score``, ``precision``,
+            ``recall``, ``confident_share``, ``digit_share_0`` ...
+        floor: the same metrics of as many training images as there were samples, against the same split.
+        versions: of the libraries.
+        command: that makes this result again.
+    """
+
+    identity: Identity
+    data: Data
+    protocol: Protocol
+    metrics: dict[str, Metric]
+    cost: Cost
+    floor: dict[str, Metric] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    schema: int = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the checked JSON form. Raises `ResultError`."""
+        content = {"schema": self.schema} | {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "schema"
+        }
+        for name in _PARTS:
+            content[name] = dataclasses.asdict(content[name])
+        for name in ("metrics", "floor"):
+            content[name] = {k: _without_none(dataclasses.asdict(v)) for k, v in content[name].items()}
+        Result.from_dict(content)
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Any, origin: str = "this result") -> Result:
+        """Check the JSON form and return the result. ``origin`` is named in messages. Raises `ResultError`."""
+        if not isinstance(content, Mapping) or "schema" not in content:
+            raise ResultError(f"{origin} is no evaluation result: it has no 'schema'; make it with `zoo evaluate`")
+        schema = content["schema"]
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise ResultError(f"{origin}: schema must be a positive integer, got {schema!r}")
+        if schema > SCHEMA:
+            raise ResultError(
+                f"{origin} has schema {schema}, which is newer than this zoo knows ({SCHEMA}); upgrade generative-zoo"
+            )
+        _check_finite(content, origin)
+        _check_keys(content, {f.name for f in dataclasses.fields(cls)}, _REQUIRED, origin)
+        parts: dict[str, Any] = {name: _part(kind, content[name], f"{origin}: {name}") for name, kind in _PARTS.items()}
+        for name in ("metrics", "floor"):
+            parts[name] = _metrics(content.get(name, {}), f"{origin}: {name}")
+        versions = content["versions"]
+        if not isinstance(versions, Mapping) or not all(isinstance(v, str) for v in versions.values()):
+            raise ResultError(f"{origin}: versions must map names to strings")
+        if not isinstance(content["command"], str):
+            raise ResultError(f"{origin}: command must be a string, got {content['command']!r}")
+        _check_digests(parts, origin)
+        return cls(**parts, versions=dict(versions), command=content["command"])
+
+
+def read(path: str | Path) -> Result:
+    """Read ``eval.json``, or the one inside a folder. Raises `ResultError`."""
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda word: math.nan)
+    except OSError as error:
+        raise ResultError(f"result {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"result {path} is not valid JSON: {error}") from error
+    return Result.from_dict(content, f"result {path}")
+
+
+def write(result: Result, path: str | Path) -> Path:
+    """Write ``eval.json`` (into a folder, which is made, unless ``path`` ends in .json) at once or not at all.
+
+    Raises `ResultError` for a result that breaks the schema, before anything is touched.
+    """
+    path = Path(path)
+    path = path if path.suffix == ".json" else path / FILE
+    text = json.dumps(result.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ResultError(f"result {path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _without_none(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in content.items() if v is not None}
+
+
+def _check_finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ResultError(f"{where} is {value}, which is no result; evaluate the model again or look into its samples")
+    if isinstance(value, Mapping):
+        for k, v in value.items():
+            _check_finite(v, f"{where}: {k}")
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            _check_finite(v, where)
+
+
+def _check_keys(content: Mapping[str, Any], known: set[str], required: set[str], where: str) -> None:
+    for key in content:
+        if key not in known:
+            raise ResultError(f"{where} has an unknown key {key!r}.{close_matches(str(key), known)}")
+    for key in sorted(required - set(content)):
+        raise ResultError(f"{where} lacks {key!r}")
+
+
+def _part(kind: type, content: Any, where: str) -> Any:
+    """Build one dataclass after its keys and the types of its values have been checked."""
+    if not isinstance(content, Mapping):
+        raise ResultError(f"{where} must be a mapping, got {type(content).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    _check_keys(content, set(fields), needed, where)
+    for name, value in content.items():
+        annotation = str(fields[name].type)
+        kinds = tuple(k for part in annotation.split(" | ") for k in _KINDS[part])
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ResultError(f"{where}: {name} must be of type {annotation}, got {value!r}")
+    return kind(**content)
+
+
+def _metrics(content: Any, where: str) -> dict[str, Metric]:
+    if not isinstance(content, Mapping):
+        raise ResultError(f"{where} must be a mapping, got {type(content).__name__}")
+    for name in content:
+        if not isinstance(name, str) or not _METRIC.match(name):
+            raise ResultError(f"{where}: {name!r} is no name of a metric")
+    return {name: _part(Metric, value, f"{where}: {name}") for name, value in content.items()}
+
+
+def _check_digests(parts: Mapping[str, Any], where: str) -> None:
+    identity, data, protocol = parts["identity"], parts["data"], parts["protocol"]
+    named = {"weights_sha256": identity.weights_sha256, "data digest": data.digest}
+    if protocol.extractor is not None:
+        named["extractor_sha256"] = protocol.extractor_sha256
+    for name, digest in named.items():
+        if not isinstance(digest, str) or not _SHA256.match(digest):
+            raise ResultError(f"{where}: {name} must be 64 hexadecimal digits, got {digest!r}")
