@@ -1,0 +1,86 @@
+"""Decoding of images in raster order: one loop for every autoregressive network, cached or not.
+
+A network that is evaluated pixel by pixel offers a `RasterState`. `FullPasses` makes one out of any causal network, at
+the price of one full forward pass for every pixel and colour: it is the reference that a cached state must equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["FullPasses", "RasterState", "decode"]
+
+
+class RasterState(Protocol):
+    """Where a network stands within the images that are being drawn."""
+
+    def row(self) -> None:
+        """Begin the next row, the first one included."""
+
+    def logits(self, column: int, colour: int) -> Tensor:
+        """Return the logits (n, levels) of a colour of the current row's pixel; a buffer that the next call reuses."""
+
+    def put(self, column: int, colour: int, values: Tensor) -> None:
+        """Tell the values int64 (n,) of what `logits` was last asked for."""
+
+
+class FullPasses:
+    """The naive state: every value costs one pass of ``forward``, (n, C, H, W) int64 -> (n, C, H, W, levels)."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], n: int, shape: Sequence[int], device: torch.device) -> None:
+        self.forward = forward
+        self.k = torch.zeros(n, *shape, dtype=torch.int64, device=device)
+        self.r = -1
+
+    def row(self) -> None:
+        self.r += 1
+
+    def logits(self, column: int, colour: int) -> Tensor:
+        return self.forward(self.k)[:, colour, self.r, column]
+
+    def put(self, column: int, colour: int, values: Tensor) -> None:
+        self.k[:, colour, self.r, column] = values
+
+
+def decode(
+    state: RasterState,
+    choose: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    given: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Draw images value by value: rows from the top, pixels from the left, colours in order.
+
+    Args:
+        state: a state before its first row.
+        choose: (logits (n, levels), u (n,)) -> values int64 (n,); see `zoo.maths.decoding.Decoding`.
+        noise: uniform numbers in [0, 1), (H, W, C, n); known pixels leave theirs unused, so that the noise of a pixel
+            does not depend on what is given.
+        given: values int64 (n, C, H, W) of the pixels that are known.
+        known: bool (C, H, W), which pixels are taken from ``given``.
+
+    Returns:
+        int64 (n, C, H, W).
+    """
+    H, W, C, n = noise.shape
+    k = torch.empty(H, W, C, n, dtype=torch.int64, device=noise.device)
+    u, out = noise.flatten(0, 2).unbind(), k.flatten(0, 2).unbind()
+    fixed: set[int] = set()
+    if given is not None and known is not None:
+        k.copy_(given.permute(2, 3, 1, 0))  # (H, W, C, n)
+        fixed = set(known.permute(1, 2, 0).flatten().nonzero().flatten().tolist())
+    i = 0
+    for _ in range(H):
+        state.row()
+        for c in range(W):
+            for colour in range(C):
+                logits = state.logits(c, colour)
+                if i not in fixed:
+                    out[i].copy_(choose(logits, u[i]))
+                state.put(c, colour, out[i])
+                i += 1
+    return k.permute(3, 2, 0, 1)  # (n, C, H, W)
