@@ -67,6 +67,7 @@ class DownsamplingNet(Recorded, nn.Module):
         out: size of the output; 1 for a critic.
         hidden: width of one linear layer before the output, 0 for none.
         activation: name of the non-linearity.
+        bias: whether the last layer has one; a Wasserstein critic needs none, as only differences of scores count.
 
     Raises:
         ConfigError: the image is too small to be halved so often.
@@ -79,6 +80,7 @@ class DownsamplingNet(Recorded, nn.Module):
         out: int = 1,
         hidden: int = 0,
         activation: str = "leaky_relu",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         channels, *size = shape
@@ -92,7 +94,7 @@ class DownsamplingNet(Recorded, nn.Module):
         features = widths[-1] * math.prod(sides)
         if hidden:
             layers += [nn.Linear(features, hidden), activation_layer(activation)]
-        layers.append(nn.Linear(hidden or features, out))
+        layers.append(nn.Linear(hidden or features, out, bias=bias))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,19 +19,20 @@ class MLP(Recorded, nn.Module):
     Args:
         features: width of the input, of each hidden layer, and of the output.
         activation: name of the non-linearity (see `zoo.nets.activations`).
+        bias: whether the last layer has one; a Wasserstein critic needs none, as only differences of scores count.
 
     Raises:
         ConfigError: fewer than two widths, or an unknown activation.
     """
 
-    def __init__(self, features: list[int], activation: str = "gelu") -> None:
+    def __init__(self, features: list[int], activation: str = "gelu", bias: bool = True) -> None:
         super().__init__()
         if len(features) < 2 or min(features) < 1:
             raise ConfigError(f"MLP needs at least an input and an output width, all positive, got {list(features)}")
         layers: list[nn.Module] = []
-        for n_in, n_out in pairwise(features):
+        for n_in, n_out in pairwise(features[:-1]):
             layers += [nn.Linear(n_in, n_out), activation_layer(activation)]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = nn.Sequential(*layers, nn.Linear(features[-2], features[-1], bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.flatten(1))  # (B, features[-1])
