@@ -104,16 +104,18 @@ class PixelCNN(LikelihoodModel):
 
     def forward(self, k: Tensor) -> Tensor:
         """Return all logits at once: levels int64 (B, C, H, W) -> (B, C, H, W, levels)."""
-        B, C, H, W = k.shape
-        x = self.features(k.permute(0, 2, 3, 1)).flatten(3)  # (B, H, W, C * e)
-        x = self.first(x.permute(0, 3, 1, 2))
+        return self.logits(self.features(k.permute(0, 2, 3, 1)).flatten(3))  # of (B, H, W, C * e)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return all logits of features, those of a colour side by side: (B, H, W, C * e) -> (B, C, H, W, levels)."""
+        x = self.first(features.permute(0, 3, 1, 2))
         if self.position is not None:
             x = x + self.position
         x = x.contiguous(memory_format=torch.channels_last)  # 1.5 times as fast on CPUs
         for block in self.blocks:
             x = block(x)
         x = self.out(F.relu(self.head(F.relu(x))))
-        return x.permute(0, 2, 3, 1).unflatten(3, (C, self.levels)).permute(0, 3, 1, 2, 4)
+        return x.permute(0, 2, 3, 1).unflatten(3, (self.shape[0], self.levels)).permute(0, 3, 1, 2, 4)
 
     def log_prob(self, x: Tensor, *, k: int = 1, seed: int | torch.Generator | None = None) -> Tensor:
         """Return log p(x) in nats, exactly: (B, C, H, W) in [0, 1] -> (B,). ``k`` and ``seed`` have no effect."""
