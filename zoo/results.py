@@ -210,7 +210,7 @@ def read(path: str | Path) -> Result:
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda word: math.nan)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=float)
     except OSError as error:
         raise ResultError(f"result {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

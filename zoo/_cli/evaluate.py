@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("which", nargs="+", metavar="NAME|RUN", help="names, addresses on the Hub, or run folders")
     parser.add_argument("--data", metavar="NAME", help="data set (default: what the model was trained on)")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder of eval.json (default: the run folder, else results/NAME); DIR/NAME for several"
-    )  # fmt: skip
+        "--out", metavar="DIR", help="where eval.json goes (default: the run folder, else results/NAME)"
+    )
     parser.add_argument("--samples", type=int, help="samples to draw (default 10000)")
     parser.add_argument("--seed", type=int, default=0, help="of samples and bounds (default 0)")
     parser.add_argument("-k", type=int, help="importance samples of the likelihood (default: the registry's)")

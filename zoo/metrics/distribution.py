@@ -105,7 +105,7 @@ def class_shares(logits: Tensor, *, confidence: float = 0.9) -> dict[str, Estima
     """
     p, classes = logits.double().softmax(1).max(1)
     shares = {"confident_share": (p > confidence).double().mean()}
-    counts = torch.bincount(classes, minlength=logits.shape[1]) / len(logits)
+    counts = torch.bincount(classes, minlength=logits.shape[1]).double() / len(logits)
     shares |= {f"digit_share_{i}": share for i, share in enumerate(counts)}
     return {k: (float(v), math.sqrt(float(v * (1 - v)) / len(logits)), None) for k, v in shares.items()}
 

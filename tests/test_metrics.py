@@ -1,0 +1,214 @@
+"""The digit classifier, the distances on its features, and their cache."""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from zoo.data.mnist import MNIST
+from zoo.errors import CorruptWeightsError, ResultError
+from zoo.metrics import classifier, fidelity
+from zoo.metrics.distribution import class_shares, frechet, inception_score, kernel, precision_recall
+
+
+class Given(nn.Identity):
+    """Stand in for an extractor: the images are features already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
+def normal(n: int, d: int = 16, seed: int = 0) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# -- the classifier ---------------------------------------------------------------------------------------------------
+
+
+def test_classifier_recognises_the_test_digits() -> None:
+    data = MNIST()
+    x, labels = data.split("test")
+    found = fidelity.digit_features(data.to_float(x))
+    assert found["features"].shape == (10_000, 64)
+    assert (found["logits"].argmax(1) == labels).double().mean() >= 0.992
+
+
+def test_classifier_is_small_and_frozen() -> None:
+    model = classifier.digit_classifier()
+    raw = resources.files("zoo.metrics").joinpath("assets", "digit_classifier.safetensors").read_bytes()
+    assert sum(p.numel() for p in model.parameters()) <= 240_000
+    assert len(raw) <= 1_000_000
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert classifier.digit_classifier() is model
+
+
+def test_damaged_classifier_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "SHA256", "0" * 64)
+    classifier.digit_classifier.cache_clear()
+    try:
+        with pytest.raises(CorruptWeightsError, match="reinstall"):
+            classifier.digit_classifier()
+    finally:
+        classifier.digit_classifier.cache_clear()
+
+
+def test_features_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ResultError, match=r"\(N, 1, 28, 28\)"):
+        fidelity.digit_features(torch.zeros(2, 3, 32, 32))
+
+
+# -- agreement of libraries -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_sets() -> tuple[Tensor, Tensor]:
+    return normal(600).float(), (1.2 * normal(500, seed=1) + 0.3).float()
+
+
+def test_libraries_agree_on_fid(two_sets: tuple[Tensor, Tensor]) -> None:
+    generated, real = two_sets
+    other = FrechetInceptionDistance(feature=Given(16))
+    other.update(generated, real=False)
+    other.update(real, real=True)
+    assert frechet(generated, real)[0] == pytest.approx(float(other.compute()), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
+def test_libraries_agree_on_kid(two_sets: tuple[Tensor, Tensor]) -> None:
+    generated, real = two_sets[0][:500], two_sets[1]
+    other = KernelInceptionDistance(feature=Given(16), subsets=1, subset_size=500)
+    other.update(generated, real=False)
+    other.update(real, real=True)
+    assert kernel(generated, real, subsets=1, size=500)[0] == pytest.approx(float(other.compute()[0]), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore`", "ignore:std\\(\\)")
+def test_libraries_agree_on_inception_score(two_sets: tuple[Tensor, Tensor]) -> None:
+    other = InceptionScore(feature=Given(16), splits=1)
+    other.update(two_sets[0])
+    assert inception_score(two_sets[0], splits=1)[0] == pytest.approx(float(other.compute()[0]), rel=1e-4)
+
+
+# -- closed forms -----------------------------------------------------------------------------------------------------
+
+
+def test_fid_of_a_shifted_and_scaled_set() -> None:
+    x = normal(400)
+    assert frechet(x, x)[0] == pytest.approx(0, abs=1e-9)
+    shift = normal(1)[0]
+    assert frechet(x, x + shift)[0] == pytest.approx(float(shift @ shift), rel=1e-9)
+    moments = float(x.mean(0).square().sum() + x.T.cov().trace())
+    assert frechet(x, 1.5 * x)[0] == pytest.approx(0.25 * moments, rel=1e-9)
+
+
+def test_fid_of_two_gaussians() -> None:
+    """|mu|^2 + sum (s_1 - s_2)^2 for diagonal covariances; the error of n = 20,000 draws is below 1 %."""
+    d = 8
+    first, second = torch.linspace(0.5, 2, d).double(), torch.linspace(1.5, 1, d).double()
+    expected = float(d * 0.25 + (first - second).square().sum())
+    found = frechet(normal(20_000, d, 1) * first + 0.5, normal(20_000, d, 2) * second)[0]
+    assert found == pytest.approx(expected, rel=0.03)
+
+
+def test_kid_vanishes_in_the_mean_for_one_distribution_only() -> None:
+    same, _, spread = kernel(normal(800, seed=1), normal(800, seed=2), subsets=20, size=400)
+    assert abs(same) < 4 * spread
+    assert kernel(normal(800, seed=1), normal(800, seed=2) + 1, subsets=20, size=400)[0] > 10 * spread
+
+
+def test_precision_and_recall() -> None:
+    x = normal(200)
+    assert [m[0] for m in precision_recall(x, x)] == [1, 1]
+    assert [m[0] for m in precision_recall(x, x + 100)] == [0, 0]
+
+
+def test_precision_and_recall_are_not_exchanged() -> None:
+    """One generated cluster, real data of two: all that is generated is plausible, half of what is real is missing."""
+    real = torch.cat([normal(300), normal(300, seed=1) + 100])
+    (precision, *_), (recall, *_) = precision_recall(normal(300, seed=2), real)
+    assert precision > 0.8
+    assert recall <= 0.5
+
+
+def test_inception_score_closed_forms() -> None:
+    sure = 100 * torch.eye(10).repeat(1000, 1)
+    assert inception_score(sure, splits=1)[0] == pytest.approx(10, rel=1e-9)
+    assert inception_score(torch.zeros(1000, 10))[0] == pytest.approx(1)
+    one_class = sure[:1].repeat(1000, 1)
+    assert inception_score(one_class)[0] == pytest.approx(1)
+    value, error, _ = inception_score(sure)
+    assert 9.8 < value < 10 and 0 < error < 0.05  # classes are uneven within a split
+
+
+def test_class_shares() -> None:
+    logits = torch.tensor([[0.0, 10.0], [0.0, 1.0], [10.0, 0.0], [10.0, 0.0]])
+    shares = class_shares(logits)
+    assert shares["confident_share"] == (0.75, math.sqrt(0.75 * 0.25 / 4), None)
+    assert [shares[f"digit_share_{i}"][0] for i in range(2)] == [0.5, 0.5]
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", [frechet, kernel, precision_recall])
+def test_fewer_samples_than_dimensions_are_refused(metric: object) -> None:
+    for pair in ((normal(15), normal(100)), (normal(100), normal(15))):
+        with pytest.raises(ResultError, match=r"15 .* samples are too few for features of 16 dimensions"):
+            metric(*pair)  # type: ignore[operator]
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    x = normal(100)
+    x[3, 2] = math.nan
+    with pytest.raises(ResultError, match="NaN"):
+        frechet(x, normal(100))
+
+
+# -- images and the cache ---------------------------------------------------------------------------------------------
+
+
+def test_quantise() -> None:
+    x = torch.linspace(-0.1, 1.1, 1000)
+    levels = fidelity.quantise(x, 256) * 255
+    assert torch.equal(levels.round(), levels)
+    assert (levels / 255 - x.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
+    assert fidelity.quantise(x, 2).unique().tolist() == [0, 1]
+    assert torch.equal(fidelity.quantise(x, None), x)
+
+
+def test_cache_computes_once_and_survives_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+
+    def compute() -> dict[str, Tensor]:
+        calls.append(1)
+        return {"x": normal(3)}
+
+    first = fidelity.cached("test", (1,), compute)
+    assert torch.equal(fidelity.cached("test", (1,), compute)["x"], first["x"])
+    assert len(calls) == 1
+    fidelity.cached("test", (2,), compute)
+    assert len(calls) == 2  # another key
+    for path in fidelity.cache_folder().iterdir():
+        path.write_bytes(path.read_bytes()[:-4])
+    assert torch.equal(fidelity.cached("test", (1,), compute)["x"], first["x"])
+    assert len(calls) == 3
+    assert torch.equal(fidelity.cached("test", (1,), compute)["x"], first["x"])
+    assert len(calls) == 3  # written anew
+
+
+def test_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert fidelity.cached("test", (1,), lambda: {"x": torch.ones(2)})["x"].sum() == 2
