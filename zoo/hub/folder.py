@@ -1,0 +1,212 @@
+"""A folder as a model: safetensors and plain JSON, nothing that runs code.
+
+The folder is what `save_pretrained` writes, what `push` uploads, what ships in ``zoo/pretrained`` and what the cache
+holds: one form everywhere. Bytes are read once, hashed, and the same bytes are parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
+
+from zoo.errors import ConfigError, CorruptWeightsError, NotAZooModelError, WeightsMismatchError
+from zoo.hub.layout import (
+    CONFIG,
+    WEIGHTS,
+    Pins,
+    check_header,
+    check_sums,
+    parse_config,
+    read_folder,
+)
+from zoo.model import GenerativeModel, Source
+from zoo.registry import load_registry
+from zoo.spec import ALLOWED, build, from_public
+
+__all__ = ["load_files", "load_pretrained", "public_names", "tied"]
+
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What a constructor raises when its arguments make no sense."""
+
+_FILLS = {
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "normal_",
+    "trunc_normal_",
+    "uniform_",
+    "xavier_normal_",
+    "xavier_uniform_",
+}
+
+
+def public_names() -> dict[str, str]:
+    """Return the short names that a published configuration may use, with their class paths."""
+    return {**{path.rpartition(".")[2]: path for path in ALLOWED}, **load_registry().classes()}
+
+
+def load_pretrained(
+    folder: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    verify: bool = True,
+    expected: Pins | None = None,
+    source: Source | None = None,
+) -> GenerativeModel:
+    """Return the model of a folder, in eval mode; nothing in the folder is executed.
+
+    Args:
+        folder: what `save_pretrained` wrote.
+        device: where to put it, the CPU if left out.
+        dtype: floating-point type, the stored one if left out.
+        verify: compare sha256 with all records before anything is parsed.
+        expected: sha256 by file name that must hold as well.
+        source: what to note as `GenerativeModel.source`.
+
+    Raises:
+        ModelFolderError: no model folder.
+        NotAZooModelError: a configuration that is none of the zoo, or newer.
+        CorruptWeightsError: a file differs from its record, or is cut.
+        UnsafeWeightsError: pickled weights, or limits exceeded.
+        ConfigError: a class that is not registered, an unknown or wrong argument.
+        WeightsMismatchError: the tensors do not fit the model.
+    """
+    folder = Path(folder).expanduser()
+    files = read_folder(folder)
+    source = source or Source("folder", path=str(folder))
+    return load_files(files, str(folder), source, device=device, dtype=dtype, verify=verify, expected=expected)
+
+
+def load_files(
+    files: Mapping[str, bytes],
+    where: str,
+    source: Source,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    verify: bool = True,
+    expected: Pins | None = None,
+) -> GenerativeModel:
+    """Return the model of a folder's bytes, as `load_pretrained` does; ``where`` names them in errors."""
+    digests = check_sums(files, where, expected=expected, names=(CONFIG, WEIGHTS)) if verify else {}
+    config = parse_config(files[CONFIG], where)
+    header = check_header(files[WEIGHTS], where)
+    model = _construct(config, header, where)
+    try:
+        state = safetensors.torch.load(files[WEIGHTS])
+    except SafetensorError as error:
+        raise CorruptWeightsError(f"{where}: {WEIGHTS} cannot be read: {error}") from error
+    _fill(model, state)
+    model.source = replace(source, sha256=digests.get(WEIGHTS))
+    if device is not None or dtype is not None:
+        model.to(device=device, dtype=dtype)
+    return model.eval()
+
+
+def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str) -> GenerativeModel:
+    """Build the model once without memory, to hold it against the header, then for real."""
+    registry = load_registry()
+    extra = tuple(sorted({prefix for entry in registry.values() for prefix in entry.allow}))
+    try:
+        spec = from_public({"name": config["model"], "args": config["args"]}, public_names())
+    except RecursionError as error:
+        raise NotAZooModelError(f"{where}: {CONFIG} is nested too deeply") from error
+    with (
+        _few_parameters(4 * len(header) + 100),
+        torch.device("meta"),
+        suppress(*_MALFORMED),
+    ):  # the real constructor reports what is wrong
+        _check_shapes(build(spec, extra), header, where)
+    with _NoInitialisation(), torch.random.fork_rng(devices=[]):  # the caller's random stream is not ours to move
+        model = _build(spec, extra, where)
+    _check_shapes(model, header, where)
+    return model
+
+
+def _build(spec: Any, extra: tuple[str, ...], where: str) -> GenerativeModel:
+    try:
+        model = build(spec, extra)
+    except _MALFORMED as error:
+        raise ConfigError(f"{where}: {CONFIG} does not describe a model: {error}") from error
+    if not isinstance(model, GenerativeModel):
+        raise ConfigError(f"{where}: {type(model).__name__} is no generative model")
+    return model
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leave out the random filling of parameters, all of which are loaded; buffers and all else are computed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], nn.Parameter) and getattr(func, "__name__", "") in _FILLS:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _few_parameters(limit: int) -> Iterator[None]:
+    """Stop a constructor that makes many more tensors than the file holds."""
+    count = 0
+
+    def hook(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise WeightsMismatchError(
+                f"the configuration asks for more than {limit} tensors, many more than the file has"
+            )
+
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def tied(model: nn.Module) -> list[list[str]]:
+    """Return the names of the state, those of one tied tensor together."""
+    groups: dict[int, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        groups.setdefault(id(value), []).append(name)
+    return list(groups.values())
+
+
+def _check_shapes(model: nn.Module, header: Mapping[str, tuple[str, tuple[int, ...]]], where: str) -> None:
+    state = model.state_dict(keep_vars=True)
+    missing = [names[0] for names in tied(model) if not any(n in header for n in names)]
+    unexpected = [name for name in header if name not in state]
+    wrong = [
+        f"{name} is {list(header[name][1])} in the file and {list(value.shape)} in the model"
+        for name, value in state.items()
+        if name in header and tuple(value.shape) != header[name][1]
+    ]
+    parts = [
+        f"{title}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if names
+    ]
+    if parts:
+        raise WeightsMismatchError(
+            f"{where}: the weights do not fit {type(model).__name__} as {CONFIG} describes it; {'; '.join(parts)}"
+        )
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put the stored tensors into the model, in their own types; ties stay ties."""
+    for names in tied(model):
+        stored = next(state[n] for n in names if n in state)
+        for name in names:
+            state.setdefault(name, stored)
+    for name, value in model.state_dict(keep_vars=True).items():
+        if value.dtype != state[name].dtype:
+            value.data = value.data.to(state[name].dtype)
+    model.load_state_dict(state, strict=True)

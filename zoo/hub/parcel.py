@@ -1,0 +1,112 @@
+"""What is pushed: the files of a model, from wherever it is, checked as a reader will check them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import CardError, ModelFolderError, ResultError, UnknownModelError, UnsafeWeightsError
+from zoo.hub import cards
+from zoo.hub.layout import (
+    CARD,
+    EVAL,
+    FILES,
+    SAMPLES,
+    SUMS,
+    check_sums,
+    is_model_folder,
+    is_pickle_name,
+    read_file,
+    read_folder,
+    sums_text,
+)
+from zoo.hub.names import is_path
+from zoo.registry import load_registry, pretrained_folder
+
+if TYPE_CHECKING:
+    from zoo.model import GenerativeModel
+
+__all__ = ["collect"]
+
+
+def collect(what: str | Path | GenerativeModel) -> dict[str, bytes]:
+    """Return the files to upload, every one of them checked, SHA256SUMS made anew."""
+    if not isinstance(what, (str, Path)):
+        return _of_model(what)
+    folder = _folder_of(what)
+    if not is_model_folder(folder) and (folder / "checkpoints").is_dir():
+        return _of_run(folder)
+    pickles = sorted(p.name for p in folder.iterdir() if is_pickle_name(p.name)) if folder.is_dir() else []
+    if pickles:
+        raise UnsafeWeightsError(
+            f"{folder} holds {pickles[0]!r}, a format that can run code when loaded, so nothing is pushed; remove it"
+        )
+    return _checked(read_folder(folder), str(folder))
+
+
+def _folder_of(what: str | Path) -> Path:
+    if is_path(what):
+        return Path(what).expanduser()
+    registry = load_registry()
+    name = registry.aliases.get(what, what)
+    if name in registry and registry[name].weights.get("bundled"):
+        return pretrained_folder(name)
+    if Path(what).is_dir():
+        return Path(what)
+    if name in registry:
+        raise UnknownModelError(
+            f"{name!r} has no bundled weights to push; train it with `zoo fit --model {name}` and push the run folder"
+        )
+    raise ModelFolderError(f"{what!r} is neither a registered name with weights nor a folder; give one of them")
+
+
+def _of_run(run: Path) -> dict[str, bytes]:
+    from zoo.runs import load_run
+
+    try:
+        results = json.loads(read_file(run / EVAL)) if (run / EVAL).is_file() else None
+    except ValueError as error:
+        raise ResultError(f"{run / EVAL} is not valid JSON; evaluate the run again") from error
+    samples = read_file(run / SAMPLES) if (run / SAMPLES).is_file() else None
+    return _of_model(load_run(run), results, samples)
+
+
+def _of_model(model: GenerativeModel, results: Any = None, samples: bytes | None = None) -> dict[str, bytes]:
+    from zoo.hub.saving import save_pretrained
+    from zoo.images import png_bytes
+
+    if samples is None and len(model.shape) == 3 and model.shape[0] in (1, 3):
+        samples = png_bytes(model.sample(64, seed=0), columns=8)
+    with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
+        folder = save_pretrained(model, Path(parent, "model"), results=results, samples=samples)
+        return _checked(read_folder(folder), type(model).__name__)
+
+
+def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:
+    """Load the model from these bytes, read its card back; only the card may differ from SHA256SUMS."""
+    from zoo.hub.folder import load_files
+    from zoo.model import Source
+
+    check_sums(files, where, names=tuple(n for n in FILES if n != CARD))
+    load_files(files, where, Source("folder"))
+    if CARD not in files:
+        raise CardError(f"{where} has no {CARD}: save the model with zoo.hub.save_pretrained, which writes one")
+    try:
+        text = files[CARD].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CardError(f"{where}: {CARD} is not UTF-8 text") from error
+    for result in _model_index(cards.metadata(text)):
+        cards.metric_values({"metrics": {str(m.get("type")): m.get("value") for m in result}})
+    return {**files, SUMS: sums_text(files).encode("ascii")}
+
+
+def _model_index(front: Mapping[str, Any]) -> Iterator[list[Mapping[str, Any]]]:
+    try:
+        for model in front.get("model-index") or []:
+            for result in model["results"]:
+                yield list(result["metrics"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CardError(f"{CARD}: its model-index is malformed") from error

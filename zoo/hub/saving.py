@@ -1,0 +1,180 @@
+"""A model as a folder: weights, configuration, card and results, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from zoo.errors import ConfigError, ModelFolderError, ResultError
+from zoo.hub import cards
+from zoo.hub.folder import public_names, tied
+from zoo.hub.layout import (
+    CARD,
+    CONFIG,
+    EVAL,
+    FILES,
+    FORMAT,
+    SAMPLES,
+    SUMS,
+    WEIGHTS,
+    check_header,
+    read_file,
+    sha256,
+    sums_text,
+)
+from zoo.model import GenerativeModel
+from zoo.registry import load_registry
+from zoo.spec import is_spec, to_public
+
+__all__ = ["save_pretrained"]
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def save_pretrained(
+    model: GenerativeModel,
+    folder: str | Path,
+    *,
+    card: str | None = None,
+    results: Mapping[str, Any] | None = None,
+    samples: bytes | str | Path | None = None,
+    data: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write ``model`` as a folder that `load_pretrained` reads and `push` uploads; whole or not at all.
+
+    Args:
+        model: what to save; its weights are stored in their own types.
+        folder: where; it must not exist, unless ``overwrite``.
+        card: text of README.md; one is made from the facts if left out. What a person wrote around the generated block
+            of a card that is overwritten is kept.
+        results: the content of eval.json.
+        samples: a PNG file, or its bytes.
+        data: spec of the data the model was trained on; the registry's if left out.
+        overwrite: replace a model folder, never another kind of folder.
+
+    Raises:
+        ModelFolderError: the folder exists, or cannot be written.
+        ConfigError: an argument of the model is not plain data, or of a class that the registry does not mention.
+        CardError: the generated block of the card there was edited by hand, or a result is no finite number.
+        ResultError: ``results`` is not JSON.
+    """
+    folder = Path(folder).expanduser()
+    _check_target(folder, overwrite)
+    files = {WEIGHTS: _weights(model)}
+    files[CONFIG] = _config(model, files[WEIGHTS], data)
+    if results is not None:
+        files[EVAL] = _json(results, ResultError, "the results")
+    if samples is not None:
+        files[SAMPLES] = _png(samples)
+    text = card if card is not None else cards.card_of(model.source.name, _public(model), results, SAMPLES in files)
+    if (folder / CARD).is_file():
+        text = cards.merge_card(read_file(folder / CARD).decode("utf-8"), text)
+    files[CARD] = text.encode("utf-8")
+    files[SUMS] = sums_text(files).encode("ascii")
+    _write(folder, files)
+    return folder
+
+
+def _check_target(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not overwrite:
+        raise ModelFolderError(f"{folder} exists; choose another folder, or pass overwrite=True to replace the model")
+    if not folder.is_dir() or folder.is_symlink():
+        raise ModelFolderError(f"{folder} is no folder, so it is not overwritten")
+    foreign = sorted(p.name for p in folder.iterdir() if p.name not in FILES or not p.is_file())
+    if foreign:
+        raise ModelFolderError(f"{folder} holds more than a model ({', '.join(foreign[:5])}), so it is not overwritten")
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write into a sibling, then move it into place; what was there before goes last."""
+    mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    fresh, old = folder.with_name(f".{folder.name}.new-{mark}"), folder.with_name(f".{folder.name}.old-{mark}")
+    try:
+        fresh.mkdir(parents=True)
+        for name, content in files.items():
+            (fresh / name).write_bytes(content)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(fresh, folder)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        raise ModelFolderError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _weights(model: GenerativeModel) -> bytes:
+    """Return the state as safetensors: each tied tensor once, the header in one canonical order."""
+    state = model.state_dict(keep_vars=True)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ConfigError(f"{type(model).__name__} cannot be saved: its state {name!r} is no tensor")
+    tensors = {names[0]: state[names[0]].detach().cpu().contiguous().clone() for names in tied(model)}
+    raw = safetensors.torch.save(tensors, {"format": "pt", "zoo_format": str(FORMAT)})
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # data start at a multiple of 8
+    return struct.pack("<Q", len(header)) + header + raw[8 + size :]
+
+
+def _config(model: GenerativeModel, weights: bytes, data: Mapping[str, Any] | None) -> bytes:
+    header = check_header(weights, "the model")
+    types = sorted({dtype for dtype, _ in header.values() if dtype in _DTYPES})
+    public = _public(model)
+    content = {
+        "zoo_format": FORMAT,
+        "model": public["name"],
+        "args": public["args"],
+        "data": _public_data(model, data),
+        "weights": {
+            "file": WEIGHTS,
+            "sha256": sha256(weights),
+            "size": len(weights),
+            "dtype": _DTYPES[types[0]] if len(types) == 1 else "mixed",
+            "tensors": len(header),
+        },
+    }
+    return _json(content, ConfigError, f"the configuration of {type(model).__name__}")
+
+
+def _json(content: Any, error: type[Exception], what: str) -> bytes:
+    try:
+        return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as cause:
+        raise error(f"{what} cannot be written as JSON: {cause}") from cause
+
+
+def _public(model: GenerativeModel) -> dict[str, Any]:
+    return to_public(model.spec, public_names())
+
+
+def _public_data(model: GenerativeModel, data: Mapping[str, Any] | None) -> Any:
+    registry = load_registry()
+    if data is None and model.source.name in registry:
+        data = registry[model.source.name].data
+    if data is None or not is_spec(data):
+        return dict(data) if data is not None else None
+    return to_public({"class_path": data["class_path"], "init_args": data.get("init_args") or {}}, public_names())
+
+
+def _png(samples: bytes | str | Path) -> bytes:
+    content = samples if isinstance(samples, bytes) else read_file(Path(samples))
+    if not content.startswith(_PNG):
+        raise ModelFolderError("the samples must be a PNG file")
+    return content

@@ -1,0 +1,194 @@
+"""From a folder to a Hub: checked first, one atomic commit, read back and compared.
+
+Files go as plain bytes over HTTP, the path that every Hub and mirror has; what was checked is what is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.errors import HfHubHTTPError
+
+from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, PushError
+from zoo.hub.layout import CARD, FILES
+from zoo.hub.names import check_repo_id, check_revision
+from zoo.hub.parcel import collect
+from zoo.hub.session import FAILURES, Hub, offline, passing, patient, pause_before, waits
+
+if TYPE_CHECKING:
+    from zoo.model import GenerativeModel
+
+__all__ = ["PushResult", "push"]
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What a push made.
+
+    Attributes:
+        repo_id: the repository.
+        commit: of 40 hex digits; None after a dry run.
+        url: where to see it.
+        files: name -> bytes of all files of the model.
+    """
+
+    repo_id: str
+    commit: str | None
+    url: str
+    files: Mapping[str, int]
+
+
+def push(
+    folder_or_model: str | Path | GenerativeModel,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str = "main",
+    tag: str | None = None,
+    endpoint: str | None = None,
+    dry_run: bool = False,
+) -> PushResult:
+    """Publish a model as one commit. A registered name stands for its bundled weights, a run for its newest checkpoint.
+
+    Args:
+        folder_or_model: a model, a model folder, a run folder, or a registered name.
+        repo_id: ``namespace/name``; created if need be.
+        token: with the scope ``write``; HF_TOKEN or the login file if left out.
+        private: make a new repository private; an existing public one is then refused.
+        revision: branch; created if need be.
+        tag: name to give the commit.
+        endpoint: of the Hub; HF_ENDPOINT if left out.
+        dry_run: check everything and say what would be uploaded, with no request.
+
+    Raises:
+        ModelFolderError, CorruptWeightsError, WeightsMismatchError, CardError: what would be pushed is not in order.
+        UnsafeWeightsError: the folder holds a pickle.
+        AuthError, PushForbiddenError: no token, a wrong one, or one that may not write there.
+        PushConflictError: the branch moved meanwhile; nothing was changed.
+        PushError: the upload failed, or what the Hub holds afterwards is not what was sent.
+    """
+    check_repo_id(repo_id)
+    check_revision(revision)
+    if tag is not None:
+        check_revision(tag)
+    files = collect(folder_or_model)
+    sizes = {name: len(files[name]) for name in FILES if name in files}
+    hub = Hub(repo_id, token=token, endpoint=endpoint)
+    if dry_run:
+        return PushResult(repo_id, None, f"{hub.endpoint}/{repo_id}", sizes)
+    if offline():
+        raise OfflineError(f"{repo_id} cannot be pushed: HF_HUB_OFFLINE forbids the network; unset it")
+    if hub.token is None:
+        raise AuthError(f"pushing to {repo_id} on {hub.endpoint} needs a token: run `hf auth login`, or set HF_TOKEN")
+    head, remote = _prepare(hub, revision, private)
+    commit = _commit(hub, files, remote, revision, head)
+    _read_back(hub, files, commit)
+    if tag is not None:
+        _tag(hub, tag, commit)
+    return PushResult(repo_id, commit, f"{hub.endpoint}/{repo_id}/tree/{commit}", sizes)
+
+
+def _prepare(hub: Hub, revision: str, private: bool | None) -> tuple[str, set[str]]:
+    """Make sure of repository and branch; return the head of the branch and the files there."""
+    hub.call(lambda: hub.api.create_repo(hub.repo_id, private=private, exist_ok=True), writing=True)
+    info = hub.call(lambda: hub.api.model_info(hub.repo_id), writing=True)
+    if private and not info.private:
+        raise PushError(f"{hub.repo_id} on {hub.endpoint} exists and is public, so it is not pushed to as private")
+    if revision != "main":
+        hub.call(lambda: hub.api.create_branch(hub.repo_id, branch=revision, exist_ok=True), writing=True)
+        info = hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision), revision=revision, writing=True)
+    return info.sha, {s.rfilename for s in info.siblings or []}
+
+
+def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: str, head: str) -> str:
+    """Make the one commit; after a failure look first whether it happened, then try again."""
+    started = time.monotonic()
+    for attempt in range(1, waits.tries + 1):
+        operations: list[Any] = [CommitOperationAdd(n, io.BytesIO(content)) for n, content in files.items()]
+        operations += [CommitOperationDelete(n) for n in FILES if n in remote and n not in files]
+        try:
+            with patient(hub), _plain_transfer():
+                return hub.api.create_commit(
+                    hub.repo_id, operations, commit_message="Publish the model", revision=revision, parent_commit=head
+                ).oid
+        except FAILURES as error:
+            if isinstance(error, ValueError) and f"metadata in {CARD}" in str(error):
+                raise CardError(f"{hub.repo_id} on {hub.endpoint}: {' '.join(str(error).split())}") from error
+            moved = isinstance(error, HfHubHTTPError) and error.response.status_code in (409, 412)
+            if not moved and not passing(error):
+                raise hub.explain(error, revision=revision, writing=True) from error
+            now = hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision)).sha
+            if now != head:
+                if _differing(hub, files, now):
+                    raise PushConflictError(
+                        f"{hub.repo_id} on {hub.endpoint}: branch {revision!r} moved from {head} to {now} during the "
+                        f"push; nothing was changed, look at the new commit and push again"
+                    ) from error
+                return now  # the commit had happened, its answer was lost
+            if moved or attempt == waits.tries:
+                tried = (attempt, time.monotonic() - started)
+                raise hub.explain(error, revision=revision, writing=True, tried=tried) from error
+            time.sleep(pause_before(attempt, error))
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def _plain_transfer() -> Iterator[None]:
+    """Keep the client quiet about taking plain HTTP for bytes, which is what is wanted here."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "not supported by Xet" not in record.getMessage()
+
+    logger = logging.getLogger("huggingface_hub._commit_api")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
+def _differing(hub: Hub, files: Mapping[str, bytes], commit: str) -> list[str]:
+    """Return the names of files that the Hub does not hold as they were sent."""
+    found = hub.call(lambda: hub.api.get_paths_info(hub.repo_id, list(files), revision=commit), revision=commit)
+    there = {info.path: info for info in found}
+    return [name for name, content in files.items() if name not in there or not _same(there[name], content)]
+
+
+def _same(info: Any, content: bytes) -> bool:
+    if getattr(info, "lfs", None) is not None:
+        return info.lfs.sha256 == hashlib.sha256(content).hexdigest() and info.lfs.size == len(content)
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return getattr(info, "blob_id", None) == git
+
+
+def _read_back(hub: Hub, files: Mapping[str, bytes], commit: str) -> None:
+    wrong = _differing(hub, files, commit)
+    if wrong:
+        raise PushError(
+            f"{hub.repo_id} on {hub.endpoint}: commit {commit} does not hold {', '.join(wrong)} as sent; push again"
+        )
+
+
+def _tag(hub: Hub, tag: str, commit: str) -> None:
+    try:
+        with patient(hub):
+            hub.api.create_tag(hub.repo_id, tag=tag, revision=commit)
+    except FAILURES as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
+            if hub.call(lambda: hub.api.model_info(hub.repo_id, revision=tag)).sha == commit:
+                return
+            raise PushError(
+                f"{hub.repo_id} on {hub.endpoint} was pushed as {commit}, but the tag {tag!r} exists on another "
+                f"commit; choose another tag"
+            ) from error
+        raise hub.explain(error, revision=commit, writing=True) from error
