@@ -15,7 +15,7 @@ Conventions, stated once:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -93,7 +93,7 @@ class GenerativeModel(Recorded, LightningModule):
     """
 
     family: ClassVar[str] = ""
-    still: ClassVar[dict[str, str]] = {}
+    still: Mapping[str, str] = {}
 
     shape: tuple[int, ...]
     levels: int | None = None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo.errors import ConfigError, RegistryError, UnknownModelError, close_matches
+from zoo.errors import ConfigError, DataError, RegistryError, UnknownModelError, close_matches
 from zoo.spec import allowed, build, class_paths
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Registry", "create", "list", "load_registry", "packaged_registry", "pretrained_folder"]
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
-_TOP = {"format", "aliases", "deprecated", "models", "allow"}
+_TOP = {"format", "aliases", "deprecated", "data", "models", "allow"}
 _ENTRY = {"extends", "family", "summary", "paper", "model", "data", "trainer", "training", "evaluation", "expected", "weights"}  # fmt: skip
 _MAX_BYTES = 2_000_000
 
@@ -102,8 +102,10 @@ class Registry(Mapping[str, Entry]):
         entries: Mapping[str, Entry],
         aliases: Mapping[str, str] | None = None,
         deprecated: Mapping[str, str] | None = None,
+        data: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._entries, self.aliases, self.deprecated = dict(entries), dict(aliases or {}), dict(deprecated or {})
+        self.data = dict(data or {})
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
@@ -127,6 +129,12 @@ class Registry(Mapping[str, Entry]):
             )
         return self._entries[name]
 
+    def data_spec(self, name: str) -> dict[str, Any]:
+        """Return the spec of a data module by its name, such as ``binary_mnist``. Raises `DataError`."""
+        if name not in self.data:
+            raise DataError(f"unknown data set {name!r}.{close_matches(name, self.data)} Known: {', '.join(self.data)}")
+        return _with(self.data[name], {})
+
     def find(
         self,
         pattern: str = "*",
@@ -147,7 +155,8 @@ class Registry(Mapping[str, Entry]):
 
     def classes(self) -> dict[str, str]:
         """Short names of all classes that entries mention -> class paths: what a published config may name."""
-        paths = sorted(class_paths([[dict(e.model), dict(e.data)] for e in self._entries.values()]))
+        used = [[dict(e.model), dict(e.data)] for e in self._entries.values()]
+        paths = sorted(class_paths([used, [*self.data.values()]]))
         return {p.rpartition(".")[2]: p for p in paths}
 
 
@@ -181,6 +190,7 @@ def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
     raw: dict[str, dict[str, Any]] = {}
     aliases: dict[str, str] = {}
     deprecated: dict[str, str] = {}
+    data: dict[str, Any] = {}
     allow: dict[str, tuple[str, ...]] = {}
     for position, (path, _) in enumerate(stamp):
         content = _read(Path(path))
@@ -189,6 +199,7 @@ def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
             raise RegistryError("the registry that ships may not widen the allow-list")
         aliases.update(content.get("aliases") or {})
         deprecated.update(content.get("deprecated") or {})
+        data.update(content.get("data") or {})
         for name, entry in (content.get("models") or {}).items():
             _check_entry(path, name, entry)
             raw[name] = _merge(raw[name], entry) if name in raw else entry
@@ -197,7 +208,7 @@ def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
     for short, target in {**aliases, **deprecated}.items():
         if target not in entries:
             raise RegistryError(f"registry: {short!r} points to {target!r}, which does not exist")
-    return Registry(entries, aliases, deprecated)
+    return Registry(entries, aliases, deprecated, data)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def _short(result: Result) -> str:
         kind = f" {protocol.likelihood}" if name in ("nats", "bits_per_dim") else ""
         floor = f"   floor {_number(result.floor[name].value)}" if name in result.floor else ""
         error = f" ± {_number(metric.standard_error)}" if metric.standard_error else ""
-        lines.append(f"  {name:<20} {_number(metric.value)}{error}{kind}{floor}")
-    lines += [f"  {name:<20} {_number(value)}" for name, value in _costs(result)]
+        lines.append(f"  {name:<24} {_number(metric.value)}{error}{kind}{floor}")
+    lines += [f"  {name:<24} {_number(value)}" for name, value in _costs(result)]
     return "\n".join(lines)
 
 
@@ -103,4 +103,4 @@ def _costs(result: Result) -> list[tuple[str, Any]]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = OPTIONS
     parser.add_argument("--model", metavar="NAME", help="a name of the registry (zoo list)")
+    parser.add_argument("--data", metavar="NAME", help="other data than the entry's, such as binary_mnist_threshold")
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     parser.add_argument("--config", metavar="FILE", help="a configuration, such as a run's config.yaml")
     if resume:
@@ -49,7 +50,12 @@ def entry_of(args: argparse.Namespace, run: str | None = None) -> tuple[Entry, l
             return Entry(str(name or "model"), "", model=saved["model"], data=saved["data"]), rest
     if name is None:
         raise ZooError("no model is named; give --model NAME (zoo list shows the names), --config FILE or --resume RUN")
-    return registry.resolve(name), rest
+    entry = registry.resolve(name)
+    if args.data is not None:
+        spec = registry.data_spec(args.data)
+        kept = {k: v for k, v in (entry.data.get("init_args") or {}).items() if k in ("batch_size", "seed")}
+        entry = dataclasses.replace(entry, data={**spec, "init_args": {**kept, **spec["init_args"]}})
+    return entry, rest
 
 
 def _read_config(path: str) -> dict[str, Any]:

@@ -115,4 +115,4 @@ class EntryCLI(LightningCLI):
 
     def dump(self) -> str:
         """Return the whole configuration as YAML, from which the run can be repeated."""
-        return self.parser.dump(self.config, skip_none=False, format="yaml")
+        return self.parser.dump(self.config, skip_unset=False, format="yaml")

@@ -168,7 +168,7 @@ class MetricsLog(Callback):
             self._reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._held = (self._sums, self._count)
+        self._held = (self._sums, self._count, pl_module.terms)
         self._sums, self._count = {}, 0
 
     def on_validation_batch_end(
@@ -178,7 +178,7 @@ class MetricsLog(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         row = self._means(trainer, "validation")
-        self._sums, self._count = self._held
+        self._sums, self._count, pl_module.terms = self._held
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items()})
         self._write(trainer, row)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.callbacks.ema import EMA
@@ -21,7 +22,7 @@ from zoo.callbacks.pictures import Pictures
 from zoo.data.base import TensorData, derive_seed
 from zoo.errors import ConfigError, RunError
 from zoo.model import GenerativeModel
-from zoo.runs import last_checkpoint, load_run, read_checkpoint
+from zoo.runs import last_checkpoint, read_checkpoint
 from zoo.training.checkpoint_io import AtomicCheckpointIO, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
@@ -31,13 +32,16 @@ from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.report import CostReport, StepBar, hardware
 from zoo.training.settings import parse_budget
 
-__all__ = ["Run", "fit", "validate"]
+__all__ = ["Run", "Stopped", "fit", "validate"]
 
 _RUN_VARIABLE = "ZOO_RUN_FOLDER"
 
 
 class Run:
     """Everything that one training needs, built and checked, before the first step.
+
+    Attributes:
+        ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
     Args:
         entry: the registry entry as plain data: name, model, data, trainer, training.
@@ -75,6 +79,7 @@ class Run:
         self.total = self._planned_steps()
         self.resume = resume
         self.folder = Path(folder) if folder is not None else None
+        self.ranks: tuple[int, ...] | None = None
 
     def _build(self, init_from: GenerativeModel | None) -> tuple[GenerativeModel, TensorData]:
         # the weights' initialisation is a function of the seed alone, whatever was drawn while parsing
@@ -165,7 +170,7 @@ class Run:
     def callbacks(self) -> list[Any]:
         """Return the engine's callbacks in the order in which they must run."""
         assert self.folder is not None
-        engine = Engine(self.settings, self.total)
+        engine = Engine(self.settings, self.total, self.ranks)
         facts = self.facts()
         run = {**facts, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
                "ema": self.settings.ema, "planned_tflop": self.flops * self.total / 1e12}  # fmt: skip
@@ -186,7 +191,10 @@ class Run:
         arguments["plugins"] = [AtomicCheckpointIO(), *(arguments.get("plugins") or [])]
         arguments["default_root_dir"] = str(self.folder) if self.folder else None
         arguments["check_val_every_n_epoch"] = arguments.get("check_val_every_n_epoch") or 1
-        return Trainer(**arguments)
+        try:
+            return Trainer(**arguments)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise ConfigError(f"the trainer refuses its arguments: {' '.join(str(error).split())}") from error
 
     def start(self) -> Path:
         """Train, and return the run folder. Raises `Stopped` after a signal, with the checkpoint written."""
@@ -234,15 +242,11 @@ def validate(run: Run, model: GenerativeModel, split: str) -> dict[str, float]:
     return log.last
 
 
-def load_weights(run: str | Path) -> GenerativeModel:
-    """Return the averaged model of a run; here so that the command line has one place to ask."""
-    return load_run(run)
-
-
 def quiet_lightning() -> None:
     """Silence Lightning's banners and tips: what a user must know, the zoo says itself."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
 def _world(arguments: Mapping[str, Any]) -> int:
@@ -304,6 +308,3 @@ def _tensorboard(folder: Path) -> list[Any]:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return [TensorBoardLogger(str(folder), name="", version="tensorboard")]
-
-
-__all__ += ["Stopped"]

@@ -58,7 +58,6 @@ class CostReport(Callback):
         folder: the run folder.
         facts: what identifies the run (name, data, command, ...).
         flops: operations of one training step over all devices.
-        previous: cost of the earlier parts of a resumed run.
     """
 
     def __init__(self, folder: str | Path, facts: dict[str, Any], flops: float) -> None:
@@ -67,10 +66,11 @@ class CostReport(Callback):
         self.seconds_before, self.examples_before = 0.0, 0
         self._start = time.perf_counter()
         self._examples = 0
+        self._status = "running"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
-        self._write(trainer, "running")
+        self._write(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -79,22 +79,24 @@ class CostReport(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["zoo_cost"] = {"seconds": self._seconds(), "examples": self.examples_before + self._examples}
-        self._write(trainer, "running")
+        self._write(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("zoo_cost", {})
         self.seconds_before, self.examples_before = saved.get("seconds", 0.0), saved.get("examples", 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, "finished")
+        self._status = "finished"
+        self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._write(trainer, "stopped")
+        self._status = "stopped"
+        self._write(trainer)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self._start
 
-    def _write(self, trainer: Trainer, status: str) -> None:
+    def _write(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero:
             return
         step, seconds = trainer.global_step, self._seconds()
@@ -107,12 +109,12 @@ class CostReport(Callback):
             "peak_memory_bytes": peak_memory(),
             "hardware": hardware(),
         }
-        content = {**self.facts, "status": status, "step": step, "cost": cost, "versions": versions()}
+        content = {**self.facts, "status": self._status, "step": step, "cost": cost, "versions": versions()}
         write_atomic(self.path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 class StepBar(ProgressBar):
-    """One bar over all planned steps, with the remaining time and the last logged loss, refreshed twice a second.
+    """One bar over all planned steps, with the remaining time and the last logged losses, refreshed twice a second.
 
     Args:
         total: planned steps.
@@ -144,8 +146,9 @@ class StepBar(ProgressBar):
             return
         self._bar.update(trainer.global_step - self._bar.n)
         if self._metrics is not None and trainer.global_step % self._metrics.every == 0:
-            loss = self._metrics.last.get("train/loss")
-            self._bar.set_postfix_str(f"loss {loss:.4g}" if loss is not None else "", refresh=False)
+            losses = {k.removeprefix("train/"): v for k, v in self._metrics.last.items() if k.startswith("train/")}
+            shown = [f"{k} {v:.4g}" for k, v in losses.items() if k.endswith("loss")]
+            self._bar.set_postfix_str(", ".join(shown), refresh=False)
 
     def _close(self) -> None:
         if self._bar is not None:

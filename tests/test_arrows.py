@@ -1,0 +1,101 @@
+"""The rooms of the package and which of them may import which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import zoo
+
+ROOT = Path(zoo.__file__).parent
+EVERYWHERE = {"errors", "spec"}
+MAY = {
+    "errors": set(),
+    "spec": set(),
+    "maths": set(),
+    "nets": {"maths"},
+    "model": set(),
+    "images": set(),
+    "families": {"model", "maths", "nets", "families"},
+    "data": {"maths", "data"},
+    "metrics": {"maths", "nets", "metrics"},
+    "results": set(),
+    "callbacks": {"model", "images", "callbacks"},
+    "runs": {"model"},
+    "training": {"model", "callbacks", "data", "runs", "training"},
+    "registry": set(),
+    "evaluation": {"model", "metrics", "results"},
+    "leaderboard": {"results", "registry", "leaderboard"},
+    "hub": {"registry", "model", "runs", "hub", "results"},
+}
+LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}
+FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
+
+
+def _imports(path: Path) -> list[tuple[str, bool]]:
+    """Return (module, at module level or not under TYPE_CHECKING) for every import of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(a.name, id(node) in top) for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found += [(node.module or "", id(node) in top)]
+            if node.module == "zoo":
+                found += [(f"zoo.{a.name}", id(node) in top) for a in node.names if a.name in MAY]
+    return found
+
+
+def _room(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+@pytest.mark.parametrize("room", sorted(MAY))
+def test_room_imports_only_what_it_may(room: str) -> None:
+    files = [p for p in ROOT.rglob("*.py") if _room(p) == room]
+    assert files, f"the room {room} is gone: update the table"
+    for path in files:
+        for module, _ in _imports(path):
+            if module.startswith("zoo."):
+                other = module.split(".")[1]
+                if other in MAY:
+                    assert other in MAY[room] | EVERYWHERE | {room}, f"{path.relative_to(ROOT)} imports {module}"
+            assert module.split(".")[0] not in FORBIDDEN.get(room, set()), f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("room", sorted(LIGHT))
+def test_light_rooms_import_no_torch_at_the_top(room: str) -> None:
+    for path in (p for p in ROOT.rglob("*.py") if _room(p) == room):
+        for module, top in _imports(path):
+            assert not (top and module.split(".")[0] in ("torch", "lightning", "torchmetrics")), path
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {_room(p) for p in ROOT.rglob("*.py")} - {"__init__", "__main__", "_cli", "api"}
+    assert rooms <= set(MAY), f"rooms without a rule: {rooms - set(MAY)}"
+
+
+def test_no_pickle_and_no_unsafe_load() -> None:
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+        assert not any(module.split(".")[0] in ("pickle", "cloudpickle", "dill") for module, _ in _imports(path)), path
+
+
+def test_families_nets_and_maths_touch_neither_files_nor_the_terminal() -> None:
+    for path in (p for p in ROOT.rglob("*.py") if _room(p) in ("families", "nets", "maths")):
+        names = {n.id for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Name)}
+        assert not names & {"print", "open", "plt", "Path"}, path

@@ -1,0 +1,149 @@
+"""Every name of the registry keeps the contract: build, train, sample, save, load, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import warm
+from zoo.errors import ConfigError, DataError
+from zoo.hub import load_pretrained, save_pretrained
+from zoo.model import GenerativeModel, ImplicitModel, LikelihoodModel
+from zoo.registry import NAME, load_registry
+from zoo.runs import load_run
+from zoo.spec import build, from_public, to_public
+from zoo.training.fit import Run
+
+NAMES = list(load_registry())
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, GenerativeModel, Path]:
+    """A model of this name after its declared number of steps, with the weights it started from."""
+    name = request.param
+    folder = tmp_path_factory.mktemp("runs") / name
+    model = load_registry().resolve(name).build_model()
+    warm.train(name, str(folder), model.steps_to_move, 4, "--training.warmup", "0")
+    return name, load_run(folder, ema=False), folder
+
+
+def test_every_trainable_tensor_moves(trained: tuple[str, GenerativeModel, Path]) -> None:
+    name, model, folder = trained
+    arguments = [*warm.SMALL, "--trainer.max_steps", "1", "--data.batch_size", "4"]
+    start = Run(warm.entry(name), arguments, folder=folder).model  # the same seed gives the same initial weights
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, dict(start.named_parameters())[n])}
+    trainable = {n for n, p in start.named_parameters() if p.requires_grad}
+    assert trainable - moved == set(model.still), f"{name}: unmoved {sorted(trainable - moved)}"
+    assert all(reason for reason in model.still.values())
+
+
+def test_samples_are_in_range_and_repeatable(trained: tuple[str, GenerativeModel, Path]) -> None:
+    _, model, _ = trained
+    x = model.sample(3, seed=7)
+    assert x.shape == (3, *model.shape) and x.dtype == torch.float32
+    assert x.min() >= 0 and x.max() <= 1 and torch.isfinite(x).all()
+    assert torch.equal(x, model.sample(3, seed=7)) and not torch.equal(x, model.sample(3, seed=8))
+    assert torch.equal(x, model.sample(3, seed=torch.Generator().manual_seed(7)))
+    with pytest.raises(ConfigError, match="positive integer"):
+        model.sample(0)
+    with pytest.raises(ConfigError, match="no sampling option 'temperatur'"):
+        model.sample(1, temperatur=1.0)
+
+
+def test_saved_and_loaded_model_gives_equal_samples(trained: tuple[str, GenerativeModel, Path], tmp_path: Path) -> None:
+    _, model, _ = trained
+    again = load_pretrained(save_pretrained(model, tmp_path / "folder"))
+    assert type(again) is type(model) and again.spec == model.spec
+    assert torch.equal(model.sample(2, seed=0), again.sample(2, seed=0))
+
+
+def test_losses_and_likelihoods_are_finite_and_in_nats(trained: tuple[str, GenerativeModel, Path]) -> None:
+    name, model, _ = trained
+    data = load_registry().resolve(name).build_data()
+    x, labels = data.split("test")
+    x, labels = data.to_float(x[:4]), labels[:4]
+    terms = model.loss((x, labels))
+    assert "loss" in terms and all(t.ndim == 0 and torch.isfinite(t) for t in terms.values())
+    if isinstance(model, LikelihoodModel):
+        with torch.no_grad():
+            p = model.log_prob(x, seed=0)
+        assert p.shape == (4,) and torch.isfinite(p).all() and (p < 0).all()
+        assert model.likelihood().split("+")[0].split("-")[0] in ("exact", "elbo", "iwae", "vlb", "ode")
+    else:
+        assert isinstance(model, ImplicitModel)
+
+
+def test_loss_of_training_is_the_loss_of_validation(trained: tuple[str, GenerativeModel, Path]) -> None:
+    _, model, _ = trained
+    x = (torch.rand(2, *model.shape) > 0.5).float()
+    noise = [torch.Generator(), torch.Generator()]
+    values = []
+    for generator in noise:
+        generator.manual_seed(3)
+        model.set_noise([generator])
+        values.append(model.loss((x, torch.zeros(2, dtype=torch.long)))["loss"])
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entry_is_well_formed(name: str) -> None:
+    registry = load_registry()
+    entry = registry[name]
+    assert NAME.match(name) and entry.dataset in registry.data
+    assert {"title", "authors", "year"} <= set(entry.paper) and ({"arxiv", "url"} & set(entry.paper))
+    model, data = entry.build_model(), entry.build_data()
+    model.accepts(data.shape, data.levels)
+    assert data.name == entry.dataset and entry.summary
+    public = to_public(model.spec, registry.classes())
+    assert "class_path" not in str(public)
+    assert build(from_public(public, registry.classes())).spec == model.spec
+    assert all(low <= high for low, high in entry.expected.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_data_are_refused(name: str) -> None:
+    model = load_registry()[name].build_model()
+    with pytest.raises(DataError, match="shape"):
+        model.accepts((3, 5, 5), model.levels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stopped_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, run_forked) -> None:
+    """One stop by SIGTERM in the middle of an epoch, in a process of its own; the slow test has many."""
+    _one_stop(name, tmp_path, run_forked, steps=7, stop=4, sig="SIGTERM")
+
+
+def _one_stop(name: str, tmp_path: Path, run_forked, *, steps: int, stop: int, sig: str, batch: int = 8) -> None:
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    every = ("--training.checkpoint_every", "3", "--data.limit", "40", "--training.warmup", "2")
+    if not Path(whole).exists():
+        run_forked(warm.train, name, whole, steps, batch, *every)
+    said = run_forked(warm.train_and_kill, name, cut, steps, batch, stop, sig, *every)
+    assert said in (f"stopped by {sig} after {stop}", "killed")
+    run_forked(warm.resume, name, cut, steps, batch, *every)
+    assert warm.difference(whole, cut) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({e.model_name: e.name for e in load_registry().values()}.values()))
+def test_twenty_stops_leave_no_trace(name: str, tmp_path: Path, run_forked) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for i in range(20):
+        stop = int(torch.randint(1, 12, (1,), generator=generator))
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        (folder / "whole").symlink_to(tmp_path / "whole")
+        _one_stop(name, folder, run_forked, steps=12, stop=stop, sig=("SIGKILL", "SIGTERM")[i % 2], batch=4)
+
+
+def test_spec_of_a_model_made_in_python() -> None:
+    from zoo.families.pixelcnn import PixelCNN
+
+    model = PixelCNN(shape=(1, 4, 4), levels=2, width=8, depth=1)
+    assert model.spec["class_path"] == "zoo.families.pixelcnn.PixelCNN" and model.spec["init_args"]["levels"] == 2
+    assert dataclasses.is_dataclass(model.source) and model.source.kind == "new"

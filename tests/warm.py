@@ -1,0 +1,102 @@
+"""What forked children start from: everything imported, nothing computed; and the functions that they run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import zoo.families.pixelcnn
+import zoo.families.vae
+import zoo.families.wgan_gp
+import zoo.hub
+import zoo.training.fit as fit  # noqa: F401  (its import is what makes the server warm)
+from zoo.registry import load_registry
+from zoo.training.engine import Stopped
+
+SMALL = ["--data.limit", "400", "--training.log_every", "1000", "--training.sample_every", "0", "--trainer.enable_progress_bar", "false"]  # fmt: skip
+
+
+def entry(name: str) -> dict[str, Any]:
+    """Return a registry entry as the plain data that `zoo.training.fit.Run` takes."""
+    whole = dataclasses.asdict(load_registry().resolve(name))
+    return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+
+
+def train(name: str, folder: str, steps: int, batch: int = 4, *more: str, ranks: tuple[int, ...] | None = None, **options: Any) -> str:  # fmt: skip
+    """Train an entry for a few steps on one thread and return the run folder."""
+    torch.set_num_threads(1)
+    arguments = [*SMALL, "--trainer.max_steps", str(steps), "--data.batch_size", str(batch), *more]
+    run = fit.Run(entry(name), arguments, folder=folder, **options)
+    run.ranks = ranks
+    try:
+        return str(run.start())
+    except Stopped as stop:
+        return f"stopped by {stop.signal_name} after {stop.step}"
+
+
+def train_rank(name: str, folder: str, steps: int, batch: int, rank: int, world: int, port: int, *more: str) -> str:
+    """Train as one of several processes that were started from outside, as torchrun does."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+        LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0", TORCHELASTIC_RUN_ID="test", GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    return train(name, folder, steps, batch, "--trainer.accelerator", "cpu", "--trainer.devices", str(world), *more)
+
+
+def weights(folder: str | Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the raw and averaged weights of a run's last checkpoint."""
+    from zoo.runs import last_checkpoint, read_checkpoint
+
+    content = read_checkpoint(last_checkpoint(folder))
+    return {"raw": content["state_dict"], "ema": (content.get("ema") or {}).get("parameters", {})}
+
+
+def difference(a: str | Path, b: str | Path) -> float:
+    """Return the largest absolute difference between the weights of two runs, raw and averaged."""
+    A, B = weights(a), weights(b)
+    assert A["raw"].keys() == B["raw"].keys() and A["ema"].keys() == B["ema"].keys()
+    return max((x.double() - B[k][n].double()).abs().max().item() for k in A for n, x in A[k].items())
+
+
+def train_and_kill(name: str, folder: str, steps: int, batch: int, stop: int, sig: str, *more: str) -> str:
+    """Train in a grandchild that gets a signal in the middle of step ``stop``, and say how it ended."""
+    import signal
+
+    from lightning.pytorch import Callback
+
+    class Send(Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == stop - 1:
+                os.kill(os.getpid(), getattr(signal, sig))
+
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        build = fit.Run.trainer
+        fit.Run.trainer = lambda self, callbacks, loggers: build(self, [*callbacks, Send()], loggers)
+        said = train(name, folder, steps, batch, *more)
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    said = os.read(read, 10_000).decode()
+    return said or "killed"
+
+
+def resume(name: str, folder: str, steps: int, batch: int, *more: str) -> str:
+    """Go on with a run from its newest checkpoint; start it anew where it had not come to one."""
+    import shutil
+
+    from zoo.errors import RunError
+    from zoo.runs import last_checkpoint
+
+    try:
+        last_checkpoint(folder)
+    except RunError:
+        shutil.rmtree(folder)
+        return train(name, folder, steps, batch, *more)
+    return train(name, folder, steps, batch, *more, resume=True)
