@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -18,7 +19,7 @@ from zoo._cli import evaluate as command
 from zoo.data.base import Split, TensorData
 from zoo.data.mnist import MNIST, BinaryMNIST
 from zoo.errors import ConfigError, DataError, ResultError, ZooError
-from zoo.evaluation import measure, weights_digest
+from zoo.hub.saving import weights_file
 from zoo.leaderboard import bundled_folder
 from zoo.model import GenerativeModel, ImplicitModel, LikelihoodModel
 from zoo.results import SCHEMA, Metric, Result, read, write
@@ -95,6 +96,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
+measure = zoo.evaluate
 FEW: dict[str, Any] = {"samples": 130, "batch_size": 50, "progress": False}
 IMAGE = [1, 28, 28]
 
@@ -196,11 +198,12 @@ def test_sampling_options_change_samples_and_are_recorded() -> None:
 
 
 def test_weights_digest_follows_the_weights() -> None:
-    model, other = Noise(IMAGE), Noise(IMAGE)
-    assert weights_digest(model) == weights_digest(other)
+    model = Noise(IMAGE)
+    first = measure(model, FewDigits(), **FEW).identity.weights_sha256
+    assert first == hashlib.sha256(weights_file(model)).hexdigest()
     with torch.no_grad():
-        other.weight[1] = 2
-    assert weights_digest(model) != weights_digest(other)
+        model.weight[1] = 2
+    assert measure(model, FewDigits(), **FEW).identity.weights_sha256 != first
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -338,17 +341,17 @@ def test_command_prints_the_result(
 
     def evaluate(which: str, data: str | None, **options: Any) -> Result:
         calls.update(options, which=which)
-        return measure(Noise(IMAGE), FewDigits(), name=which, out=options["out"], quick=options["quick"], **FEW)
+        return measure(Noise(IMAGE), FewDigits(), out=options["out"], quick=options["quick"], **FEW)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(zoo, "evaluate", evaluate, raising=False)
     assert command.run(parser.parse_args(["noise", "--quick"])) == 0
     printed = capsys.readouterr().out
-    assert "noise on the test split of mnist (quick)" in printed and "fid" in printed and "floor" in printed
+    assert "Noise on the test split of mnist (quick)" in printed and "fid" in printed and "floor" in printed
     assert calls["samples"] == calls["limit"] == 1_000
     assert (tmp_path / "results" / "noise" / "eval.json").is_file()
     assert command.run(parser.parse_args(["noise", "--json"])) == 0
-    assert json.loads(capsys.readouterr().out)["identity"]["name"] == "noise"
+    assert json.loads(capsys.readouterr().out)["identity"]["name"] == "Noise"
     assert calls["samples"] == 10_000 and calls["limit"] is None
 
 

@@ -67,7 +67,7 @@ def test_rows_of_another_protocol_are_marked_and_not_ranked(results: list[Result
     marked = {row.result.identity.name: row.differs for row in table.rows if row.differs}
     assert marked == {"d-mnist": {"samples": "samples 1,000, not 10,000"}}
     text = to_text([table])
-    assert "0.50 [1]" in text
+    assert "0.50 [1]" in text and "d-mnist (quick)" in text
     assert "[1] another protocol, not ranked with the rest: samples 1,000, not 10,000" in text
 
 

@@ -6,6 +6,7 @@ place of the function in the package.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,10 @@ def evaluate(
         k = entry.evaluation.get("k")
     name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
     return measure(
-        built, module, name=name, samples=samples, seed=seed, k=k, batch_size=batch_size, limit=limit, options=options,
+        built, module, name=name, weights_sha256=_digest(built),
+        samples=samples, seed=seed, k=k, batch_size=batch_size, limit=limit, options=options,
         cost={**known.get("cost", {}), **(cost or {})}, ema=known.get("ema") if ema is None else ema, quick=quick,
-        command=_command(asked or name, samples, seed, k, batch_size, limit), out=out, progress=progress,
+        command=_command(asked or name, samples, seed, k, batch_size, limit, quick), out=out, progress=progress,
     )  # fmt: skip
 
 
@@ -81,7 +83,8 @@ def _load(which: str | Path) -> tuple[GenerativeModel, Mapping[str, Any] | None,
 
     if is_run(which):
         facts = run_facts(which)
-        return load_run(which), facts.get("data"), {"cost": facts.get("cost") or {}}
+        known = {"cost": facts.get("cost") or {}, "ema": facts["ema"] is not None if "ema" in facts else None}
+        return load_run(which), facts.get("data"), known
     from zoo.hub import load
 
     model = load(which)
@@ -100,6 +103,13 @@ def _shipped(model: GenerativeModel) -> dict[str, Any]:
     if model.source.sha256 != shipped.identity.weights_sha256:
         return {}
     return {"cost": {key: getattr(shipped.cost, key) for key in _KEPT}, "ema": shipped.protocol.ema}
+
+
+def _digest(model: GenerativeModel) -> str:
+    """Return the sha256 of the weights file that the model came from, or would be saved as."""
+    from zoo.hub.saving import weights_file
+
+    return model.source.sha256 or hashlib.sha256(weights_file(model)).hexdigest()
 
 
 def _entry(name: str | None) -> Entry | None:
@@ -128,7 +138,9 @@ def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what:
     raise ConfigError(f"the data of {what} are not known; say which, as in zoo.evaluate(model, 'mnist')")
 
 
-def _command(name: str | None, samples: int, seed: int, k: int | None, batch_size: int, limit: int | None) -> str:
+def _command(
+    name: str | None, samples: int, seed: int, k: int | None, batch_size: int, limit: int | None, quick: bool
+) -> str:
     numbers = {"--samples": samples, "--seed": seed, "-k": k, "--batch_size": batch_size, "--limit": limit}
     options = " ".join(f"{option} {value}" for option, value in numbers.items() if value is not None)
-    return f"zoo evaluate {name} {options}" if name is not None else ""
+    return f"zoo evaluate {name} {options}{' --quick' if quick else ''}" if name is not None else ""

@@ -222,6 +222,8 @@ def _shown(column: Column, result: Result, differs: dict[str, str], notes: dict[
     if value is None:
         return "-"
     text = column.show.format(value)
+    if column.key == "name" and result.protocol.quick:
+        text += " (quick)"
     if column.part == "likelihood":
         kind = result.protocol.likelihood or ""
         text = f"{'' if kind in ('exact', 'ode') else '≤ '}{text} {likelihood(result)[0]} {kind}"  # type: ignore[index]
