@@ -124,7 +124,8 @@ class ConvState:
         self.sums = [self.bias] * W
         if layer.above is not None:
             self.weight_above = layer.above.detach().permute(2, 3, 1, 0).reshape(p * k * C, out).contiguous()
-            self.patches = self.rows.as_strided((n, W, p, k * C), (p * row, C, row, 1))
+            self.windows = self.rows.as_strided((n, W, p, k * C), (p * row, C, row, 1))  # they overlap
+            self.patches = left.new_empty(n, W, p, k * C)
             self.above = left.new_empty(n, W, out)
             self.sums = [self.above[:, c] for c in range(W)]
 
@@ -132,8 +133,9 @@ class ConvState:
         """Begin the next row: fold in the rows above, and let the oldest of them go."""
         if self.weight_above is None:
             return
-        patches = self.patches.reshape(-1, self.weight_above.shape[0])  # (n * W, p * k * C), a copy
-        torch.addmm(self.bias, patches, self.weight_above, out=self.above.view(patches.shape[0], -1))
+        self.patches.copy_(self.windows)
+        patches = self.patches.flatten(2).flatten(0, 1)  # (n * W, p * k * C)
+        torch.addmm(self.bias, patches, self.weight_above, out=self.above.flatten(0, 1))
         for i in range(self.rows.shape[1] - 1):
             self.rows[:, i] = self.rows[:, i + 1]
 
