@@ -37,6 +37,7 @@ def evaluate(
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
+    device: str | None = None,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Result:
@@ -54,6 +55,7 @@ def evaluate(
         cost: facts about training that are not known otherwise, such as ``{"training_tflop": 50}``.
         ema: whether the weights are averaged ones, where that is not known otherwise.
         quick: mark the result as made with less than the protocol of the tables.
+        device: where a model that is given by name goes; an object stays where it is.
         out: folder (or .json file) to write the result to.
         progress: show bars for what takes longer than two seconds.
 
@@ -63,7 +65,7 @@ def evaluate(
     from zoo.evaluation import measure
 
     asked = str(model) if isinstance(model, (str, Path)) else None
-    built, spec, known = _load(model) if asked is not None else (model, None, {})
+    built, spec, known = _load(model, device) if asked is not None else (model, None, {})
     entry = _entry(built.source.name)
     module = _data(data, spec, entry, asked or type(built).__name__)
     if k is None and entry is not None:
@@ -77,17 +79,17 @@ def evaluate(
     )  # fmt: skip
 
 
-def _load(which: str | Path) -> tuple[GenerativeModel, Mapping[str, Any] | None, dict[str, Any]]:
+def _load(which: str | Path, device: str | None) -> tuple[GenerativeModel, Mapping[str, Any] | None, dict[str, Any]]:
     """Return the model, the spec of its data and what is known of its training."""
     from zoo.runs import is_run, load_run, run_facts
 
     if is_run(which):
         facts = run_facts(which)
         known = {"cost": facts.get("cost") or {}, "ema": facts["ema"] is not None if "ema" in facts else None}
-        return load_run(which), facts.get("data"), known
+        return load_run(which).to(device or "cpu"), facts.get("data"), known
     from zoo.hub import load
 
-    model = load(which)
+    model = load(which, device=device)
     return model, None, _shipped(model)
 
 

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help=f"{_QUICK} samples and test examples, marked as quick in the result"
     )
+    parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     for which, target in zip(args.which, targets, strict=True):
         result = zoo.evaluate(
             which, args.data, samples=samples, seed=args.seed, k=args.k, batch_size=args.batch_size, limit=limit,
-            quick=args.quick, out=target,
+            quick=args.quick, device=args.device, out=target,
         )  # fmt: skip
         found.append(result)
         if not args.json:
