@@ -35,7 +35,7 @@ from zoo.model import GenerativeModel
 from zoo.registry import load_registry
 from zoo.spec import is_spec, to_public
 
-__all__ = ["save_pretrained"]
+__all__ = ["save_pretrained", "weights_file"]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -71,7 +71,7 @@ def save_pretrained(
     """
     folder = Path(folder).expanduser()
     _check_target(folder, overwrite)
-    files = {WEIGHTS: _weights(model)}
+    files = {WEIGHTS: weights_file(model)}
     files[CONFIG] = _config(model, files[WEIGHTS], data)
     if results is not None:
         files[EVAL] = _json(results, ResultError, "the results")
@@ -119,7 +119,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _weights(model: GenerativeModel) -> bytes:
+def weights_file(model: GenerativeModel) -> bytes:
     """Return the state as safetensors: each tied tensor once, the header in one canonical order."""
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():
