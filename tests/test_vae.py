@@ -234,10 +234,12 @@ def test_samples_are_data_and_every_parameter_moves(options: dict[str, object]):
 def test_convolutional_networks_serve_as_encoder_and_decoder():
     model = VAE(
         DownsamplingNet([3, 4], [1, 8, 8], out=4, hidden=5),
-        UpsamplingNet(2, [4, 3], [2, 8, 8], refine=True),
+        UpsamplingNet(2, [6, 4], [2, 8, 8], groups=2, refine=True),
         [1, 8, 8], 2, likelihood="discretized_logistic",
     )  # fmt: skip
     x = torch.rand(3, 1, 8, 8)
     assert model.log_prob(x, k=3, seed=0).shape == (3,)
     with pytest.raises(ConfigError, match="multiples of 4"):
         UpsamplingNet(2, [4, 3], [1, 10, 8])
+    with pytest.raises(ConfigError, match="2 groups"):
+        UpsamplingNet(2, [4, 3], [1, 8, 8], groups=2)

@@ -26,14 +26,24 @@ class UpsamplingNet(Recorded, nn.Module):
         widths: channels before each doubling; (H, W) must be divisible by 2 ** len(widths).
         shape: (C, H, W) of the output.
         activation: name of the non-linearity.
+        groups: groups of channels that are normalised before each activation, example by example; 0 for none.
         refine: whether a 3x3 convolution follows each doubling but the last.
 
     Raises:
-        ConfigError: the image cannot be halved so often.
+        ConfigError: the image cannot be halved so often, or the widths do not divide into the groups.
+
+    References:
+        Y. Wu, K. He, Group Normalization, 2018, arXiv:1803.08494.
     """
 
     def __init__(
-        self, latent_dim: int, widths: list[int], shape: list[int], activation: str = "relu", refine: bool = False
+        self,
+        latent_dim: int,
+        widths: list[int],
+        shape: list[int],
+        activation: str = "relu",
+        groups: int = 0,
+        refine: bool = False,
     ) -> None:
         super().__init__()
         channels, *size = shape
@@ -43,14 +53,20 @@ class UpsamplingNet(Recorded, nn.Module):
                 f"UpsamplingNet doubles {len(widths)} times, so sides of {tuple(size)} must be multiples of {factor}; "
                 f"change the number of widths"
             )
+        if groups and any(w % groups for w in widths):
+            raise ConfigError(f"UpsamplingNet: widths {list(widths)} do not divide into {groups} groups")
+
+        def activated(width: int) -> list[nn.Module]:
+            return [*([nn.GroupNorm(groups, width)] if groups else []), activation_layer(activation)]
+
         self.base = (widths[0], *(s // factor for s in size))
         self.inner = nn.Linear(latent_dim, math.prod(self.base))
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
-            layers += [activation_layer(activation), nn.ConvTranspose2d(n_in, n_out, 4, 2, 1)]
+            layers += [*activated(n_in), nn.ConvTranspose2d(n_in, n_out, 4, 2, 1)]
             if refine:
-                layers += [activation_layer(activation), nn.Conv2d(n_out, n_out, 3, 1, 1)]
-        layers += [activation_layer(activation), nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)]
+                layers += [*activated(n_out), nn.Conv2d(n_out, n_out, 3, 1, 1)]
+        layers += [*activated(widths[-1]), nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
