@@ -20,8 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LARGE = 1000
-"""Files of at least so many bytes, and all weights and pictures, are stored as large files."""
+LARGE = 100_000
+"""Files of at least so many bytes, and all weights, are stored as large files."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class HubServer:
         self.stored: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str, bool]] = []
+        self.ranges: list[str | None] = []
         self.lock = threading.RLock()
         self.closing = threading.Event()
 
@@ -137,7 +138,7 @@ class HubServer:
 
 
 def is_large(name: str, size: int) -> bool:
-    return size >= LARGE or name.endswith((".safetensors", ".png", ".bin"))
+    return size >= LARGE or name.endswith((".safetensors", ".bin"))
 
 
 class Refusal(Exception):
@@ -163,12 +164,15 @@ class Handler(BaseHTTPRequestHandler):
         chunked = self.headers.get("Transfer-Encoding") == "chunked"
         self.body = self._chunks() if chunked else self.rfile.read(length)
         self.hub.log.append((self.command, self.path, "Authorization" in self.headers))
+        if self.hub.closing.is_set():  # a connection that was kept open
+            self.close_connection = True
+            return None
         if fault := self.hub.take(request, "call"):
             fault.value()
         if fault := self.hub.take(request, "hang"):
             self.hub.closing.wait(fault.value or 60)
             self.close_connection = True
-            return
+            return None
         if fault := self.hub.take(request, "status"):
             return self.answer({"error": "switched fault"}, fault.value)
         if self.hub.take(request, "html"):
@@ -181,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
             reply = (json.dumps({"error": str(refusal)}).encode(), headers, refusal.status)
         if self.hub.take(request, "lost"):
             return self.cut_off()
-        self.send(*reply)
+        return self.send(*reply)
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
@@ -236,6 +240,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refusal(400, "wrong content")
             self.hub.stored[oid] = self.body
             return b"", {}, 200
+        self.hub.ranges.append(self.headers.get("Range"))
         return self._ranged(self.hub.stored[oid])
 
     def _ranged(self, data: bytes) -> tuple[bytes, dict[str, str], int]:
@@ -295,7 +300,8 @@ class Handler(BaseHTTPRequestHandler):
         repo_id = f"{asked.get('organization') or (self.user or ('?',))[0]}/{asked['name']}"
         self._writable(repo_id)
         if repo_id in self.hub.repos:
-            raise Refusal(409, "You already created this model repo")
+            taken = {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo_id}"}
+            return json.dumps(taken).encode(), {}, 409
         self.hub.add(repo_id, {".gitattributes": b"*.png lfs\n"}, private=asked.get("visibility") == "private")
         return {"url": f"{self.hub.url}/{repo_id}"}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, PushError
 from zoo.hub.layout import CARD, FILES
@@ -100,8 +100,17 @@ def push(
 
 def _prepare(hub: Hub, revision: str, private: bool | None) -> tuple[str, set[str]]:
     """Make sure of repository and branch; return the head of the branch and the files there."""
-    hub.call(lambda: hub.api.create_repo(hub.repo_id, private=private, exist_ok=True), writing=True)
-    info = hub.call(lambda: hub.api.model_info(hub.repo_id), writing=True)
+
+    def found() -> Any:
+        try:
+            return hub.api.model_info(hub.repo_id)
+        except RepositoryNotFoundError as error:
+            if isinstance(error, GatedRepoError):
+                raise
+            hub.api.create_repo(hub.repo_id, private=private, exist_ok=True)
+            return hub.api.model_info(hub.repo_id)
+
+    info = hub.call(found, writing=True)
     if private and not info.private:
         raise PushError(f"{hub.repo_id} on {hub.endpoint} exists and is public, so it is not pushed to as private")
     if revision != "main":
