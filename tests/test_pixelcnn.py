@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import zoo
 from zoo.errors import ConfigError, DataError
 from zoo.families.pixelcnn import PixelCNN
 from zoo.maths.decoding import Decoding, inverse_cdf
 from zoo.nets.masked import MaskedConv2d, MaskedResidual, colour_mask
+from zoo.registry import load_registry
 
 VARIANTS = {
     "plain": {"shape": (1, 5, 6), "levels": 4, "width": 6, "depth": 2},
@@ -133,21 +135,21 @@ def test_cached_logits_equal_the_full_pass(arguments: dict) -> None:
             state.put(c, colour, k[:, colour, r, c])
 
 
-def digits_sized() -> PixelCNN:
+def shipped() -> PixelCNN:
+    """The registered model of the digits, with its weights where they are bundled."""
+    entry = load_registry().resolve("pixelcnn-mnist")
+    if entry.pretrained:
+        return zoo.load(entry.name)
     torch.manual_seed(0)
-    model = PixelCNN(width=16, depth=3, embedding=4, head=24)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.8)
-    return model.eval()
+    return entry.build_model().eval()
 
 
 @pytest.mark.parametrize("n", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_cached_digits_equal_naive_ones(n: int) -> None:
-    model = digits_sized()
+    model = shipped()
     cached, naive = model.sample(n, seed=0), model.sample(n, seed=0, cached=False)
     assert torch.equal(model.quantize(cached), model.quantize(naive))
-    assert cached.unique().numel() > 100
+    assert cached.unique().numel() > 20
 
 
 def test_seeds_reproduce_and_differ() -> None:
