@@ -44,7 +44,7 @@ class AdversarialModel(ImplicitModel):
         shape: list[int],
         n_critic: int = 1,
         lr: float = 2e-4,
-        betas: list[float] = (0.5, 0.9),
+        betas: tuple[float, float] = (0.5, 0.9),
     ) -> None:
         super().__init__()
         if n_critic < 1:

@@ -71,7 +71,7 @@ class VAE(LikelihoodModel):
         min_log_scale: float = -5.0,
         beta: float = 1.0,
         lr: float = 1e-3,
-        betas: list[float] = (0.9, 0.999),
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         super().__init__()
         _check(likelihood, levels, scale)

@@ -43,7 +43,7 @@ class WGANGP(AdversarialModel):
         n_critic: int = 5,
         penalty: float = 10.0,
         lr: float = 2e-4,
-        betas: list[float] = (0.0, 0.9),
+        betas: tuple[float, float] = (0.0, 0.9),
     ) -> None:
         super().__init__(generator, critic, latent_dim, shape, n_critic, lr, betas)
         self.penalty = penalty
