@@ -57,6 +57,9 @@ def test_round_trip_keeps_weights_samples_types_and_facts(folder: Path) -> None:
     assert loaded.source.kind == "folder" and loaded.source.path == str(folder)
     assert loaded.source.sha256 == sha256((folder / "model.safetensors").read_bytes())
     assert load_pretrained(folder, dtype=torch.float64).dtype == torch.float64
+    for wrong in ({"device": "abacus"}, {"dtype": torch.int32}, {"dtype": "float64"}, {"device": "cuda:77"}):
+        with pytest.raises(errors.ConfigError, match="cannot be put on"):
+            load_pretrained(folder, **wrong)
 
 
 def test_folder_holds_exactly_the_files_that_are_published(folder: Path) -> None:
@@ -355,7 +358,7 @@ def test_card_parses_back_with_its_results(folder: Path) -> None:
     assert {r.dataset_name for r in card.data.eval_results} == {"mnist"}
     assert yaml.safe_load(text.split("---\n")[1])["license"] == "apache-2.0"
     parts = ["![samples](samples.png)", "CC BY-SA 3.0", "arxiv.org", "12.5 ± 0.25", "samples: 10000", "Limits"]
-    for part in (f'zoo.load("{NAME}")', f"zoo fit --model {NAME}", *parts):
+    for part in ('zoo.load("./model")', f"zoo fit --model {NAME}", *parts):
         assert part in text, part
 
 

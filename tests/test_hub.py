@@ -116,6 +116,7 @@ def test_pushing_again_makes_no_commit_and_other_weights_make_one(hub: HubServer
 def test_pull_brings_every_file_and_checks_them(hub: HubServer, stored: str, saved: Path, tmp_path: Path) -> None:
     folder = pull(REPO)
     assert contents(folder) == contents(saved) and verify(folder)["README.md"]
+    assert push(folder, "me/copy", dry_run=True).files == {n: len(d) for n, d in contents(saved).items()}
     assert pull(REPO, stored) == folder and pull(REPO, cache_dir=tmp_path / "other") != folder
 
 
@@ -204,6 +205,11 @@ def test_dry_run_and_order_of_checks_make_no_request(hub: HubServer, saved: Path
     for bad in (tmp_path / "nothing", "no_such_name"):
         with pytest.raises(errors.ModelFolderError):
             push(bad, REPO, token="hf_x")
+    linked = tiny_folder(tmp_path / "linked")
+    (linked / "README.md").unlink()
+    (linked / "README.md").symlink_to("/etc/hostname")
+    with pytest.raises(errors.ModelFolderError, match="link out of the folder"):
+        push(linked, REPO, token="hf_x")
     assert hub.count() == 0
 
 
@@ -258,10 +264,12 @@ def test_run_folders_load_and_push(hub: HubServer, token: str, tmp_path: Path, m
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "eval.json").write_text(json.dumps(RESULTS))
+    (run / "run.json").write_text(json.dumps({"command": "zoo fit --model tiny --lr 1"}))
     monkeypatch.setattr("zoo.runs.load_run", lambda path: tiny(4))
     assert equal(load(run), tiny(4))
     push(run, REPO)
     assert equal(load(REPO), tiny(4)) and json.loads((pull(REPO) / "eval.json").read_text()) == RESULTS
+    assert f'zoo.load("{REPO}")' in card(REPO) and "zoo fit --model tiny --lr 1\n" in card(REPO)
 
 
 # -- who may ----------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def build_card(
     licence: str = "apache-2.0",
     data_licence: str | None = None,
     samples: bool = False,
+    load: str | None = None,
     command: str | None = None,
     limits: Sequence[str] = (),
     extra: Mapping[str, str] | None = None,
@@ -50,7 +51,7 @@ def build_card(
     """Return the text of a model card.
 
     Args:
-        name: what `zoo.load` takes: a registered name, or ``namespace/name``.
+        name: title; a registered name adds what the registry knows.
         summary: one line.
         paper: title, authors, year, and arxiv or url.
         model: published configuration, ``{"name": class, "args": {...}}``.
@@ -59,7 +60,8 @@ def build_card(
         licence: identifier of the licence of the weights.
         data_licence: source and licence of the training data.
         samples: whether samples.png is in the folder.
-        command: how to train it again; ``zoo fit --model NAME`` if left out.
+        load: what `zoo.load` takes; ``name`` if left out.
+        command: how to train it again; ``zoo fit --model NAME`` for a registered name if left out.
         limits: what the model is not good for, one sentence each.
         extra: further sections, title -> markdown.
 
@@ -67,15 +69,17 @@ def build_card(
         CardError: a metric is no finite number.
     """
     metrics = metric_values(results)
+    if command is None and name in load_registry():
+        command = f"zoo fit --model {name}"
     front = _front(name, licence, results, metrics)
     sections = [f"# {name}\n", f"{summary[:1].upper()}{summary[1:]}.\n" if summary else "", _paper(paper)]
     if samples:
         sections.append(f"![samples]({SAMPLES})\n")
     sections += [
-        f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{name}")\nx = model.sample(16, seed=0)\n```\n',
+        f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{load or name}")\nx = model.sample(16, seed=0)\n```\n',
         _results(results, metrics),
-        f"## Training\n\n```\n{command or f'zoo fit --model {name}'}\n```\n",
-        f"```json\n{json.dumps(model, indent=1)}\n```\n" if model else "",
+        f"## Training\n\n```\n{command}\n```\n" if command else "",
+        f"## Model\n\n```json\n{json.dumps(model, indent=1)}\n```\n" if model else "",
         "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMIT,)),
         f"## Licence\n\n- Weights: {licence}\n" + (f"- Training data: {data_licence}\n" if data_licence else ""),
         *(f"## {title}\n\n{text.rstrip()}\n" for title, text in (extra or {}).items()),
@@ -86,13 +90,23 @@ def build_card(
 _LIMIT = "A small research model: it draws pictures like those of its training data and is meant for nothing else."
 
 
-def card_of(name: str | None, model: Mapping[str, Any], results: Mapping[str, Any] | None, samples: bool) -> str:
+def card_of(
+    name: str | None,
+    model: Mapping[str, Any],
+    results: Mapping[str, Any] | None,
+    samples: bool,
+    *,
+    load: str,
+    command: str | None = None,
+) -> str:
     """Return the card of a model from what the registry knows about its name, which may be none."""
     entry = load_registry().get(name or "")
     dataset = entry.dataset if entry is not None else _dataset(results)[0]
     base = dataset.removeprefix("binary_").removesuffix("_threshold")
     return build_card(
-        name or model["name"].lower(),
+        name or load.rpartition("/")[2],
+        load=load,
+        command=command,
         summary=entry.summary if entry is not None else "",
         paper=entry.paper if entry is not None else None,
         model=model,

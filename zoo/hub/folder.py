@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from zoo.errors import ConfigError, CorruptWeightsError, NotAZooModelError, WeightsMismatchError
+from zoo.errors import ConfigError, CorruptWeightsError, WeightsMismatchError
 from zoo.hub.layout import (
     CONFIG,
     WEIGHTS,
@@ -33,7 +33,7 @@ from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
 from zoo.spec import ALLOWED, build, from_public
 
-__all__ = ["load_files", "load_pretrained", "public_names", "tied"]
+__all__ = ["load_files", "load_pretrained", "place", "public_names", "tied"]
 
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """What a constructor raises when its arguments make no sense."""
@@ -108,9 +108,16 @@ def load_files(
         raise CorruptWeightsError(f"{where}: {WEIGHTS} cannot be read: {error}") from error
     _fill(model, state)
     model.source = replace(source, sha256=digests.get(WEIGHTS))
-    if device is not None or dtype is not None:
-        model.to(device=device, dtype=dtype)
-    return model.eval()
+    return place(model, device, dtype).eval()
+
+
+def place(model: GenerativeModel, device: Any, dtype: Any) -> GenerativeModel:
+    """Move the model to a device and floating-point type, where given. Raises `ConfigError`."""
+    try:
+        return model.to(device=device, dtype=dtype) if device is not None or dtype is not None else model
+    except (AssertionError, RuntimeError, TypeError) as error:
+        asked = " and ".join(str(x) for x in (device, dtype) if x is not None)
+        raise ConfigError(f"the model cannot be put on {asked}: {str(error).splitlines()[0]}") from error
 
 
 def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str) -> GenerativeModel:
@@ -119,27 +126,19 @@ def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str)
     extra = tuple(sorted({prefix for entry in registry.values() for prefix in entry.allow}))
     try:
         spec = from_public({"name": config["model"], "args": config["args"]}, public_names())
-    except RecursionError as error:
-        raise NotAZooModelError(f"{where}: {CONFIG} is nested too deeply") from error
-    with (
-        _few_parameters(4 * len(header) + 100),
-        torch.device("meta"),
-        suppress(*_MALFORMED),
-    ):  # the real constructor reports what is wrong
-        _check_shapes(build(spec, extra), header, where)
-    with _NoInitialisation(), torch.random.fork_rng(devices=[]):  # the caller's random stream is not ours to move
-        model = _build(spec, extra, where)
-    _check_shapes(model, header, where)
-    return model
-
-
-def _build(spec: Any, extra: tuple[str, ...], where: str) -> GenerativeModel:
-    try:
-        model = build(spec, extra)
+        with _few_parameters(4 * len(header) + 100), torch.device("meta"), suppress(*_MALFORMED):
+            _check_shapes(build(spec, extra), header, where)
+        # A constructor that reads numbers back has no shapes yet; what else is wrong comes up again here. The caller's
+        # random stream is not ours to move.
+        with _NoInitialisation(), torch.random.fork_rng(devices=[]):
+            model = build(spec, extra)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     except _MALFORMED as error:
         raise ConfigError(f"{where}: {CONFIG} does not describe a model: {error}") from error
     if not isinstance(model, GenerativeModel):
         raise ConfigError(f"{where}: {type(model).__name__} is no generative model")
+    _check_shapes(model, header, where)
     return model
 
 

@@ -76,14 +76,14 @@ def load(
         OfflineError: not in the cache, and the network is not to be used.
         ZooError: its other subclasses say what is wrong with the network, the repository or the files.
     """
-    from zoo.hub.folder import load_pretrained
+    from zoo.hub.folder import load_pretrained, place
     from zoo.model import Source
 
     target = _target(parse_name(name, revision))
     if target.kind == "run":
         from zoo.runs import load_run
 
-        return load_run(target.folder).to(device=device, dtype=dtype).eval()
+        return place(load_run(target.folder), device, dtype).eval()
     options: dict[str, Any] = {"device": device, "dtype": dtype, "verify": verify}
     if target.folder is not None:
         source = Source(target.kind, path=str(target.folder), name=target.name)

@@ -32,18 +32,23 @@ if TYPE_CHECKING:
 __all__ = ["collect"]
 
 
-def collect(what: str | Path | GenerativeModel) -> dict[str, bytes]:
-    """Return the files to upload, every one of them checked, SHA256SUMS made anew."""
+def collect(what: str | Path | GenerativeModel, repo_id: str) -> dict[str, bytes]:
+    """Return the files to upload, every one of them checked, SHA256SUMS made anew; ``repo_id`` is for the card."""
     if not isinstance(what, (str, Path)):
-        return _of_model(what)
+        return _of_model(what, repo_id)
     folder = _folder_of(what)
     if not is_model_folder(folder) and (folder / "checkpoints").is_dir():
-        return _of_run(folder)
+        return _of_run(folder, repo_id)
     pickles = sorted(p.name for p in folder.iterdir() if is_pickle_name(p.name)) if folder.is_dir() else []
     if pickles:
         raise UnsafeWeightsError(
             f"{folder} holds {pickles[0]!r}, a format that can run code when loaded, so nothing is pushed; remove it"
         )
+    for path in (folder / name for name in FILES):
+        if path.is_symlink() and path.resolve().parent != folder.resolve().parent.parent / "blobs":
+            raise ModelFolderError(
+                f"{path} is a link out of the folder, so nothing is pushed; put the file itself there"
+            )
     return _checked(read_folder(folder), str(folder))
 
 
@@ -63,25 +68,36 @@ def _folder_of(what: str | Path) -> Path:
     raise ModelFolderError(f"{what!r} is neither a registered name with weights nor a folder; give one of them")
 
 
-def _of_run(run: Path) -> dict[str, bytes]:
-    from zoo.runs import load_run
+def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:
+    from zoo.runs import load_run, run_facts
 
     try:
         results = json.loads(read_file(run / EVAL)) if (run / EVAL).is_file() else None
     except ValueError as error:
         raise ResultError(f"{run / EVAL} is not valid JSON; evaluate the run again") from error
     samples = read_file(run / SAMPLES) if (run / SAMPLES).is_file() else None
-    return _of_model(load_run(run), results, samples)
+    command = run_facts(run).get("command") if (run / "run.json").is_file() else None
+    command = " ".join(map(str, command)) if isinstance(command, list) else command
+    return _of_model(load_run(run), repo_id, results, samples, command)
 
 
-def _of_model(model: GenerativeModel, results: Any = None, samples: bytes | None = None) -> dict[str, bytes]:
-    from zoo.hub.saving import save_pretrained
+def _of_model(
+    model: GenerativeModel,
+    repo_id: str,
+    results: Any = None,
+    samples: bytes | None = None,
+    command: str | None = None,
+) -> dict[str, bytes]:
+    from zoo.hub.saving import public_form, save_pretrained
     from zoo.images import png_bytes
 
     if samples is None and len(model.shape) == 3 and model.shape[0] in (1, 3):
         samples = png_bytes(model.sample(64, seed=0), columns=8)
+    text = cards.card_of(
+        model.source.name, public_form(model), results, samples is not None, load=repo_id, command=command
+    )
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
-        folder = save_pretrained(model, Path(parent, "model"), results=results, samples=samples)
+        folder = save_pretrained(model, Path(parent, "model"), card=text, results=results, samples=samples)
         return _checked(read_folder(folder), type(model).__name__)
 
 

@@ -35,7 +35,7 @@ from zoo.model import GenerativeModel
 from zoo.registry import load_registry
 from zoo.spec import is_spec, to_public
 
-__all__ = ["save_pretrained", "weights_file"]
+__all__ = ["public_form", "save_pretrained", "weights_file"]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -77,7 +77,8 @@ def save_pretrained(
         files[EVAL] = _json(results, ResultError, "the results")
     if samples is not None:
         files[SAMPLES] = _png(samples)
-    text = card if card is not None else cards.card_of(model.source.name, _public(model), results, SAMPLES in files)
+    load = f"./{folder.name}"
+    text = card or cards.card_of(model.source.name, public_form(model), results, SAMPLES in files, load=load)
     if (folder / CARD).is_file():
         text = cards.merge_card(read_file(folder / CARD).decode("utf-8"), text)
     files[CARD] = text.encode("utf-8")
@@ -136,7 +137,7 @@ def weights_file(model: GenerativeModel) -> bytes:
 def _config(model: GenerativeModel, weights: bytes, data: Mapping[str, Any] | None) -> bytes:
     header = check_header(weights, "the model")
     types = sorted({dtype for dtype, _ in header.values() if dtype in _DTYPES})
-    public = _public(model)
+    public = public_form(model)
     content = {
         "zoo_format": FORMAT,
         "model": public["name"],
@@ -160,7 +161,8 @@ def _json(content: Any, error: type[Exception], what: str) -> bytes:
         raise error(f"{what} cannot be written as JSON: {cause}") from cause
 
 
-def _public(model: GenerativeModel) -> dict[str, Any]:
+def public_form(model: GenerativeModel) -> dict[str, Any]:
+    """Return ``{"name": class, "args": {...}}``, which names no import path. Raises `ConfigError`."""
     return to_public(model.spec, public_names())
 
 

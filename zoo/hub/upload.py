@@ -81,7 +81,7 @@ def push(
     check_revision(revision)
     if tag is not None:
         check_revision(tag)
-    files = collect(folder_or_model)
+    files = collect(folder_or_model, repo_id)
     sizes = {name: len(files[name]) for name in FILES if name in files}
     hub = Hub(repo_id, token=token, endpoint=endpoint)
     if dry_run:
