@@ -28,7 +28,7 @@ MAY = {
     "registry": set(),
     "evaluation": {"model", "metrics", "results"},
     "leaderboard": {"results", "registry", "leaderboard"},
-    "hub": {"registry", "model", "runs", "hub", "results"},
+    "hub": {"registry", "model", "runs", "hub", "results", "images"},
 }
 LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}

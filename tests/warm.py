@@ -17,7 +17,7 @@ import zoo.training.fit as fit  # noqa: F401  (its import is what makes the serv
 from zoo.registry import load_registry
 from zoo.training.engine import Stopped
 
-SMALL = ["--data.limit", "400", "--training.log_every", "1000", "--training.sample_every", "0", "--trainer.enable_progress_bar", "false"]  # fmt: skip
+SMALL = ["--data.limit", "400", "--training.log_every", "1000", "--training.sample_every", "0", "--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0"]  # fmt: skip
 
 
 def entry(name: str) -> dict[str, Any]:
@@ -100,3 +100,8 @@ def resume(name: str, folder: str, steps: int, batch: int, *more: str) -> str:
         shutil.rmtree(folder)
         return train(name, folder, steps, batch, *more)
     return train(name, folder, steps, batch, *more, resume=True)
+
+
+def train_both(name: str, folder: str, steps: int, batch: int, *more: str) -> str:
+    """Train in one process that draws the noise of two ranks."""
+    return train(name, folder, steps, batch, *more, ranks=(0, 1))
