@@ -13,9 +13,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
     os.environ.pop(proxy, None)
 
-import pytest
-
-import warm  # noqa: F401
+import pytest  # noqa: E402
+import warm  # noqa: E402, F401
 
 
 @pytest.fixture(autouse=True)

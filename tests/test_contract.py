@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 import warm
+
 from zoo.errors import ConfigError, DataError
 from zoo.hub import load_pretrained, save_pretrained
 from zoo.model import GenerativeModel, ImplicitModel, LikelihoodModel

@@ -6,9 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
-
 import warm
 from conftest import collect
+
 from zoo.registry import load_registry
 
 DOUBLE = ("--trainer.precision", "64-true")

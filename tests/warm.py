@@ -9,11 +9,7 @@ from typing import Any
 
 import torch
 
-import zoo.families.pixelcnn
-import zoo.families.vae
-import zoo.families.wgan_gp
-import zoo.hub
-import zoo.training.fit as fit  # noqa: F401  (its import is what makes the server warm)
+import zoo.training.fit as fit
 from zoo.registry import load_registry
 from zoo.training.engine import Stopped
 
@@ -105,3 +101,9 @@ def resume(name: str, folder: str, steps: int, batch: int, *more: str) -> str:
 def train_both(name: str, folder: str, steps: int, batch: int, *more: str) -> str:
     """Train in one process that draws the noise of two ranks."""
     return train(name, folder, steps, batch, *more, ranks=(0, 1))
+
+
+def tuned_from(start: str, tuned: str) -> bool:
+    """Tell whether the second run holds the averaged weights of the first one: its learning rate was zero."""
+    mean, raw = weights(start)["ema"], weights(tuned)["raw"]
+    return all(torch.equal(value, raw[name]) for name, value in mean.items())

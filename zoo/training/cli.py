@@ -6,7 +6,6 @@ held against the zoo's allow-list before it is imported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from zoo.data.base import TensorData
 from zoo.errors import ConfigError
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED
+from zoo.training.messages import sentence
 from zoo.training.settings import TrainingSettings
 
 __all__ = ["EntryCLI"]
@@ -33,20 +33,10 @@ _TRAINER = {
 
 
 class _Parser(LightningArgumentParser):
-    """Parser whose errors are one `ConfigError` each."""
+    """Parser that raises its errors instead of printing usage and leaving."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ConfigError(_first_sentence(message)) from ex
-
-
-def _first_sentence(message: str) -> str:
-    """Keep what the user can act on: the key, what was expected, what was given, and close matches."""
-    text = " ".join(str(message).split())
-    text = (
-        re.sub(r"^.*?(?=Parser key|Key |Unrecognized|No action|Problem with|Expected|Configuration)", "", text) or text
-    )
-    text = re.split(r" (?:- Expected a <class 'NoneType'>|Subtypes \(|For more details|Tip:|Note: )", text)[0]
-    return text if len(text) <= 400 else text[:400] + " ..."
+        raise ConfigError(str(message)) from ex
 
 
 class EntryCLI(LightningCLI):
@@ -59,7 +49,7 @@ class EntryCLI(LightningCLI):
     """
 
     def __init__(self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = ()) -> None:
-        self.entry = entry
+        self.entry, self.allow = entry, tuple(allow)
         jsonargparse.set_parsing_settings(
             import_path_denylist=["*"],
             import_path_allowlist=[*_PARENTS, *allow],
@@ -90,13 +80,17 @@ class EntryCLI(LightningCLI):
         try:
             parser.set_defaults(defaults)
         except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"registry entry {self.entry['name']!r}: {_first_sentence(str(error))}") from error
+            raise ConfigError(f"registry entry {self.entry['name']!r}: {self._explain(parser, error)}") from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             self.config = parser.parse_args(args)
-        except jsonargparse.ArgumentError as error:
-            raise ConfigError(_first_sentence(str(error))) from error
+        except (jsonargparse.ArgumentError, ConfigError) as error:
+            raise ConfigError(self._explain(parser, error)) from error
+
+    def _explain(self, parser: LightningArgumentParser, error: Exception) -> str:
+        options = [o for action in parser._actions for o in action.option_strings]
+        return sentence(str(error), self.entry, options, self.allow)
 
     def _parse_ckpt_path(self) -> None:
         """Resuming takes the run's own configuration, never hyperparameters out of a checkpoint."""

@@ -161,11 +161,18 @@ class MetricsLog(Callback):
         self._add(pl_module.terms, 1)
         self._examples += len(batch[1]) * trainer.world_size
         if trainer.global_step % self.every == 0:
-            row = self._means(trainer, "train")
-            row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-            row["examples_per_second"] = self._examples / max(1e-9, time.perf_counter() - self._since)
-            self._write(trainer, row)
-            self._reset()
+            self._row(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._count:
+            self._row(trainer)
+
+    def _row(self, trainer: Trainer) -> None:
+        row = self._means(trainer, "train")
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["examples_per_second"] = self._examples / max(1e-9, time.perf_counter() - self._since)
+        self._write(trainer, row)
+        self._reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._held = (self._sums, self._count, pl_module.terms)

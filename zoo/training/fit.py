@@ -207,12 +207,13 @@ class Run:
             raise RunError(
                 f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
             )
-        if not self.resume and rank_zero_only.rank in (0, None):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        if rank_zero_only.rank in (0, None):
-            write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
         loggers: list[Any] = [CSVLog(self.folder, resume_step=step), *_tensorboard(self.folder)]
         trainer = self.trainer(self.callbacks(), loggers)
+        if rank_zero_only.rank in (0, None):  # nothing is left behind by what was refused before here
+            if self.folder.exists() and not self.resume:
+                raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", category=UserWarning, module="lightning")

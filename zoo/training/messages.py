@@ -1,0 +1,64 @@
+"""The parser's errors as one sentence each: which option, what is wrong with it, and what was perhaps meant."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from zoo.errors import ConfigError, close_matches
+from zoo.spec import class_of
+
+__all__ = ["sentence"]
+
+_EXPECTED = re.compile(r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got value: (.*?)(?:\n|$)")
+
+
+def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], allow: Iterable[str] = ()) -> str:
+    """Return what the user can act on.
+
+    Args:
+        message: the parser's, of many lines perhaps.
+        entry: the registry entry, whose classes know their arguments.
+        options: all option strings of the parser, for close matches.
+        allow: class-path prefixes that the user's own overlay allows.
+    """
+    unknown = re.search(r"unrecognized arguments: (--?[^\s=]+)", message, re.IGNORECASE)
+    if unknown is not None:
+        return f"unknown option {unknown[1]}.{close_matches(unknown[1], options)}"
+    option = _option(message)
+    refused = re.search(r"Option '(.+?)' is not accepted", message)
+    if refused is not None and option:
+        known = _arguments(entry, option, allow)
+        prefix = option.rpartition(".")[0]
+        near = close_matches(option, [f"{prefix}.{k}" for k in known])
+        return f"unknown option --{option}.{near.replace(chr(39) + prefix, chr(39) + '--' + prefix)}"
+    expected = _EXPECTED.search(message)
+    if expected is not None and option:
+        return f"option --{option} takes a value of type {_type(expected[1])}, got {expected[2]!r}"
+    text = " ".join(message.split())
+    return f"option --{option}: {text[:300]}" if option and option not in text else text[:400]
+
+
+def _option(message: str) -> str:
+    outer = re.search(r'Parser key "([\w.]+)"', message)
+    inner = re.search(r"NestedArg\(key='([\w.]+)'", message)
+    return ".".join(m[1] for m in (outer, inner) if m is not None)
+
+
+def _type(name: str) -> str:
+    literal = re.search(r"Literal\[(.*)\]", name)
+    return f"one of {literal[1]}" if literal else name.rpartition(".")[2]
+
+
+def _arguments(entry: Mapping[str, Any], option: str, allow: Iterable[str]) -> list[str]:
+    """Return the argument names of the class that an option such as ``model.generator.widths`` belongs to."""
+    head, *path = option.split(".")
+    spec = entry.get(head) or {}
+    for part in path[:-1]:
+        spec = (spec.get("init_args") or {}).get(part) or {}
+    try:
+        return list(inspect.signature(class_of(spec["class_path"], allow)).parameters)
+    except (KeyError, TypeError, ConfigError):
+        return []
