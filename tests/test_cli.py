@@ -170,8 +170,6 @@ def test_a_run_is_sampled_validated_and_started_from(capsys: Capture, tmp_path: 
     assert main(["fit", "--model", "vae", *warm.SMALL, *tune, "--run", "tuned", "--model.lr", "0"]) == 0
     assert warm.tuned_from("run", "tuned")
     assert "do not fit" in fails(capsys, "fit", "--model", "vae-binary_mnist", *tune)
-        capsys, "fit", "--model", "vae-binary_mnist", "--init_from", "./run", "--trainer.max_steps", "1"
-    )
 
 
 def test_dry_run_prints_the_cost_and_trains_nothing(capsys: Capture, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ import zoo.training.fit as fit
 from zoo.registry import load_registry
 from zoo.training.engine import Stopped
 
-SMALL = ["--data.limit", "400", "--training.log_every", "1000", "--training.sample_every", "0", "--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0"]  # fmt: skip
+SMALL = [
+    *("--data.limit", "400", "--training.log_every", "1000", "--training.sample_every", "0"),
+    *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0"),
+]
 
 
 def entry(name: str) -> dict[str, Any]:
@@ -22,7 +25,9 @@ def entry(name: str) -> dict[str, Any]:
     return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
 
 
-def train(name: str, folder: str, steps: int, batch: int = 4, *more: str, ranks: tuple[int, ...] | None = None, **options: Any) -> str:  # fmt: skip
+def train(
+    name: str, folder: str, steps: int, batch: int = 4, *more: str, ranks: tuple[int, ...] | None = None, **options: Any
+) -> str:
     """Train an entry for a few steps on one thread and return the run folder."""
     torch.set_num_threads(1)
     arguments = [*SMALL, "--trainer.max_steps", str(steps), "--data.batch_size", str(batch), *more]
