@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -128,11 +128,7 @@ def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what:
     if asked is not None and not isinstance(asked, str):
         return asked
     if asked is not None:
-        known = {e.dataset: e for e in load_registry().values()}
-        if asked not in known:
-            near = close_matches(asked, known)
-            raise ConfigError(f"unknown data set {asked!r}.{near} The registry has: {', '.join(sorted(known))}")
-        return known[asked].build_data()
+        return build(load_registry().data_spec(asked))
     if spec is not None:
         return build(spec, entry.allow if entry is not None else ())
     if entry is not None:

@@ -8,8 +8,8 @@ Conventions, stated once:
 - Losses and log-likelihoods are in nats per example: summed over the dimensions of an example, averaged over the batch.
 - Likelihoods are of the *discrete* image; bits/dim = -log_prob / (D ln 2), D = C * H * W.
 - One step is one batch, for every family: ``trainer.global_step`` counts batches, whatever the number of optimizers.
-- Training noise is drawn with `GenerativeModel.randn` and `rand`, never with ``torch.randn``: the engine seeds it with a
-  function of (seed, step, rank), so that a run resumes exactly and several devices draw what one would.
+- Training noise is drawn with `GenerativeModel.randn` and `rand`, never with ``torch.randn``: the engine seeds it with
+  a function of (seed, step, rank), so that a run resumes exactly and several devices draw what one would.
 """
 
 from __future__ import annotations

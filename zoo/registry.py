@@ -31,7 +31,10 @@ __all__ = ["Entry", "Registry", "create", "list", "load_registry", "packaged_reg
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 _TOP = {"format", "aliases", "deprecated", "data", "models", "allow"}
-_ENTRY = {"extends", "family", "summary", "paper", "model", "data", "trainer", "training", "evaluation", "expected", "weights"}  # fmt: skip
+_ENTRY = {
+    *("extends", "family", "summary", "paper", "model", "data", "trainer", "training"),
+    *("evaluation", "expected", "weights"),
+}
 _MAX_BYTES = 2_000_000
 
 

@@ -22,17 +22,23 @@ def run(args: argparse.Namespace) -> int:
     found = registry.find(args.pattern, family=args.family, dataset=args.dataset, pretrained=args.pretrained)
     short = {target: alias for alias, target in registry.aliases.items()}
     rows = [
-        {"name": e.name, "family": e.family, "dataset": e.dataset, "weights": e.pretrained, "alias": short.get(e.name), "summary": e.summary}
+        {
+            "name": e.name,
+            "family": e.family,
+            "dataset": e.dataset,
+            "weights": e.pretrained,
+            "alias": short.get(e.name),
+            "summary": e.summary,
+        }
         for e in found
-    ]  # fmt: skip
+    ]
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
-    widths = [max([len(str(r[k])) for r in rows] + [len(k)]) for k in ("name", "family", "dataset")]
-    print(f"{'name':<{widths[0]}}  {'family':<{widths[1]}}  {'dataset':<{widths[2]}}  weights  summary")
-    for r in rows:
-        weights = "yes" if r["weights"] else "-"
-        print(
-            f"{r['name']:<{widths[0]}}  {r['family']:<{widths[1]}}  {r['dataset']:<{widths[2]}}  {weights:<7}  {r['summary']}"
-        )
+    columns = ("name", "family", "dataset", "weights")
+    shown = [dict(zip(columns, columns, strict=True), summary="summary")]
+    shown += [{**r, "weights": "yes" if r["weights"] else "-"} for r in rows]
+    widths = [max(len(r[k]) for r in shown) for k in columns]
+    for r in shown:
+        print("  ".join([*(f"{r[k]:<{w}}" for k, w in zip(columns, widths, strict=True)), r["summary"]]))
     return 0

@@ -25,7 +25,8 @@ class ImageFolder(TensorData):
     """All images below a folder, 8 bits, cropped to a square in the middle and resized.
 
     Sub-folders are classes, as in ``folder/cat/1.png``; without any there is one class. A tenth of the images is
-    validation and a tenth is test, chosen by a fixed seed, unless the folder has ``train``, ``validation`` and ``test``.
+    validation and a tenth is test, chosen by a fixed seed, unless the folder has ``train``, ``validation`` and
+    ``test``.
 
     Args:
         folder: where the images are.
