@@ -370,8 +370,8 @@ class Handler(BaseHTTPRequestHandler):
                 files[name] = Blob(base64.b64decode(line["value"]["content"]), False)
             elif line["key"] == "lfsFile":
                 files[name] = Blob(self.hub.stored[line["value"]["oid"]], True)
-            else:
-                files.pop(name)
+            elif files.pop(name, None) is None:
+                raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
         oid = repo.commit(files, revision)
         return {"commitUrl": f"{self.hub.url}/{repo_id}/commit/{oid}", "commitOid": oid, "pullRequestUrl": None}
 

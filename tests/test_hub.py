@@ -507,10 +507,10 @@ COMMIT = "POST /api/models/.*/commit/"
 
 def test_remote_that_moves_during_a_push(hub: HubServer, token: str, saved: Path) -> None:
     first = push(saved, REPO).commit
-    hub.fault("call", COMMIT, lambda: hub.add(REPO, {"README.md": b"by somebody else"}))
+    hub.fault("call", COMMIT, lambda: hub.add(REPO, {**contents(saved), "README.md": b"by somebody else"}))
     text = message(errors.PushConflictError, lambda: push(tiny(1), REPO))
     now = hub.repos[REPO].branches["main"]
-    assert first in text and now in text and len(hub.repos[REPO].commits) == 3
+    assert first in text and now in text and len(hub.repos[REPO].commits) == 3 and hub.count(COMMIT) == 2
     assert push(tiny(1), REPO).commit != now and equal(load(REPO), tiny(1))
 
 
