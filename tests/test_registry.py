@@ -1,0 +1,135 @@
+"""Names to entries to objects: inheritance, overlays, deprecations, and classes that may not be named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import zoo
+from zoo.errors import ConfigError, RegistryError, UnknownModelError
+from zoo.registry import Registry, load_registry
+from zoo.spec import ALLOWED, allowed, build, class_of, from_public, plain, to_public
+
+VAE = "zoo.families.vae.VAE"
+
+
+def _overlay(tmp_path: Path, text: str) -> Registry:
+    path = tmp_path / "overlay.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_registry(path)
+
+
+def test_bare_names_mean_their_default_data_set() -> None:
+    registry = load_registry()
+    assert (
+        registry.resolve("vae").name == "vae-mnist" and registry.resolve("vae-binary_mnist").dataset == "binary_mnist"
+    )
+    assert {e.model_name for e in registry.values()} <= set(registry.aliases)
+    with pytest.raises(UnknownModelError, match=r"'vea'\. Did you mean 'vae'.*zoo\.list\(\)"):
+        registry.resolve("vea")
+
+
+def test_variants_are_entries_of_the_same_class() -> None:
+    registry = load_registry()
+    base, variant = registry["vae-mnist"], registry["beta_vae-mnist"]
+    assert base.model["class_path"] == variant.model["class_path"] == VAE
+    changed = {k for k, v in variant.model["init_args"].items() if base.model["init_args"].get(k) != v}
+    assert changed == {"beta"} and not variant.weights
+
+
+def test_listing_filters() -> None:
+    assert zoo.list("pixelcnn*") == ["pixelcnn-mnist"]
+    assert set(zoo.list(dataset="binary_mnist")) == {"vae-binary_mnist"}
+    assert zoo.list("*mnist*", pretrained=True) == [n for n in zoo.list() if load_registry()[n].weights]
+    assert zoo.list(family="no such family") == []
+
+
+def test_create_replaces_constructor_arguments() -> None:
+    model = zoo.create("wgan_gp", lr=2e-4)
+    assert model.lr == 2e-4 and model.source.name == "wgan_gp-mnist"
+    with pytest.raises(ConfigError, match=r"no argument .lrr.\. Did you mean .lr."):
+        zoo.create("wgan_gp", lrr=2e-4)
+    with pytest.raises(ConfigError, match="'lr' must be of type float, got 'fast'"):
+        zoo.create("wgan_gp", lr="fast")
+
+
+def test_deprecated_names_still_load(tmp_path: Path) -> None:
+    registry = _overlay(tmp_path, "deprecated: {old_vae-mnist: vae-mnist}\n")
+    with pytest.warns(DeprecationWarning, match="now called 'vae-mnist'"):
+        assert registry.resolve("old_vae-mnist").name == "vae-mnist"
+
+
+def test_an_overlay_of_another_class_inherits_no_arguments(tmp_path: Path) -> None:
+    model = "{class_path: zoo.families.pixelcnn.PixelCNN, init_args: {depth: 1}}"
+    text = f"models: {{mine-mnist: {{extends: vae-mnist, model: {model}}}}}"
+    assert _overlay(tmp_path, text)["mine-mnist"].model["init_args"] == {"depth": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: {Bad Name: {}}", "must match"),
+        ("models: {../x: {}}", "must match"),
+        ("models: {a-b: {familly: x}}", "Did you mean 'family'"),
+        ("models: {a-b: {extends: nothing}}", "does not exist"),
+        ("models: {a-b: {extends: a-b}}", "extends it in turn"),
+        ("models: {a-b: {family: x}}", "lacks 'model'"),
+        ("aliases: {x: nowhere}", "does not exist"),
+        ("format: 2", "newer than this zoo"),
+        ("- a list", "expected a mapping"),
+        ("a: !!python/object/apply:os.system [true]", "not valid YAML"),
+        ("models: {a-b: {family: x, data: {class_path: zoo.data.mnist.MNIST}, model: {class_path: os.X}}}", "allow-list"),
+    ],
+)  # fmt: skip
+def test_bad_registries_are_refused_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(RegistryError, match=said) as caught:
+        _overlay(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_registry_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"nowhere\.yaml cannot be read"):
+        load_registry(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("os.system", "subprocess.Popen", "builtins.eval", "torch.load", "torch.nn.Module", "zoo", ""),
+        *("zoo.registry.yaml", "zoo.families.vae.torch.load", "zoo.hub.load", "zoo.families..VAE", "zoo.families.vae"),
+        "zoo.families.vae.VAE.__init__",
+    ],
+)
+def test_classes_outside_the_allow_list_are_refused(path: str) -> None:
+    assert not allowed(path)
+    with pytest.raises(ConfigError, match="allow-list"):
+        class_of(path)
+    with pytest.raises(ConfigError, match="allow-list"):
+        build({"class_path": VAE, "init_args": {"encoder": {"class_path": path, "init_args": {}}}})
+
+
+def test_a_users_overlay_may_widen_the_list_for_that_user() -> None:
+    assert allowed("my_models.vae.Mine", ["my_models"]) and not allowed("my_models_evil.x.Y", ["my_models"])
+    assert all(allowed(path) for path in ALLOWED)
+
+
+def test_published_forms_name_registered_classes_only() -> None:
+    names = load_registry().classes()
+    spec = load_registry()["vae-mnist"].build_model().spec
+    public = to_public(spec, names)
+    assert public["name"] == "VAE" and public["args"]["encoder"]["name"] == "MLP"
+    assert from_public(public, names) == spec
+    for bad in ({"name": "Popen", "args": {}}, {"name": "VAE", "args": {"encoder": {"name": "os.system", "args": {}}}}):
+        with pytest.raises(ConfigError, match="not registered"):
+            from_public(bad, names)
+    with pytest.raises(ConfigError, match="import path"):
+        from_public({"name": "VAE", "args": {"encoder": {"class_path": "os.system", "init_args": {}}}}, names)
+    with pytest.raises(ConfigError, match="not mentioned by the registry"):
+        to_public({"class_path": "zoo.nets.other.Other", "init_args": {}}, names)
+
+
+def test_values_that_are_no_plain_data_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"builtins\.object"):
+        plain({"a": [object()]})
+    assert plain((1, 2.5, None, "x", True)) == [1, 2.5, None, "x", True]
