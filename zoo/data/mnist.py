@@ -68,9 +68,6 @@ class MNIST(TensorData):
     levels = 256
     num_classes = 10
 
-    def __init__(self, batch_size: int = 128, seed: int = 0, limit: int | None = None) -> None:
-        super().__init__(batch_size, seed, limit)
-
     def read(self, split: str) -> Split:
         if split == "test":
             return read_mnist("t10k")

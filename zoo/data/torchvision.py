@@ -73,9 +73,6 @@ class FashionMNIST(_Torchvision):
 
     name, title, shape = "fashion_mnist", "FashionMNIST", (1, 28, 28)
 
-    def __init__(self, root: str | None = None, batch_size: int = 128, seed: int = 0, limit: int | None = None) -> None:
-        super().__init__(root, batch_size, seed, limit)
-
 
 class CIFAR10(_Torchvision):
     """CIFAR-10: 45,000 / 5,000 / 10,000 RGB images, shape (3, 32, 32), 256 levels.
@@ -88,6 +85,3 @@ class CIFAR10(_Torchvision):
     """
 
     name, title, shape = "cifar10", "CIFAR10", (3, 32, 32)
-
-    def __init__(self, root: str | None = None, batch_size: int = 128, seed: int = 0, limit: int | None = None) -> None:
-        super().__init__(root, batch_size, seed, limit)

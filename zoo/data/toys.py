@@ -46,9 +46,6 @@ class EightGaussians(_Toy):
     num_classes = 8
     radius, scale = 2.0, 0.1
 
-    def __init__(self, batch_size: int = 256, seed: int = 0, limit: int | None = None, points: int = 20_000) -> None:
-        super().__init__(batch_size, seed, limit, points)
-
     def centres(self) -> torch.Tensor:
         """Return the eight centres, (8, 2)."""
         angle = torch.arange(8) * (2 * math.pi / 8)
@@ -72,9 +69,6 @@ class Moons(_Toy):
     name = "moons"
     num_classes = 2
     noise = 0.05
-
-    def __init__(self, batch_size: int = 256, seed: int = 0, limit: int | None = None, points: int = 20_000) -> None:
-        super().__init__(batch_size, seed, limit, points)
 
     def draw(self, n: int, generator: torch.Generator) -> Split:
         labels = torch.randint(2, (n,), generator=generator)
