@@ -79,6 +79,7 @@ def plot_losses(metrics: Path, path: Path) -> None:
         axes = figure.add_subplot(lines, columns, i + 1)
         for split, points in splits.items():
             axes.plot(*zip(*points, strict=True), label=split, marker="o" if len(points) < 12 else None, markersize=3)
+        axes.set_ylim(*_limits([p for points in splits.values() for p in points]))
         axes.set_title(term, fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
@@ -87,3 +88,11 @@ def plot_losses(metrics: Path, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     figure.savefig(temporary, format="png", dpi=100)
     os.replace(temporary, path)
+
+
+def _limits(points: list[tuple[int, float]]) -> tuple[float, float]:
+    """Return the range of the values after the first twentieth of the steps, which would hide all that follows."""
+    last = max(step for step, _ in points)
+    late = [value for step, value in points if step >= last / 20]
+    pad = 0.05 * (max(late) - min(late)) or 0.05 * abs(late[0]) or 1.0
+    return min(late) - pad, max(late) + pad
