@@ -117,8 +117,8 @@ def test_bounds_are_tight_at_the_true_posterior():
     x = torch.randn(5, 3)
     for k in (2, 50):  # every weight p(x, z) / q(z | x) is p(x)
         assert torch.allclose(model.log_prob(x, k=k, seed=0), exact(model, x), atol=1e-9)
-    elbo = torch.stack([model.log_prob(x, seed=s) for s in range(2000)])
-    assert ((elbo.mean(0) - exact(model, x)).abs() < 4 * elbo.std(0) / math.sqrt(2000)).all()
+    elbo = torch.stack([model.log_prob(x, seed=s) for s in range(400)])
+    assert ((elbo.mean(0) - exact(model, x)).abs() < 4 * elbo.std(0) / math.sqrt(400)).all()
 
 
 def test_dequantised_density_bounds_the_probability_of_each_level():
@@ -153,8 +153,8 @@ def test_chunks_keep_examples_apart_and_loss_estimates_the_bound(likelihood: str
     error = ((whole.var(0) + parts.var(0)) / 400).sqrt()
     assert ((whole.mean(0) - parts.mean(0)).abs() < 4 * error).all()
     elbo = model.log_prob(x, seed=5)
-    estimates = torch.stack([model.loss((x[:3], None))["elbo"] for _ in range(400)]).detach()
-    error = (estimates.var() / 400 + elbo.var() / 1200).sqrt()
+    estimates = torch.stack([model.loss((x[:3], None))["elbo"] for _ in range(200)]).detach()
+    error = (estimates.var() / 200 + elbo.var() / 1200).sqrt()
     assert abs(estimates.mean() - elbo.mean()) < 4 * error
 
 
