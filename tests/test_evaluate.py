@@ -313,7 +313,7 @@ def test_public_function_is_no_module(tmp_path: Path) -> None:
 
 
 def test_data_by_name_and_default() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'mnist'"):
+    with pytest.raises(DataError, match="Did you mean 'mnist'"):
         zoo.evaluate(Noise(IMAGE), "mnst", **FEW)
     with pytest.raises(ConfigError, match="data of Noise are not known"):
         zoo.evaluate(Noise(IMAGE), **FEW)
