@@ -134,6 +134,13 @@ class GenerativeModel(Recorded, LightningModule):
                 f"{levels or 'continuous values'}; choose other data or set the model's likelihood or levels"
             )
 
+    def compilable(self) -> list[nn.Module]:
+        """Return the modules whose forward pass training may compile: itself where it has one, else its networks.
+
+        A family that differentiates through a gradient must leave that network out: compiled code cannot.
+        """
+        return [self] if type(self).forward is not LightningModule.forward else list(self.children())
+
     # -- sampling -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _first_process() -> bool:
+    """Tell whether this is the first process of the run: the others find the folder that it has made."""
+    return next((os.environ[k] for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if k in os.environ), "0") == "0"
+
+
 def _check_folders(args: argparse.Namespace) -> None:
     if args.resume is not None and args.run is not None:
         raise RunError("--resume continues in its own folder; leave --run out")
@@ -111,7 +117,7 @@ def _check_folders(args: argparse.Namespace) -> None:
         raise RunError(
             f"{args.resume} is not a run folder: it has no config.yaml; zoo fit --model NAME starts a new run"
         )
-    if args.run is not None and Path(args.run).exists():
+    if args.run is not None and _first_process() and Path(args.run).exists():
         raise RunError(
             f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"
         )

@@ -26,10 +26,11 @@ class Pictures(Callback):
         folder: the run folder.
         every: steps between pictures, 0 for the end only.
         count: samples a grid.
+        ema: the average whose weights are sampled, if the run keeps one.
     """
 
-    def __init__(self, folder: str | Path, *, every: int = 1000, count: int = 64) -> None:
-        self.folder, self.every, self.count = Path(folder), every, count
+    def __init__(self, folder: str | Path, *, every: int = 1000, count: int = 64, ema: EMA | None = None) -> None:
+        self.folder, self.every, self.count, self.ema = Path(folder), every, count, ema
         self._drawn = -1
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -45,9 +46,8 @@ class Pictures(Callback):
         if self._drawn == trainer.global_step:
             return
         self._drawn = trainer.global_step
-        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
         if len(pl_module.shape) == 3:
-            with ema.applied() if ema is not None else contextlib.nullcontext():
+            with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
                 samples = pl_module.sample(self.count, seed=0)
             save_png(samples, self.folder / "samples" / f"step-{trainer.global_step:08d}.png", scale=2)
             save_png(samples, self.folder / "samples.png", scale=2)

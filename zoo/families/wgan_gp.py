@@ -51,6 +51,10 @@ class WGANGP(AdversarialModel):
         if bias.ndim == 1:
             self.still = {f"critic.{last}": "a constant added to the critic changes neither player's loss"}
 
+    def compilable(self) -> list[nn.Module]:
+        """Return the generator alone: the penalty differentiates the critic twice."""
+        return [self.generator]
+
     def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
         x = batch[0] * 2 - 1
         with torch.no_grad():

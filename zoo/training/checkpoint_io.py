@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from zoo.errors import CheckpointError
 from zoo.runs import read_checkpoint, sidecar
 
-__all__ = ["AtomicCheckpointIO", "sweep", "write_atomic"]
+__all__ = ["AtomicCheckpointIO", "full_disk", "sweep", "write_atomic"]
 
 _SUFFIX = ".tmp"
 
@@ -53,16 +53,28 @@ def _commit(temporary: Path, path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _commit(temporary, path)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _commit(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
 
 
 def sweep(folder: str | Path) -> int:
-    """Remove what killed writers left in ``folder``: temporary files, and sidecars without a checkpoint."""
+    """Remove what killed writers left in ``folder``: temporary files, and sidecars without a checkpoint.
+
+    Returns:
+        how many files were removed.
+    """
     folder = Path(folder)
     stale = [*folder.glob(f".*{_SUFFIX}")]
     stale += [p for p in folder.glob("*.sha256") if not p.with_name(p.name.removesuffix(".sha256")).exists()]
@@ -71,13 +83,25 @@ def sweep(folder: str | Path) -> int:
     return len(stale)
 
 
+def full_disk(error: BaseException, run: Path, path: Path | None = None) -> CheckpointError | None:
+    """Return what to tell the user when a write to a run folder failed for lack of space, else None."""
+    causes = (error, error.__cause__, error.__context__)
+    if not any(getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for e in causes):
+        return None
+    what = f"checkpoint {path}" if path is not None else f"a file of the run {run}"
+    return CheckpointError(
+        f"{what} could not be written: the disk is full; earlier checkpoints are untouched, free some space and go on "
+        f"with zoo fit --resume {run}"
+    )
+
+
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoint reader and writer for this zoo."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+        temporary = _temporary(path)
         try:
             with temporary.open("wb") as stream:
                 writer = _HashingWriter(stream)
@@ -88,11 +112,9 @@ class AtomicCheckpointIO(CheckpointIO):
             _commit(temporary, path)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-            reason = "the disk is full" if full else str(error).splitlines()[0]
-            raise CheckpointError(
-                f"checkpoint {path} could not be written: {reason}; earlier checkpoints are untouched, free some space "
-                f"and go on with zoo fit --resume {path.parent.parent}"
+            reason = str(error).splitlines()[0]
+            raise full_disk(error, path.parent.parent, path) or CheckpointError(
+                f"checkpoint {path} could not be written: {reason}; earlier checkpoints are untouched"
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

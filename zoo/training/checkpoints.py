@@ -30,11 +30,13 @@ class Checkpoints(Checkpoint):
         super().__init__()
         self.folder = Path(folder) / "checkpoints"
         self.engine, self.every, self.keep, self.facts = engine, every, keep, facts
+        self._saved = -1  # the step of the last one: what is on the disk, other processes may be about to change
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            sweep(self.folder)
+            for folder in (self.folder, self.folder.parent, self.folder.parent / "samples"):
+                sweep(folder)
 
     def path(self, step: int) -> Path:
         """Return the file of the checkpoint after ``step`` steps."""
@@ -54,12 +56,25 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint of the current step, unless it is there already, then drop the oldest."""
-        path = self.path(trainer.global_step)
-        if not (path.exists() and sidecar(path).exists()):
-            trainer.save_checkpoint(path, weights_only=False)
+        step = trainer.global_step
+        if step == self._saved:
+            return
+        self._saved = step
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:  # a run that goes on from here has all rows up to here
+                logger.save()
+        trainer.save_checkpoint(self.path(step), weights_only=False)
         if trainer.is_global_zero:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.keep]:
                 trainer.strategy.remove_checkpoint(old)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint["zoo"]["step"]
+        if trainer.is_global_zero:  # what is newer than the newest intact one is damaged
+            for path in self.folder.glob("step-*.ckpt"):
+                if path > self.path(self._saved):
+                    path.replace(path.with_name(path.name + ".damaged"))
+                    sidecar(path).unlink(missing_ok=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["zoo"] = {**self.facts, "step": trainer.global_step}

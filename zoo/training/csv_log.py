@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 __all__ = ["CSVLog"]
 
@@ -54,6 +55,7 @@ class CSVLog(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Keep nothing: the run folder's config.yaml has it all."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": step, **{k: f"{float(v):.7g}" for k, v in metrics.items() if k != "epoch"}}
         new = [c for c in row if c not in self._columns]
@@ -64,6 +66,8 @@ class CSVLog(Logger):
 
     def save(self) -> None:
         """Bring the file up to date."""
+        if rank_zero_only.rank != 0:
+            return
         if not self._pending and not (self._rewrite and self._rows):
             return
         self._rows += self._pending

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,12 +53,16 @@ class Engine(Callback):
         self.batches = 0
         self._peak: list[list[float]] = []
         self._streams: list[torch.Generator] = []
+        self._seed_global: Callable[[int], Any] = torch.manual_seed
+        self._rate: float | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._peak = [[g.setdefault("initial_lr", g["lr"]) for g in o.param_groups] for o in trainer.optimizers]
         self.ranks = self.ranks or (trainer.global_rank,)
         self._streams = [torch.Generator(device=pl_module.device) for _ in self.ranks]
+        if pl_module.device.type == "cpu":  # torch.manual_seed would visit every kind of accelerator
+            self._seed_global = torch.default_generator.manual_seed
         pl_module.set_noise(self._streams)
         trainer.train_dataloader.step = self.batches
         if threading.current_thread() is threading.main_thread():
@@ -72,11 +77,14 @@ class Engine(Callback):
     def _seed(self, *parts: int) -> None:
         for rank, stream in zip(self.ranks or (0,), self._streams, strict=True):
             stream.manual_seed(derive_seed(self.settings.seed, *parts, rank, _NOISE))
-        torch.manual_seed(derive_seed(self.settings.seed, *parts, (self.ranks or (0,))[0], _GLOBAL))
+        self._seed_global(derive_seed(self.settings.seed, *parts, (self.ranks or (0,))[0], _GLOBAL))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._seed(self.batches)
         factor = rate(trainer.global_step, self.settings, self.total)
+        if factor == self._rate:
+            return
+        self._rate = factor
         for optimizer, peaks in zip(trainer.optimizers, self._peak, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -117,9 +125,10 @@ class Engine(Callback):
 
 
 class MetricsLog(Callback):
-    """Accumulate the model's loss terms on the device and log their means every so many steps.
+    """Keep the model's loss terms on the device and log their means every so many steps.
 
-    ``self.log`` is not used: its bookkeeping costs more than a small training step.
+    ``self.log`` is not used: its bookkeeping costs more than a small training step. Nothing is computed with the terms
+    until a row is due.
 
     Args:
         every: steps between rows.
@@ -127,72 +136,79 @@ class MetricsLog(Callback):
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
-        self._examples = 0
+        self._kept: list[dict[str, Tensor]] = []
+        self._sizes: list[int] = []
         self._since = time.perf_counter()
+        self._logged = 0  # the step of the last row: while gradients accumulate, a step has several batches
         self.last: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._logged = trainer.global_step
         self._reset()
 
     def _reset(self) -> None:
-        self._sums, self._count, self._examples, self._since = {}, 0, 0, time.perf_counter()
+        self._kept, self._sizes, self._since = [], [], time.perf_counter()
 
-    def _add(self, terms: dict[str, Tensor], weight: int) -> None:
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0) + value * weight
-        self._count += weight
-
-    def _means(self, trainer: Trainer, split: str) -> dict[str, float]:
-        if not self._sums:
+    def _means(self, trainer: Trainer, split: str, weights: list[int]) -> dict[str, float]:
+        """Return the weighted mean of each term over all ranks; a term may be missing from early batches."""
+        names = sorted({name for terms in self._kept for name in terms})
+        if not names:
             return {}
-        names = sorted(self._sums)
-        packed = torch.stack([self._sums[n].double() for n in names])
-        packed = torch.cat([packed, packed.new_tensor([float(self._count)])])
+        sums = []
+        for name in names:
+            here = [(terms[name], w) for terms, w in zip(self._kept, weights, strict=True) if name in terms]
+            values = torch.stack([value for value, _ in here]).double()
+            w = values.new_tensor([w for _, w in here])
+            sums += [values @ w, w.sum()]
+        packed = torch.stack(sums)
         if trainer.world_size > 1 and dist.is_initialized():
             dist.all_reduce(packed)
-        values = (packed[:-1] / packed[-1]).tolist()
-        return {f"{split}/{n}": v for n, v in zip(names, values, strict=True)}
+        means = (packed[::2] / packed[1::2]).tolist()
+        return {f"{split}/{n}": v for n, v in zip(names, means, strict=True)}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._add(pl_module.terms, 1)
-        self._examples += len(batch[1]) * trainer.world_size
-        if trainer.global_step % self.every == 0:
+        self._kept.append(dict(pl_module.terms))
+        self._sizes.append(len(batch[1]))
+        step = trainer.global_step
+        if step % self.every == 0 and step != self._logged:
             self._row(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._count:
+        if self._kept:
             self._row(trainer)
 
     def _row(self, trainer: Trainer) -> None:
-        row = self._means(trainer, "train")
+        row = self._means(trainer, "train", [1] * len(self._kept))
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row["examples_per_second"] = self._examples / max(1e-9, time.perf_counter() - self._since)
+        row["examples_per_second"] = (
+            sum(self._sizes) * trainer.world_size / max(1e-9, time.perf_counter() - self._since)
+        )
         self._write(trainer, row)
+        self._logged = trainer.global_step
         self._reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._held = (self._sums, self._count, pl_module.terms)
-        self._sums, self._count = {}, 0
+        self._held = (self._kept, self._sizes, pl_module.terms)
+        self._kept, self._sizes = [], []
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._add(pl_module.terms, len(batch[1]))
+        self._kept.append(dict(pl_module.terms))
+        self._sizes.append(len(batch[1]))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        row = self._means(trainer, "validation")
-        self._sums, self._count, pl_module.terms = self._held
+        row = self._means(trainer, "validation", self._sizes)
+        self._kept, self._sizes, pl_module.terms = self._held
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items()})
         self._write(trainer, row)
 
     on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, self._means(trainer, "test"))
+        self._write(trainer, self._means(trainer, "test", self._sizes))
 
     def _write(self, trainer: Trainer, row: dict[str, float]) -> None:
         self.last.update(row)

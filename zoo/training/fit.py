@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import logging
 import math
 import os
@@ -15,26 +15,26 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.pictures import Pictures
 from zoo.data.base import TensorData, derive_seed
-from zoo.errors import ConfigError, RunError
+from zoo.errors import ConfigError, RunError, ZooError
 from zoo.model import GenerativeModel
 from zoo.runs import last_checkpoint, read_checkpoint
-from zoo.training.checkpoint_io import AtomicCheckpointIO, write_atomic
+from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
 from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
+from zoo.training.devices import choose_strategy, environments, first_process, lost_process, new_folder, processes
 from zoo.training.engine import Engine, MetricsLog, Stopped
-from zoo.training.report import CostReport, StepBar, hardware
+from zoo.training.estimate import estimate
+from zoo.training.hooks import Hooks, NoProfiler
+from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
-
-_RUN_VARIABLE = "ZOO_RUN_FOLDER"
 
 
 class Run:
@@ -70,8 +70,8 @@ class Run:
         self.allow = list(allow)
         self.model, self.data = self._build(init_from)
         self.arguments = self.cli.trainer_arguments()
-        self.world = _world(self.arguments)
-        _check_devices(self.arguments, self.model, self.world)
+        self.world, self.local = processes(self.arguments)
+        choose_strategy(self.arguments, self.model, self.world, self.settings.timeout)
         self._manual_options()
         self._threads()
         self.checkpoint = last_checkpoint(folder) if resume and folder is not None else None
@@ -107,7 +107,7 @@ class Run:
 
     def _threads(self) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        share = max(1, cores // self.world) if self.world > 1 else None
+        share = max(1, cores // self.local) if self.local > 1 else None
         if self.settings.threads or share:
             torch.set_num_threads(self.settings.threads or share or 1)
 
@@ -132,25 +132,7 @@ class Run:
 
     def estimate(self) -> dict[str, Any]:
         """Return what the run will cost: TFLOP, parameters, checkpoint size, and time from a few measured steps."""
-        import time
-
-        parameters = parameter_count(self.model)
-        batch, timings = self._batch(), []
-        for _ in range(3):
-            start = time.perf_counter()
-            flops_per_step(self.model, batch)
-            timings.append(time.perf_counter() - start)
-        seconds = sorted(timings)[1] / self.model.period * self.accumulate
-        moments = 2 + (self.settings.ema is not None)
-        return {
-            "name": self.name,
-            "steps": self.total,
-            "training_tflop": self.flops * self.total / 1e12,
-            "parameters": parameters,
-            "checkpoint_megabytes": parameters * 4 * (1 + moments) / 1e6,
-            "estimated_minutes": seconds * self.total / 60,
-            "hardware": hardware(),
-        }
+        return estimate(self)
 
     def facts(self) -> dict[str, Any]:
         """Return the plain data by which the run is known later."""
@@ -174,12 +156,14 @@ class Run:
         facts = self.facts()
         run = {**facts, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
                "ema": self.settings.ema, "planned_tflop": self.flops * self.total / 1e12}  # fmt: skip
+        metrics = MetricsLog(self.settings.log_every)
+        ema = EMA(self.settings.ema) if self.settings.ema is not None else None
         return [
             engine,
-            *([EMA(self.settings.ema)] if self.settings.ema is not None else []),
-            MetricsLog(self.settings.log_every),
-            *([StepBar(self.total)] if self.arguments.get("enable_progress_bar") is not False else []),
-            Pictures(self.folder, every=self.settings.sample_every),
+            *([ema] if ema is not None else []),
+            metrics,
+            *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
+            Pictures(self.folder, every=self.settings.sample_every, ema=ema),
             CostReport(self.folder, run, self.flops),
             Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
         ]
@@ -187,44 +171,65 @@ class Run:
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
         """Return Lightning's trainer for this run."""
         arguments = {**self.arguments, "max_steps": self.total, "max_epochs": -1, "logger": loggers}
-        arguments["callbacks"] = [*callbacks, *(arguments.get("callbacks") or [])]
-        arguments["plugins"] = [AtomicCheckpointIO(), *(arguments.get("plugins") or [])]
+        arguments["callbacks"] = [Hooks(callbacks), *(arguments.get("callbacks") or [])]
+        arguments["profiler"] = arguments.get("profiler") or NoProfiler()
+        arguments.update(enable_progress_bar=False, enable_checkpointing=True)  # the run has its own of both
+        arguments["plugins"] = [AtomicCheckpointIO(), *environments(), *(arguments.get("plugins") or [])]
         arguments["default_root_dir"] = str(self.folder) if self.folder else None
         arguments["check_val_every_n_epoch"] = arguments.get("check_val_every_n_epoch") or 1
+        return self.new_trainer(arguments)
+
+    @staticmethod
+    def new_trainer(arguments: Mapping[str, Any]) -> Trainer:
+        """Build Lightning's trainer. Raises `ConfigError` where it refuses its arguments."""
         try:
             return Trainer(**arguments)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise ConfigError(f"the trainer refuses its arguments: {' '.join(str(error).split())}") from error
 
     def start(self) -> Path:
-        """Train, and return the run folder. Raises `Stopped` after a signal, with the checkpoint written."""
-        self.folder = self.folder or _new_folder(self.name)
-        os.environ[_RUN_VARIABLE] = str(self.folder)
-        if self.settings.compile and self.model.automatic_optimization:
-            self.model.compile()
+        """Train, and return the run folder.
+
+        Raises:
+            Stopped: after a signal, with the checkpoint written.
+            RunError: the run is finished already, or another of its processes is gone.
+            CheckpointError: a checkpoint could not be written.
+        """
+        self.folder = self.folder or new_folder(self.name)
         step = read_checkpoint(self.checkpoint)["zoo"]["step"] if self.checkpoint is not None else None
         if step is not None and step >= self.total:
             raise RunError(
                 f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
             )
+        if self.settings.compile:
+            for network in self.model.compilable():
+                network.compile()  # in place, so that the names of the weights stay
         loggers: list[Any] = [CSVLog(self.folder, resume_step=step), *_tensorboard(self.folder)]
         trainer = self.trainer(self.callbacks(), loggers)
-        if rank_zero_only.rank in (0, None):  # nothing is left behind by what was refused before here
+        if first_process():  # nothing is left behind by what was refused before here
             if self.folder.exists() and not self.resume:
                 raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-                trainer.fit(
-                    self.model, datamodule=self.data, ckpt_path=str(self.checkpoint) if self.checkpoint else None,
-                    weights_only=True,
-                )  # fmt: skip
-        finally:
+            self._train(trainer)
+        except Exception as error:
             for logger in loggers:
-                logger.save()
+                with contextlib.suppress(OSError):  # the first error is the one to see
+                    logger.save()
+            explained = lost_process(error, self.world, self.folder) or full_disk(error, self.folder)
+            if explained is None or isinstance(error, ZooError):
+                raise
+            raise explained from error
+        for logger in loggers:
+            logger.save()
         return self.folder
+
+    def _train(self, trainer: Trainer) -> None:
+        checkpoint = str(self.checkpoint) if self.checkpoint else None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+            trainer.fit(self.model, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
 
 
 def fit(entry: Mapping[str, Any], args: Sequence[str] = (), **options: Any) -> Path:
@@ -250,35 +255,6 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
-def _world(arguments: Mapping[str, Any]) -> int:
-    devices = arguments.get("devices", "auto")
-    nodes = arguments.get("num_nodes") or 1
-    if isinstance(devices, str) and devices.isdigit():
-        devices = int(devices)
-    if isinstance(devices, int) and devices > 0:
-        return devices * nodes
-    if isinstance(devices, (list, tuple)):
-        return max(1, len(devices)) * nodes
-    if arguments.get("accelerator") in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.cuda.device_count() * nodes
-    return nodes
-
-
-def _check_devices(arguments: dict[str, Any], model: GenerativeModel, world: int) -> None:
-    """Choose the strategy that the family needs, and refuse what this machine cannot do."""
-    strategy, precision = arguments.get("strategy") or "auto", str(arguments.get("precision") or "")
-    if isinstance(strategy, str) and "fsdp" in strategy and not torch.cuda.is_available():
-        raise ConfigError("strategy fsdp needs a GPU, and this machine has none; use --trainer.strategy ddp")
-    if world > 1 and strategy in ("auto", "ddp") and not model.automatic_optimization:
-        arguments["strategy"] = "ddp_find_unused_parameters_true"
-    elif world > 1 and strategy == "auto":
-        arguments["strategy"] = "ddp"
-    if precision.startswith(("bf16", "16")) and not torch.cuda.is_available():
-        warnings.warn(
-            f"precision {precision} is many times slower than 32 on CPUs without native support", stacklevel=2
-        )
-
-
 def _copy_weights(source: GenerativeModel, target: GenerativeModel) -> None:
     state, own = source.state_dict(), target.state_dict()
     wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
@@ -287,18 +263,6 @@ def _copy_weights(source: GenerativeModel, target: GenerativeModel) -> None:
             f"--init_from: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
         )
     target.load_state_dict(state)
-
-
-def _new_folder(name: str) -> Path:
-    if os.environ.get(_RUN_VARIABLE) and os.environ.get("LOCAL_RANK"):  # a worker that the first process started
-        return Path(os.environ[_RUN_VARIABLE])
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    folder = Path("runs") / name / stamp
-    suffix = 1
-    while folder.exists():
-        suffix += 1
-        folder = Path("runs") / name / f"{stamp}-{suffix}"
-    return folder
 
 
 def _tensorboard(folder: Path) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from zoo.training.checkpoint_io import write_atomic
@@ -91,7 +91,8 @@ class CostReport(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._status = "stopped"
-        self._write(trainer)
+        with contextlib.suppress(OSError):  # on a full disk the first error is the one to see
+            self._write(trainer)
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self._start
@@ -113,29 +114,20 @@ class CostReport(Callback):
         write_atomic(self.path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-class StepBar(ProgressBar):
+class StepBar(Callback):
     """One bar over all planned steps, with the remaining time and the last logged losses, refreshed twice a second.
 
     Args:
         total: planned steps.
+        metrics: knows the losses.
     """
 
-    def __init__(self, total: int | None) -> None:
-        super().__init__()
-        self.total = total
+    def __init__(self, total: int | None, metrics: MetricsLog) -> None:
+        self.total, self.metrics = total, metrics
         self._bar: Any = None
-        self._enabled = True
-        self._metrics: MetricsLog | None = None
-
-    def disable(self) -> None:
-        self._enabled = False
-
-    def enable(self) -> None:
-        self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._metrics = next((c for c in trainer.callbacks if isinstance(c, MetricsLog)), None)
-        if self._enabled and trainer.is_global_zero:
+        if trainer.is_global_zero:
             self._bar = tqdm(
                 total=self.total, initial=trainer.global_step, unit="step", mininterval=0.5, dynamic_ncols=True,
                 file=sys.stderr, desc="training", smoothing=0.05,
@@ -145,8 +137,8 @@ class StepBar(ProgressBar):
         if self._bar is None:
             return
         self._bar.update(trainer.global_step - self._bar.n)
-        if self._metrics is not None and trainer.global_step % self._metrics.every == 0:
-            losses = {k.removeprefix("train/"): v for k, v in self._metrics.last.items() if k.startswith("train/")}
+        if trainer.global_step % self.metrics.every == 0:
+            losses = {k.removeprefix("train/"): v for k, v in self.metrics.last.items() if k.startswith("train/")}
             shown = [f"{k} {v:.4g}" for k, v in losses.items() if k.endswith("loss")]
             self._bar.set_postfix_str(", ".join(shown), refresh=False)
 

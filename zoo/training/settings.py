@@ -31,6 +31,7 @@ class TrainingSettings:
         threads: compute threads a process; null shares the cores among the processes of this machine.
         channels_last: keep images and convolution weights in channels-last order.
         compile: compile the networks with torch.compile, where the family allows it.
+        timeout: minutes after which one of several processes that says nothing is taken for dead.
     """
 
     ema: float | None = 0.999
@@ -44,6 +45,7 @@ class TrainingSettings:
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
+    timeout: float = 30.0
 
     def __post_init__(self) -> None:
         if self.ema is not None and not 0 < self.ema < 1:
@@ -54,6 +56,10 @@ class TrainingSettings:
         for name in ("log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.timeout <= 0:
+            raise ConfigError(f"training.timeout must be positive, got {self.timeout}")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"training.threads must be at least 1, got {self.threads}")
         if self.budget is not None:
             parse_budget(self.budget)
 
@@ -61,7 +67,7 @@ class TrainingSettings:
 def parse_budget(text: str) -> float:
     """Return the number of floating-point operations that ``50TFLOP`` or ``1.5 PFLOP`` means. Raises `ConfigError`."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([MGTP]FLOP)s?\s*", str(text), re.IGNORECASE)
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise ConfigError(f"a compute budget is a positive number and a unit, such as 50TFLOP; got {text!r}")
     return float(match[1]) * _UNITS[match[2].upper()]
 

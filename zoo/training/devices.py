@@ -1,0 +1,147 @@
+"""Several devices: how many processes a run has, the strategy that its family needs, and what the processes share."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from zoo.errors import ConfigError, RunError
+from zoo.model import GenerativeModel
+
+__all__ = ["choose_strategy", "environments", "first_process", "lost_process", "new_folder", "processes"]
+
+_FOLDER = "ZOO_RUN_FOLDER"
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused|aborted)|broken pipe|timed out|\b(nccl|gloo|c10d|TCPStore)\b", re.I
+)
+
+
+def processes(arguments: dict[str, Any]) -> tuple[int, int]:
+    """Return the number of processes of the run and of those on this machine.
+
+    Under torchrun, devices and nodes that the user left open are what torchrun started.
+    """
+    nodes, local = arguments.get("num_nodes") or 1, None
+    if "TORCHELASTIC_RUN_ID" in os.environ and arguments.get("devices", "auto") == "auto":
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // local
+        arguments.update(devices=local, num_nodes=nodes)
+    local = local or _devices(arguments)
+    return local * nodes, local
+
+
+def _devices(arguments: Mapping[str, Any]) -> int:
+    devices = arguments.get("devices", "auto")
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if isinstance(devices, int) and devices > 0:
+        return devices
+    if isinstance(devices, (list, tuple)):
+        return max(1, len(devices))
+    if isinstance(devices, str) and "," in devices:
+        return len([d for d in devices.split(",") if d.strip()])
+    if _on_gpu(arguments):
+        return torch.cuda.device_count()
+    return 1
+
+
+def _on_gpu(arguments: Mapping[str, Any]) -> bool:
+    return arguments.get("accelerator") in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def choose_strategy(arguments: dict[str, Any], model: GenerativeModel, world: int, minutes: float) -> None:
+    """Choose the strategy that the family needs, and refuse what this machine cannot do.
+
+    Args:
+        arguments: of Lightning's Trainer, changed in place.
+        model: two-player families leave parameters without a gradient, and the strategy must expect it.
+        world: number of processes.
+        minutes: after which a process that says nothing is taken for dead.
+
+    Raises:
+        ConfigError: fsdp without a GPU.
+    """
+    strategy, precision = arguments.get("strategy") or "auto", str(arguments.get("precision") or "")
+    if isinstance(strategy, str) and "fsdp" in strategy and not _on_gpu(arguments):
+        raise ConfigError("strategy fsdp needs a GPU, and this run has none; use --trainer.strategy ddp")
+    if world > 1 and strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
+        find = strategy not in ("auto", "ddp") or not model.automatic_optimization
+        arguments["strategy"] = DDPStrategy(find_unused_parameters=find, timeout=datetime.timedelta(minutes=minutes))
+    if world > 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        if _on_gpu(arguments):
+            arguments["sync_batchnorm"] = True
+        else:
+            warnings.warn(
+                f"{type(model).__name__} has batch normalisation, whose statistics CPU processes do not share: the "
+                f"result differs from that of one process",
+                stacklevel=2,
+            )
+    if precision.startswith(("bf16", "16")) and not _on_gpu(arguments):
+        warnings.warn(
+            f"precision {precision} is many times slower than 32 on CPUs without native support", stacklevel=2
+        )
+
+
+def environments() -> list[Any]:
+    """Return the plugins of the cluster: under SLURM one that leaves checkpoints and requeueing to this engine."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def first_process() -> bool:
+    """Tell whether this process is the first of its run, before any of them has spoken to another."""
+    rank = next((os.environ[k] for k in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if k in os.environ), "0")
+    return rank == "0"
+
+
+def new_folder(name: str) -> Path:
+    """Return a run folder that does not exist yet, the same one in every process of the run. Raises `ConfigError`."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return Path(_agreed("folder", str(_dated(name))))
+    if os.environ.get(_FOLDER) and not first_process():  # a worker that the first process started
+        return Path(os.environ[_FOLDER])
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1 and not first_process():
+        raise ConfigError("processes started one by one need a folder that all of them know; give --run DIR")
+    folder = _dated(name)
+    os.environ[_FOLDER] = str(folder)
+    return folder
+
+
+def _agreed(key: str, value: str) -> str:
+    """Return the first process's value, through the store of the agent that started all of them."""
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"zoo/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{key}"
+    if first_process():
+        store.set(key, value)
+    return store.get(key).decode()
+
+
+def _dated(name: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = Path("runs") / name / stamp
+    suffix = 1
+    while folder.exists():
+        suffix += 1
+        folder = Path("runs") / name / f"{stamp}-{suffix}"
+    return folder
+
+
+def lost_process(error: BaseException, world: int, folder: Path) -> RunError | None:
+    """Return what to tell the user when ``error`` means that another process of the run is gone, else None."""
+    if world < 2 or not isinstance(error, (RuntimeError, dist.DistError)) or not _LOST.search(str(error)):
+        return None
+    return RunError(
+        f"another process of the run ended or no longer answers, so this one stops too; the reason is in its own "
+        f"output. Go on from the last checkpoint with zoo fit --resume {folder} and the same devices "
+        f"({str(error).splitlines()[0][:120]})"
+    )
