@@ -253,7 +253,8 @@ def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...
         return entry
     if parent not in raw or parent in (*seen, name):
         raise RegistryError(f"registry: entry {name!r} extends {parent!r}, which does not exist or extends it in turn")
-    inherited = {k: v for k, v in _extended(parent, raw, (*seen, name)).items() if k not in ("weights", "expected")}
+    own = {"weights", "expected"} | ({"paper"} & set(entry))
+    inherited = {k: v for k, v in _extended(parent, raw, (*seen, name)).items() if k not in own}
     return _merge(inherited, {k: v for k, v in entry.items() if k != "extends"})
 
 
