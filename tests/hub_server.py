@@ -320,6 +320,19 @@ class Handler(BaseHTTPRequestHandler):
         ]
         return {"id": repo_id, "sha": commit, "private": repo.private, "gated": repo.gated, "siblings": siblings}
 
+    def models(self) -> Any:
+        author, wanted = self.query["author"][0], self.query.get("filter", [])
+        found = []
+        for repo_id, repo in self.hub.repos.items():
+            mine = self.user is not None and self.user[0] == author
+            if not repo_id.startswith(f"{author}/") or (repo.private and not mine):
+                continue
+            text = repo.commits[repo.branches["main"]].get("README.md", Blob(b"", False)).data.decode()
+            front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+            if all(tag in front.get("tags", []) for tag in wanted):
+                found.append({"id": repo_id, "private": repo.private, "tags": front.get("tags", [])})
+        return found
+
     def refs(self, repo_id: str) -> Any:
         repo = self._repo(repo_id)
         pairs = {"branches": ("heads", repo.branches), "tags": ("tags", repo.tags)}
@@ -414,6 +427,7 @@ ROUTES: list[tuple[str, str, str]] = [
     ("GET", "/api/whoami-v2", "whoami"),
     ("POST", "/api/repos/create", "create"),
     ("POST", "/api/validate-yaml", "validate"),
+    ("GET", "/api/models", "models"),
     ("GET", f"/api/models/{_ID}", "info"),
     ("GET", f"/api/models/{_ID}/revision/([^/]+)", "info"),
     ("GET", f"/api/models/{_ID}/refs", "refs"),

@@ -225,6 +225,80 @@ def test_hand_written_card_is_pushed_with_fresh_sums(hub: HubServer, token: str,
         push(folder, REPO)
 
 
+def test_text_that_is_only_on_the_hub_is_kept(hub: HubServer, token: str, saved: Path, tmp_path: Path) -> None:
+    push(saved, REPO)
+    text = (saved / "README.md").read_text()
+    written = text.replace("tags:\n", "tags:\n- digits\n", 1) + "\n## Thanks\n\nTo my cat.\n"
+    hub.add(REPO, {**contents(saved), "README.md": written.encode()})
+    commits = len(hub.repos[REPO].commits)
+    for _ in range(2):  # the second push changes nothing
+        push(tiny(1), REPO)
+        assert len(hub.repos[REPO].commits) == commits + 1
+    folder = pull(REPO)
+    assert card(REPO).endswith("## Thanks\n\nTo my cat.\n") and "- digits\n" in card(REPO)
+    assert verify(folder).keys() == contents(folder).keys() and equal(load(REPO), tiny(1))
+    sums = (folder / "SHA256SUMS").read_text()
+    assert f"{sha256((folder / 'README.md').read_bytes())}  README.md" in sums
+    mine = tiny_folder(tmp_path / "mine")
+    (mine / "README.md").write_text(text + "\nTo my dog.\n")
+    push(mine, REPO)
+    assert card(REPO).endswith("To my dog.\n")  # what the folder says by hand stands
+
+
+def test_block_that_was_edited_on_the_hub_stops_a_push(hub: HubServer, token: str, saved: Path) -> None:
+    push(saved, REPO)
+    text = (saved / "README.md").read_text()
+    hub.add(REPO, {**contents(saved), "README.md": text.replace("| fid | 12.5", "| fid | 1.5").encode()})
+    told = message(errors.CardError, lambda: push(tiny(1), REPO))
+    assert "nothing was pushed" in told and REPO in told and "edited by hand" in told
+    assert len(hub.repos[REPO].commits) == 3 and hub.count(COMMIT) == 1
+
+
+def test_slow_upload_shows_a_bar(
+    hub: HubServer, token: str, saved: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(saved, "me/quick", progress=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("zoo.hub.upload.BAR_DELAY", 1e-9)
+    push(tiny(1), "me/slow", progress=True)
+    assert "me/slow" in capsys.readouterr().err
+    push(tiny(2), "me/quiet")
+    assert "me/quiet" not in capsys.readouterr().err
+
+
+def test_namespace_is_listed(hub: HubServer, saved: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo._cli.main import main
+
+    hub.add("me/tiny", contents(saved))
+    hub.add("me/hidden", contents(saved), private=True)
+    hub.add("me/other", {"README.md": b"---\ntags: [else]\n---\n"})
+    hub.add("you/tiny", contents(saved))
+    assert zoo.hub.list("me") == ["me/tiny"]
+    monkeypatch.setenv("HF_TOKEN", hub.user("me"))
+    assert zoo.hub.list("me") == ["me/hidden", "me/tiny"]
+    assert main(["list", "t*", "--hub", "me"]) == 0 and capsys.readouterr().out == "me/tiny\n"
+    assert main(["list", "--hub", "me", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["me/hidden", "me/tiny"]
+    assert main(["list", "--hub", "me/../x"]) == 2 and main(["list", "--hub", "me", "--family", "vae"]) == 2
+    hub.fault("status", "GET /api/models", 503, times=None)
+    monkeypatch.setattr(waits, "limit", 0.2)  # here the client tries again by itself
+    message(errors.HubUnavailableError, lambda: zoo.hub.list("me"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message(errors.OfflineError, lambda: zoo.hub.list("me"))
+
+
+def test_verify_command(hub: HubServer, stored: str, saved: Path, tmp_path: Path, capsys: Any) -> None:
+    from zoo._cli.main import main
+
+    for which in (str(saved), REPO, f"{REPO}@{stored}"):
+        assert main(["verify", which]) == 0
+        told = capsys.readouterr().out
+        assert all(f"{sha256(data)}  {name}\n" in told for name, data in contents(saved).items())
+    broken = tiny_folder(tmp_path / "broken")
+    (broken / "eval.json").write_text("{}")
+    assert main(["verify", str(broken)]) == 2 and "eval.json is damaged" in capsys.readouterr().err
+
+
 # -- names ------------------------------------------------------------------------------------------------------------
 
 BAD_NAMES = [

@@ -1,10 +1,11 @@
-"""``zoo list``: names, one a line, with family, data set and weights."""
+"""``zoo list``: names, one a line, with family, data set and weights; or the models that a namespace of the Hub has."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
+from zoo.errors import ZooError
 from zoo.registry import load_registry
 
 
@@ -14,10 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--pretrained", action="store_true", default=None, help="only names with weights")
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
+    parser.add_argument("--hub", metavar="NAMESPACE", help="the models that a user or organisation has on the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.hub is not None:
+        return _hub(args)
     registry = load_registry(*args.registry)
     found = registry.find(args.pattern, family=args.family, dataset=args.dataset, pretrained=args.pretrained)
     short = {target: alias for alias, target in registry.aliases.items()}
@@ -41,4 +45,22 @@ def run(args: argparse.Namespace) -> int:
     widths = [max(len(r[k]) for r in shown) for k in columns]
     for r in shown:
         print("  ".join([*(f"{r[k]:<{w}}" for k, w in zip(columns, widths, strict=True)), r["summary"]]))
+    return 0
+
+
+def _hub(args: argparse.Namespace) -> int:
+    from fnmatch import fnmatchcase
+
+    from zoo.hub import list as list_hub
+
+    if args.family or args.dataset or args.pretrained or args.registry:
+        raise ZooError("zoo list --hub takes a pattern and --json only: the other options are about the registry")
+    found = [repo for repo in list_hub(args.hub) if fnmatchcase(repo.rpartition("/")[2], args.pattern)]
+    if args.json:
+        print(json.dumps([{"name": repo} for repo in found], indent=2))
+        return 0
+    for repo in found:
+        print(repo)
+    if not found:
+        print(f"{args.hub} has no models of the zoo that match {args.pattern!r}")
     return 0

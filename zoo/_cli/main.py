@@ -24,6 +24,7 @@ COMMANDS = {
     "leaderboard": "compare all known results",
     "pull": "download pretrained weights",
     "push": "publish a model on the Hub",
+    "verify": "check the files of a model against their recorded sha256",
 }
 PASS_ON = {"fit", "validate", "test"}
 """Commands whose unknown options belong to LightningCLI."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
         revision=args.revision,
         tag=args.tag,
         dry_run=args.dry_run,
+        progress=sys.stderr.isatty(),
     )
     for name, size in result.files.items():
         print(f"{size:>12,}  {name}")

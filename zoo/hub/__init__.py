@@ -14,6 +14,7 @@ _PUBLIC = {
     "Waits": "zoo.hub.session",
     "build_card": "zoo.hub.cards",
     "card": "zoo.hub.loading",
+    "list": "zoo.hub.listing",
     "load": "zoo.hub.loading",
     "load_pretrained": "zoo.hub.folder",
     "merge_card": "zoo.hub.cards",
@@ -30,6 +31,7 @@ __all__ = [
     "Waits",
     "build_card",
     "card",
+    "list",
     "load",
     "load_pretrained",
     "merge_card",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from zoo.hub.cards import build_card, merge_card
     from zoo.hub.folder import load_pretrained
     from zoo.hub.layout import verify
+    from zoo.hub.listing import list
     from zoo.hub.loading import card, load, pull, resolve
     from zoo.hub.saving import save_pretrained
     from zoo.hub.session import Waits, waits

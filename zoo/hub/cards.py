@@ -18,7 +18,7 @@ from zoo.errors import CardError
 from zoo.hub.layout import SAMPLES, sha256
 from zoo.registry import load_registry
 
-__all__ = ["build_card", "card_of", "merge_card", "metadata", "metric_values"]
+__all__ = ["build_card", "card_of", "join_cards", "merge_card", "metadata", "metric_values"]
 
 _BEGIN, _END = "<!-- zoo:begin sha256={} -->", "<!-- zoo:end -->"
 _BLOCK = re.compile(r"<!-- zoo:begin sha256=([0-9a-f]{64}) -->\n(.*?)\n?<!-- zoo:end -->", re.DOTALL)
@@ -135,6 +135,31 @@ def merge_card(existing: str, fresh: str) -> str:
     tags = [t for t in old_front.get("tags") or [] if t not in front["tags"]]
     text = _split(_normal(fresh)[len(_FRONT.match(_normal(fresh))[0]) :])[1][1]
     return _assemble({**front, "tags": [*front["tags"], *tags], **kept}, before, text, after if block else "\n" + body)
+
+
+def join_cards(remote: str, local: str) -> str:
+    """Return the card to publish: ``local``, and what a person wrote on the Hub where ``local`` has nothing by hand.
+
+    A card that has no generated block is wholly a person's, and is returned as it is.
+
+    Raises:
+        CardError: the generated part of one of the two was edited by hand, or is malformed.
+    """
+    own, text = metadata(local), _normal(local)
+    front = _FRONT.match(text)
+    before, block, after = _split(text[len(front[0]) if front else 0 :])
+    if block is None:
+        return local
+    merge_card(local, local)  # raises where the block is not the one that was generated
+    merged = _normal(merge_card(remote, local))
+    kept_before, _, kept_after = _split(merged[len(_FRONT.match(merged)[0]) :])
+    tags = {"tags": metadata(merged)["tags"]}
+    return _assemble(
+        {**metadata(merged), **own, **tags},
+        before if before.strip() else kept_before,
+        block[1],
+        after if after.strip() else kept_after,
+    )
 
 
 def metadata(text: str) -> dict[str, Any]:

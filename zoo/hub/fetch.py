@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ from zoo.hub.layout import CONFIG, FILES, LIMITS, WEIGHTS, is_model_folder, is_p
 from zoo.hub.names import COMMIT
 from zoo.hub.session import FAILURES, Hub, log, passing, patient, pause_before, waits
 
-__all__ = ["Snapshot", "cached", "fetch", "fetch_or_cached", "missing", "purge"]
+__all__ = ["Snapshot", "cached", "content", "fetch", "fetch_or_cached", "missing", "purge"]
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -193,6 +194,18 @@ def _download(hub: Hub, name: str, size: int, etag: str, commit: str, part: Path
         f"{hub.repo_id} on {hub.endpoint}: {name} arrived damaged twice: its hash is {actual}, recorded is {etag}; "
         f"nothing was left in the cache; try again, or tell the owner"
     )
+
+
+def content(hub: Hub, name: str, commit: str) -> bytes:
+    """Return the bytes of one file of a commit, checked as every download, past the cache. Raises as `fetch` does."""
+    (record,) = hub.call(lambda: hub.api.get_paths_info(hub.repo_id, [name], revision=commit), revision=commit)
+    etag = record.lfs.sha256 if record.lfs is not None else record.blob_id
+    if record.size > LIMITS[name]:
+        raise NotAZooModelError(f"{hub.repo_id} on {hub.endpoint}: {name} has {record.size} bytes, too many to read")
+    with tempfile.TemporaryDirectory(prefix="zoo-hub-") as folder:
+        part = Path(folder, "part")
+        _download(hub, name, record.size, etag, commit, part)
+        return part.read_bytes()
 
 
 def _hash(stream: BinaryIO, size: int, etag: str) -> str:

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from tqdm import tqdm
 
 from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, PushError
-from zoo.hub.layout import CARD, FILES
+from zoo.hub.cards import join_cards
+from zoo.hub.fetch import content
+from zoo.hub.layout import CARD, FILES, SUMS, sums_text
 from zoo.hub.names import check_repo_id, check_revision
 from zoo.hub.parcel import collect
 from zoo.hub.session import FAILURES, Hub, offline, passing, patient, pause_before, waits
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from zoo.model import GenerativeModel
 
 __all__ = ["PushResult", "push"]
+
+
+BAR_DELAY = 2.0
+"""Seconds after which an upload shows how far it is."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,11 @@ def push(
     tag: str | None = None,
     endpoint: str | None = None,
     dry_run: bool = False,
+    progress: bool = False,
 ) -> PushResult:
     """Publish a model as one commit. A registered name stands for its bundled weights, a run for its newest checkpoint.
+
+    What a person wrote around the generated block of a card that is only on the Hub is kept.
 
     Args:
         folder_or_model: a model, a model folder, a run folder, or a registered name.
@@ -69,9 +79,11 @@ def push(
         tag: name to give the commit.
         endpoint: of the Hub; HF_ENDPOINT if left out.
         dry_run: check everything and say what would be uploaded, with no request.
+        progress: show a bar on stderr where the upload takes longer than two seconds.
 
     Raises:
-        ModelFolderError, CorruptWeightsError, WeightsMismatchError, CardError: what would be pushed is not in order.
+        ModelFolderError, CorruptWeightsError, WeightsMismatchError, CardError: what would be pushed is not in order,
+            or the generated part of the card on the Hub was edited by hand; nothing is pushed.
         UnsafeWeightsError: the folder holds a pickle.
         AuthError, PushForbiddenError: no token, a wrong one, or one that may not write there.
         PushConflictError: the branch moved meanwhile; nothing was changed.
@@ -82,20 +94,65 @@ def push(
     if tag is not None:
         check_revision(tag)
     files = collect(folder_or_model, repo_id)
-    sizes = {name: len(files[name]) for name in FILES if name in files}
     hub = Hub(repo_id, token=token, endpoint=endpoint)
     if dry_run:
-        return PushResult(repo_id, None, f"{hub.endpoint}/{repo_id}", sizes)
+        return PushResult(repo_id, None, f"{hub.endpoint}/{repo_id}", _sizes(files))
     if offline():
         raise OfflineError(f"{repo_id} cannot be pushed: HF_HUB_OFFLINE forbids the network; unset it")
     if hub.token is None:
         raise AuthError(f"pushing to {repo_id} on {hub.endpoint} needs a token: run `hf auth login`, or set HF_TOKEN")
     head, remote = _prepare(hub, revision, private)
-    commit = _commit(hub, files, remote, revision, head)
+    if CARD in remote:
+        files = _with_remote_card(hub, files, head)
+    with tqdm(
+        total=sum(map(len, files.values())), desc=repo_id, unit="B", unit_scale=True, delay=BAR_DELAY, leave=False,
+        disable=not progress,
+    ) as bar:  # fmt: skip
+        commit = _commit(hub, files, remote, revision, head, bar)
     _read_back(hub, files, commit)
     if tag is not None:
         _tag(hub, tag, commit)
-    return PushResult(repo_id, commit, f"{hub.endpoint}/{repo_id}/tree/{commit}", sizes)
+    return PushResult(repo_id, commit, f"{hub.endpoint}/{repo_id}/tree/{commit}", _sizes(files))
+
+
+def _sizes(files: Mapping[str, bytes]) -> dict[str, int]:
+    return {name: len(files[name]) for name in FILES if name in files}
+
+
+def _with_remote_card(hub: Hub, files: dict[str, bytes], head: str) -> dict[str, bytes]:
+    """Return the files with what a person wrote in the card on the Hub, SHA256SUMS made anew. Raises `CardError`."""
+    if not _differing(hub, {CARD: files[CARD]}, head):
+        return files
+    try:
+        text = join_cards(content(hub, CARD, head).decode("utf-8", "replace"), files[CARD].decode("utf-8"))
+    except CardError as error:
+        raise CardError(f"nothing was pushed to {hub.repo_id} on {hub.endpoint}: {error}") from error
+    files = {**files, CARD: text.encode("utf-8")}
+    return {**files, SUMS: sums_text(files).encode("ascii")}
+
+
+class _Watched(io.BytesIO):
+    """Bytes whose reading moves a bar; going back to the start, as after hashing, takes it back."""
+
+    def __init__(self, data: bytes, bar: tqdm) -> None:
+        super().__init__(data)
+        self.bar, self.seen = bar, 0
+
+    def _note(self) -> None:
+        moved, self.seen = self.tell() - self.seen, self.tell()
+        if moved:
+            self.bar.update(moved)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._note()
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        position = super().seek(offset, whence)
+        if (offset, whence) == (0, 0):
+            self._note()
+        return position
 
 
 def _prepare(hub: Hub, revision: str, private: bool | None) -> tuple[str, set[str]]:
@@ -119,11 +176,12 @@ def _prepare(hub: Hub, revision: str, private: bool | None) -> tuple[str, set[st
     return info.sha, {s.rfilename for s in info.siblings or []}
 
 
-def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: str, head: str) -> str:
+def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: str, head: str, bar: tqdm) -> str:
     """Make the one commit; after a failure look first whether it happened, then try again."""
     started = time.monotonic()
     for attempt in range(1, waits.tries + 1):
-        operations: list[Any] = [CommitOperationAdd(n, io.BytesIO(content)) for n, content in files.items()]
+        bar.update(-bar.n)
+        operations: list[Any] = [CommitOperationAdd(n, _Watched(data, bar)) for n, data in files.items()]
         operations += [CommitOperationDelete(n) for n in FILES if n in remote and n not in files]
         try:
             with patient(hub), _plain_transfer():
@@ -170,13 +228,13 @@ def _differing(hub: Hub, files: Mapping[str, bytes], commit: str) -> list[str]:
     """Return the names of files that the Hub does not hold as they were sent."""
     found = hub.call(lambda: hub.api.get_paths_info(hub.repo_id, list(files), revision=commit), revision=commit)
     there = {info.path: info for info in found}
-    return [name for name, content in files.items() if name not in there or not _same(there[name], content)]
+    return [name for name, data in files.items() if name not in there or not _same(there[name], data)]
 
 
-def _same(info: Any, content: bytes) -> bool:
+def _same(info: Any, data: bytes) -> bool:
     if getattr(info, "lfs", None) is not None:
-        return info.lfs.sha256 == hashlib.sha256(content).hexdigest() and info.lfs.size == len(content)
-    git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        return info.lfs.sha256 == hashlib.sha256(data).hexdigest() and info.lfs.size == len(data)
+    git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return getattr(info, "blob_id", None) == git
 
 
