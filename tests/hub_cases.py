@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,12 @@ def equal(a: GenerativeModel, b: GenerativeModel) -> bool:
     A, B = a.state_dict(), b.state_dict()
     same = A.keys() == B.keys() and all(torch.equal(A[k], B[k]) and A[k].dtype == B[k].dtype for k in A)
     return same and torch.equal(a.sample(3, seed=1), b.sample(3, seed=1))
+
+
+def load_in_child(name: str, environment: dict[str, str]) -> tuple[str, list[float]]:
+    """Load a model in a forked child; return the sha256 of its state, and a sample."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    model = zoo.load(name)
+    state = b"".join(v.numpy().tobytes() for _, v in sorted(model.state_dict().items()))
+    return sha256(state), model.sample(1, seed=3).flatten().tolist()

@@ -25,7 +25,7 @@ import zoo
 from zoo import errors
 from zoo.hub import build_card, load_pretrained, merge_card, save_pretrained, verify
 from zoo.hub.cards import metadata
-from zoo.hub.layout import sha256, sums_text
+from zoo.hub.layout import MIGRATIONS, sha256, sums_text
 from zoo.spec import Recorded
 
 
@@ -417,3 +417,25 @@ def test_metadata_that_would_run_code_are_refused() -> None:
 
 def test_source_is_plain(folder: Path) -> None:
     assert json.loads(json.dumps(dataclasses.asdict(load_pretrained(folder).source)))["kind"] == "folder"
+
+
+def test_older_format_loads_through_its_migration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(config: dict[str, Any]) -> None:
+        config["zoo_format"], config["class"] = 0, config.pop("model")
+
+    edit(folder, older)
+    with pytest.raises(errors.NotAZooModelError, match="zoo_format 0 is not a format"):
+        load_pretrained(folder)
+    step = lambda config: {**{k: v for k, v in config.items() if k != "class"}, "model": config["class"]}  # noqa: E731
+    monkeypatch.setitem(MIGRATIONS, 0, step)
+    assert equal(load_pretrained(folder), tiny()) and verify(folder)
+    edit(folder, lambda config: config.pop("class"))
+    with pytest.raises(errors.NotAZooModelError, match="format 0 but cannot be brought to format 1"):
+        load_pretrained(folder)
+
+
+def test_two_migrations_follow_each_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(folder, lambda config: config.update(zoo_format=-1, model=config["model"].upper() + "!!"))
+    monkeypatch.setitem(MIGRATIONS, -1, lambda c: {**c, "model": c["model"][:-1]})
+    monkeypatch.setitem(MIGRATIONS, 0, lambda c: {**c, "model": c["model"].removesuffix("!")})
+    assert equal(load_pretrained(folder), tiny())

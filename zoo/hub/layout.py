@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "FILES",
     "FORMAT",
     "LIMITS",
+    "MIGRATIONS",
     "SAMPLES",
     "SUMS",
     "WEIGHTS",
@@ -53,6 +54,11 @@ LIMITS = {CONFIG: 1 << 20, SUMS: 1 << 16, EVAL: 4 << 20, CARD: 4 << 20, SAMPLES:
 """Largest size of each file, in bytes."""
 
 FORMAT = 1
+"""Format of config.json that is written."""
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Format -> the step that takes a configuration of it to the next one; older formats load through all of them."""
+
 MAX_HEADER, MAX_TENSORS = 1 << 20, 10_000
 
 DTYPES = {
@@ -127,14 +133,27 @@ def parse_config(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(config, dict) or "zoo_format" not in config:
         raise NotAZooModelError(f"{where}: {CONFIG} has no 'zoo_format', so this is no model of the zoo")
     version = config["zoo_format"]
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+    if isinstance(version, bool) or not isinstance(version, int) or version < min([FORMAT, *MIGRATIONS]):
         raise NotAZooModelError(f"{where}: zoo_format {version!r} is not a format of the zoo")
     if version > FORMAT:
         raise NotAZooModelError(
             f"{where} has format {version}, newer than this zoo reads ({FORMAT}); upgrade generative-zoo"
         )
+    for step in range(version, FORMAT):
+        config = _migrated(config, step, where)
     _check_fields(config, where)
     return config
+
+
+def _migrated(config: dict[str, Any], step: int, where: str) -> dict[str, Any]:
+    """Return the configuration one format later. Raises `NotAZooModelError`."""
+    try:
+        return {**MIGRATIONS[step](config), "zoo_format": step + 1}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NotAZooModelError(
+            f"{where}: {CONFIG} says format {step} but cannot be brought to format {step + 1} ({error!r}), so this is "
+            f"no model of the zoo"
+        ) from error
 
 
 def _check_fields(config: Mapping[str, Any], where: str) -> None:

@@ -1,0 +1,58 @@
+"""Whole ways through the Hub: every bundled model there and back, and many processes at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import collect
+from hub_cases import contents, load_in_child, registry, tiny, tiny_folder
+from hub_server import HubServer
+from huggingface_hub import ModelCard, constants
+
+import zoo
+from zoo.hub import card, load, pull, push, verify
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.mark.parametrize("name", zoo.list(pretrained=True))
+def test_bundled_model_there_and_back(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        result = push(name, f"me/{name}", token=hub.user("me"))
+        assert hub.count("POST .*/commit/") == 1
+        back = load(f"me/{name}@{result.commit}")
+        asked = hub.count()
+        folder = pull(f"me/{name}@{result.commit}")
+        text = card(f"me/{name}@{result.commit}")
+        assert hub.count() == asked and verify(folder) and back.source.kind == "hub"
+    assert torch.equal(back.sample(2, seed=5), load(name).sample(2, seed=5))
+    metrics = json.loads((folder / "eval.json").read_text())["metrics"]
+    numbers = {k: v["value"] if isinstance(v, dict) else v for k, v in metrics.items()}
+    found = {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}
+    assert found and found == {k: float(v) for k, v in numbers.items() if v is not None}
+
+
+def test_eight_processes_that_load_the_same_model_at_once(run_forked: Callable[..., Any], tmp_path: Path) -> None:
+    cache, overlay = tmp_path / "cache", registry(tmp_path / "registry.yaml")
+    with pytest.MonkeyPatch.context() as patch, HubServer() as hub:
+        patch.setenv("ZOO_REGISTRY", str(overlay))
+        files, model = contents(tiny_folder(tmp_path / "model")), tiny()
+        hub.add("me/tiny", files)
+        environment = {"ZOO_REGISTRY": str(overlay), "HF_HUB_CACHE": str(cache), "HF_ENDPOINT": hub.url}
+        begun = [run_forked(load_in_child, "me/tiny", environment, start=True) for _ in range(8)]
+        results = [collect(process, queue, 60) for process, queue in begun]
+        assert len({digest for digest, _ in results}) == 1
+        assert all(sample == model.sample(1, seed=3).flatten().tolist() for _, sample in results)
+        patch.setenv("HF_HUB_CACHE", str(cache))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        assert contents(pull("me/tiny")) == files and verify(pull("me/tiny"))
+    assert len(list(cache.rglob("blobs/*"))) == len(files)
+    assert not [p for p in cache.rglob("*") if "incomplete" in p.name or p.name.startswith(".")]
