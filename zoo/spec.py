@@ -25,7 +25,7 @@ __all__ = ["ALLOWED", "Recorded", "allowed", "build", "class_of", "class_paths",
 ALLOWED: tuple[str, ...] = ("torch.nn.GELU", "torch.nn.LeakyReLU", "torch.nn.ReLU", "torch.nn.SiLU", "torch.nn.Tanh")
 """Class paths outside ``zoo.`` that a spec may name."""
 
-_OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics|training|callbacks)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*$")
+_OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics|training|callbacks)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")
 _SIMPLE = {"int": int, "float": (int, float), "str": str, "bool": bool}
 
 

@@ -171,7 +171,7 @@ def metadata(text: str) -> dict[str, Any]:
         raise CardError(f"the metadata of README.md have more than {_MAX_METADATA} characters")
     try:
         found = yaml.safe_load(match[1])
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, AttributeError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CardError(f"the metadata of README.md are not plain YAML: {' '.join(str(error).split())}") from error
     if found is not None and not isinstance(found, dict):
         raise CardError("the metadata of README.md are no mapping")
