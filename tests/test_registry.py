@@ -80,7 +80,7 @@ def test_an_overlay_of_another_class_inherits_no_arguments(tmp_path: Path) -> No
         ("format: 2", "newer than this zoo"),
         ("- a list", "expected a mapping"),
         ("a: !!python/object/apply:os.system [true]", "not valid YAML"),
-        ("models: {a-b: {family: x, data: {class_path: zoo.data.mnist.MNIST}, model: {class_path: os.X}}}", "allow-list"),
+        ("models: {a-b: {family: x, data: {class_path: zoo.data.X.Y}, model: {class_path: os.X}}}", "allow-list"),
     ],
 )  # fmt: skip
 def test_bad_registries_are_refused_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
