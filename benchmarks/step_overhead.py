@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from timing import Window, header, medians, silent, take_turns
+from timing import Window, header, medians, process, silent, take_turns
 
 from zoo.data.base import BatchStream
 from zoo.data.toys import EightGaussians
@@ -112,8 +112,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     quiet_lightning()
-    arms = {"bare loop": bare, "default Trainer": default, "zoo": engine}
-    found = take_turns({n: lambda f=f: f(args.warm, args.steps) for n, f in arms.items()}, args.rounds)
+    arms = {
+        "bare loop": process(lightning=False)(lambda: bare(args.warm, args.steps)),
+        "default Trainer": process(lightning=True)(lambda: default(args.warm, args.steps)),
+        "zoo": process(lightning=True)(lambda: engine(args.warm, args.steps)),
+    }
+    found = take_turns(arms, args.rounds)
     median = medians(found)
     print(header(args.threads))
     print(f"{sum(p.numel() for p in model().parameters())} parameters, {args.steps} steps an arm, {args.rounds} rounds")

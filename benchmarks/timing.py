@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-__all__ = ["Window", "header", "medians", "silent", "take_turns"]
+__all__ = ["Window", "header", "medians", "process", "silent", "take_turns"]
 
 
 class Window(Callback):
@@ -45,6 +45,21 @@ class Window(Callback):
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.tick()
+
+
+@contextlib.contextmanager
+def process(*, lightning: bool) -> Iterator[None]:
+    """Let an arm run as in a process of its own: Lightning, once imported, has torch look for a GPU driver often."""
+    names = ("PYTORCH_NVML_BASED_CUDA_CHECK", "CUDA_VISIBLE_DEVICES")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    if lightning:
+        os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

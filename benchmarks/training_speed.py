@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from timing import Window, header, medians, silent, take_turns
+from timing import Window, header, medians, process, silent, take_turns
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -214,10 +214,10 @@ def main() -> None:
         unpack(Path(root))
         batches = loader(Path(root))
         arms: dict[str, Callable[[], float]] = {
-            "plain": lambda: plain(batches, args.warm, args.steps),
-            "default": lambda: default(batches, args.warm, args.steps),
-            "zoo": lambda: engine(args.warm, args.steps),
-            "fused": lambda: fused(args.warm, args.steps),
+            "plain": process(lightning=False)(lambda: plain(batches, args.warm, args.steps)),
+            "default": process(lightning=True)(lambda: default(batches, args.warm, args.steps)),
+            "zoo": process(lightning=True)(lambda: engine(args.warm, args.steps)),
+            "fused": process(lightning=False)(lambda: fused(args.warm, args.steps)),
             "products": lambda: products(args.warm, args.steps),
         }
         found = take_turns(arms, args.rounds)

@@ -27,7 +27,15 @@ from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
 from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
-from zoo.training.devices import choose_strategy, environments, first_process, lost_process, new_folder, processes
+from zoo.training.devices import (
+    choose_strategy,
+    environments,
+    first_process,
+    hide_absent_gpus,
+    lost_process,
+    new_folder,
+    processes,
+)
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
 from zoo.training.hooks import Hooks, NoProfiler
@@ -63,6 +71,7 @@ class Run:
         init_from: GenerativeModel | None = None,
     ) -> None:
         quiet_lightning()
+        hide_absent_gpus()
         torch.manual_seed(derive_seed(0))
         self.cli = EntryCLI(entry, args, allow)
         self.settings = self.cli.settings()
