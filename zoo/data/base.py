@@ -155,7 +155,7 @@ class TensorData(LightningDataModule):
 
     def to_float(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn stored examples into the model's range: uint8 levels 0..L-1 into k / (L - 1)."""
-        return x.to(dtype) if self.levels is None else x.to(dtype).div_(self.levels - 1)
+        return x.to(dtype) if self.levels in (None, 2) else x.to(dtype).div_(self.levels - 1)
 
     # -- Lightning ----------------------------------------------------------------------------------------------------
 
@@ -173,6 +173,10 @@ class TensorData(LightningDataModule):
 
     def test_dataloader(self) -> SequentialBatches:
         return self._sequential("test")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        x, labels = batch
+        return x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         x, labels = batch

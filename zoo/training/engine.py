@@ -5,6 +5,7 @@ All of it is a function of the step: nothing here needs to be restored when a ru
 
 from __future__ import annotations
 
+import inspect
 import signal
 import threading
 import time
@@ -64,6 +65,8 @@ class Engine(Callback):
         if pl_module.device.type == "cpu":  # torch.manual_seed would visit every kind of accelerator
             self._seed_global = torch.default_generator.manual_seed
         pl_module.set_noise(self._streams)
+        step = type(pl_module).training_step  # Lightning looks at its arguments before every step
+        step.__signature__ = inspect.signature(step)
         trainer.train_dataloader.step = self.batches
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
