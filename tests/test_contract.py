@@ -71,7 +71,7 @@ def test_losses_and_likelihoods_are_finite_and_in_nats(trained: tuple[str, Gener
     assert "loss" in terms and all(t.ndim == 0 and torch.isfinite(t) for t in terms.values())
     if isinstance(model, LikelihoodModel):
         with torch.no_grad():
-            p = model.log_prob(x, seed=0)
+            p = model.log_prob(x, labels=labels if model.num_classes else None, seed=0)
         assert p.shape == (4,) and torch.isfinite(p).all() and (p < 0).all()
         assert model.likelihood().split("+")[0].split("-")[0] in ("exact", "elbo", "iwae", "vlb", "ode")
     else:

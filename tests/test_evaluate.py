@@ -67,7 +67,10 @@ class Noise(ImplicitModel):
 class Uniform(Noise, LikelihoodModel):
     """All grey levels equally likely: log p = -D ln L; the bound with k draws falls short by noise of mean 1 / k."""
 
-    def log_prob(self, x: Tensor, *, k: int = 1, seed: int | torch.Generator | None = None) -> Tensor:
+    def log_prob(
+        self, x: Tensor, *, labels: Any = None, k: int = 1, seed: int | torch.Generator | None = None
+    ) -> Tensor:
+        self.given_labels(len(x), labels)
         exact = torch.full((len(x),), -math.prod(self.shape) * math.log(self.levels or math.e), dtype=torch.float64)
         return exact - self.gap(len(x), k, seed)
 
@@ -87,6 +90,20 @@ class Bound(Uniform):
 
     def likelihood(self, k: int = 1) -> str:
         return "elbo" if k == 1 else f"iwae-{k}"
+
+
+class Conditional(Uniform):
+    """Draws the first test digit of the class that is asked for, but a one for every seven; its log p is -y nats."""
+
+    num_classes = 10
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        x, y = MNIST().split("test")
+        found = torch.stack([x[int((y == (1 if k == 7 else k)).nonzero()[0])] for k in labels.tolist()])
+        return found / 255
+
+    def log_prob(self, x: Tensor, *, labels: Any = None, k: int = 1, seed: Any = None) -> Tensor:
+        return -self.given_labels(len(x), labels).double()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -136,6 +153,21 @@ def test_bounds_are_reported_with_their_kind(result: Result) -> None:
     assert (elbo.value - 8) * bits == pytest.approx(1, abs=4 / math.sqrt(150))
     assert (iwae.value - 8) * bits == pytest.approx(0.2, abs=0.8 / math.sqrt(150))
     assert elbo.standard_error * bits == pytest.approx(1 / math.sqrt(150), rel=0.4)
+
+
+def test_conditional_models_are_given_the_labels_and_say_so(result: Result) -> None:
+    found = measure(Conditional(IMAGE), FewDigits(), **FEW)
+    assert found.protocol.conditional and not result.protocol.conditional
+    mean = float(FewDigits().split("test")[1].double().mean())
+    assert found.metrics["bits_per_dim"].value * 784 * math.log(2) == pytest.approx(mean)
+    assert found.metrics["accuracy"].value == pytest.approx(0.9)  # 117 of 130, asked for in turn across the chunks
+    assert found.metrics["accuracy"].standard_error == pytest.approx(0.3 / math.sqrt(130))
+    assert "accuracy" not in result.metrics
+    x = FewDigits().to_float(FewDigits().split("test")[0][:3])
+    with pytest.raises(ConfigError, match=r"Conditional is conditional.* pass labels=3 integers between 0 and 9"):
+        Conditional(IMAGE).log_prob(x)
+    with pytest.raises(ConfigError, match="takes no labels"):
+        Uniform(IMAGE).log_prob(x, labels=3)
 
 
 def test_limit_takes_the_first_examples() -> None:

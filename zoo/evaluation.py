@@ -23,7 +23,7 @@ from zoo import results
 from zoo.errors import ConfigError, ResultError
 from zoo.metrics import fidelity as digits
 from zoo.metrics.classifier import SHA256, DigitClassifier
-from zoo.metrics.distribution import ESTIMATORS, Estimate
+from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy
 from zoo.model import GenerativeModel, LikelihoodModel
 from zoo.results import Cost, Data, Identity, Metric, Protocol, Result
 
@@ -111,9 +111,9 @@ def measure(
         if isinstance(model, LikelihoodModel):
             metrics |= _likelihood(model, data, k or 1, seed, limit, protocol, progress)
         drawn = samples if compared else min(samples, batch_size)
-        x, times = _draw(model, drawn, seed, batch_size, options or {}, progress)
+        x, asked, times = _draw(model, drawn, seed, batch_size, options or {}, progress)
         if compared:
-            found, floor = _compare(x, data, protocol, progress)
+            found, floor = _compare(x, asked, data, protocol, progress)
             metrics |= found
     finally:
         model.train(training)
@@ -140,7 +140,7 @@ def _likelihood(
     model: LikelihoodModel, data: TensorData, k: int, seed: int, limit: int | None, protocol: dict[str, Any], bar: bool
 ) -> dict[str, Estimate]:
     """Return the likelihood with k importance samples, and with one where that is another bound; fill the protocol."""
-    stored = data.split("test")[0][:limit]
+    stored, labels = (part[:limit] for part in data.split("test"))
     size = min(_IMAGES, max(1, _ROWS // k))
     protocol |= {"likelihood": model.likelihood(k), "k": k}
     protocol |= {"likelihood_examples": len(stored), "likelihood_batch_size": size}
@@ -149,10 +149,11 @@ def _likelihood(
     bounds = {unit: k} if model.likelihood(1) == model.likelihood(k) else {unit: k, f"{unit}_{_short(model)}": 1}
     found: dict[str, Estimate] = {}
     for name, samples in bounds.items():
-        chunks = stored.split(size)
+        chunks = list(zip(stored.split(size), labels.split(size), strict=True))
         steps = tqdm(chunks, model.likelihood(samples), delay=2, leave=False, disable=not bar)
+        seeds = _seeds(seed, len(chunks))
         nll = -scale * torch.cat(
-            [_log_prob(model, data, x, samples, s) for x, s in zip(steps, _seeds(seed, len(chunks)), strict=True)]
+            [_log_prob(model, data, *chunk, samples, s) for chunk, s in zip(steps, seeds, strict=True)]
         )
         if not bool(nll.isfinite().all()):
             bad = int((~nll.isfinite()).sum())
@@ -167,9 +168,11 @@ def _short(model: LikelihoodModel) -> str:
 
 
 @torch.no_grad()
-def _log_prob(model: LikelihoodModel, data: TensorData, stored: Tensor, k: int, seed: int) -> Tensor:
+def _log_prob(model: LikelihoodModel, data: TensorData, stored: Tensor, labels: Tensor, k: int, seed: int) -> Tensor:
+    """Return log p(x) on the CPU, float64; that of a conditional model is log p(x | y), with the labels of the data."""
     x = data.to_float(stored, model.dtype).to(model.device)
-    return model.log_prob(x, k=k, seed=seed).double().cpu()
+    given = {"labels": labels.to(model.device)} if model.num_classes else {}
+    return model.log_prob(x, k=k, seed=seed, **given).double().cpu()
 
 
 # -- samples ----------------------------------------------------------------------------------------------------------
@@ -177,14 +180,17 @@ def _log_prob(model: LikelihoodModel, data: TensorData, stored: Tensor, k: int, 
 
 def _draw(
     model: GenerativeModel, n: int, seed: int, batch_size: int, options: Mapping[str, Any], bar: bool
-) -> tuple[Tensor, dict[str, float]]:
-    """Return n samples (n, *shape) on the CPU, with samples per second and the latency of one."""
+) -> tuple[Tensor, Tensor | None, dict[str, float]]:
+    """Return n samples (n, *shape) on the CPU, the labels asked for, samples per second and the latency of one."""
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-    parts, seconds = [], 0.0
+    asked = torch.arange(n) % model.num_classes if model.num_classes else None
+    parts, seconds, start = [], 0.0, 0
     with tqdm(total=n, desc="samples", delay=2, leave=False, disable=not bar) as progress:
         for size, chunk_seed in zip(sizes, _seeds(seed, len(sizes)), strict=True):
+            given = {"labels": asked[start : start + size].to(model.device)} if asked is not None else {}
+            start += size
             begin = time.perf_counter()
-            parts.append(model.sample(size, seed=chunk_seed, **options).float().cpu())
+            parts.append(model.sample(size, seed=chunk_seed, **given, **options).float().cpu())
             seconds += time.perf_counter() - begin
             progress.update(size)
     x = torch.cat(parts)
@@ -193,11 +199,11 @@ def _draw(
         raise ResultError(f"{bad} of {n} samples hold NaN or infinity; the model has diverged")
     begin = time.perf_counter()
     model.sample(1, seed=seed, **options).cpu()
-    return x, {"samples_per_second": n / seconds, "latency_seconds": time.perf_counter() - begin}
+    return x, asked, {"samples_per_second": n / seconds, "latency_seconds": time.perf_counter() - begin}
 
 
 def _compare(
-    x: Tensor, data: TensorData, protocol: dict[str, Any], bar: bool
+    x: Tensor, asked: Tensor | None, data: TensorData, protocol: dict[str, Any], bar: bool
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
     """Return the metrics of the samples, and those of as many training images; fill the protocol."""
     stored = data.split("test")[0]
@@ -210,9 +216,10 @@ def _compare(
     protocol |= {"extractor": DigitClassifier.name, "extractor_sha256": SHA256}
     subset = min(ESTIMATORS["kid_subset_size"], len(x), len(stored))
     protocol["estimators"] = {**ESTIMATORS, "kid_subset_size": subset}
-    found = digits.fidelity(
-        digits.digit_features(digits.quantise(x, data.levels), progress=bar, what="sample features"), real, progress=bar
-    )
+    drawn = digits.digit_features(digits.quantise(x, data.levels), progress=bar, what="sample features")
+    found = digits.fidelity(drawn, real, progress=bar)
+    if asked is not None:
+        found["accuracy"] = accuracy(drawn["logits"], asked)
     return found, _floor(data, len(x), digest, real, bar)
 
 

@@ -307,15 +307,42 @@ class GenerativeModel(Recorded, LightningModule):
 class LikelihoodModel(GenerativeModel):
     """A model with a log-likelihood, exact or bounded."""
 
-    def log_prob(self, x: Tensor, *, k: int = 1, seed: int | torch.Generator | None = None) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        labels: Sequence[int] | Tensor | int | None = None,
+        k: int = 1,
+        seed: int | torch.Generator | None = None,
+    ) -> Tensor:
         """Return log p(x), or its lower bound, in nats: (B, *shape) in data range -> (B,).
+
+        A conditional model gives log p(x | y), which is not to be compared with log p(x).
 
         Args:
             x: examples.
+            labels: y, the class of each example, or one for all; conditional models need them, others take none
+                (see `given_labels`).
             k: importance samples, where the family has them; exact models ignore it.
             seed: for bounds that draw noise.
+
+        Raises:
+            ConfigError: labels are missing, or given to a model that is not conditional.
         """
         raise NotImplementedError
+
+    def given_labels(self, n: int, labels: Sequence[int] | Tensor | int | None) -> Tensor | None:
+        """Return the labels of n examples, int64 (n,) on the model's device; None for an unconditional model.
+
+        Raises:
+            ConfigError: a conditional model was given none, or what `sample` would refuse.
+        """
+        if self.num_classes and labels is None:
+            raise ConfigError(
+                f"{type(self).__name__} is conditional, so its likelihood is that of an example given its label: pass "
+                f"labels={n} integers between 0 and {self.num_classes - 1}"
+            )
+        return self._labels(n, labels)
 
     def likelihood(self, k: int = 1) -> str:
         """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is."""

@@ -151,7 +151,7 @@ class Result:
 
     Attributes:
         metrics: ``bits_per_dim`` or ``nats`` (lower is better), ``fid``, ``kid``, ``inception_score``, ``precision``,
-            ``recall``, ``confident_share``, ``digit_share_0`` ...
+            ``recall``, ``confident_share``, ``digit_share_0`` ..., and ``accuracy`` of a conditional model's samples.
         floor: the same metrics of as many training images as there were samples, against the same split.
         versions: of the libraries.
         command: that makes this result again.

@@ -117,8 +117,16 @@ class PixelCNN(LikelihoodModel):
         x = self.out(F.relu(self.head(F.relu(x))))
         return x.permute(0, 2, 3, 1).unflatten(3, (self.shape[0], self.levels)).permute(0, 3, 1, 2, 4)
 
-    def log_prob(self, x: Tensor, *, k: int = 1, seed: int | torch.Generator | None = None) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        labels: Sequence[int] | Tensor | int | None = None,
+        k: int = 1,
+        seed: int | torch.Generator | None = None,
+    ) -> Tensor:
         """Return log p(x) in nats, exactly: (B, C, H, W) in [0, 1] -> (B,). ``k`` and ``seed`` have no effect."""
+        self.given_labels(len(x), labels)
         return self._log_prob(self.quantize(x))
 
     def _log_prob(self, k: Tensor) -> Tensor:

@@ -147,7 +147,14 @@ class VAE(LikelihoodModel):
     # -- the likelihood -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def log_prob(self, x: Tensor, *, k: int = 1, seed: int | torch.Generator | None = None) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        labels: Sequence[int] | Tensor | int | None = None,
+        k: int = 1,
+        seed: int | torch.Generator | None = None,
+    ) -> Tensor:
         """Return a lower bound on log p(x), in nats: (B, *shape) in data range -> (B,).
 
         k = 1 is the ELBO with the analytic KL and one draw of z; k > 1 is log (1/k) sum_i p(x, z_i) / q(z_i | x) over
@@ -159,6 +166,7 @@ class VAE(LikelihoodModel):
         """
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
+        self.given_labels(len(x), labels)
         generator = seeded(seed, x.device)
         rows = max(1, CHUNK // math.prod(self.shape))
         return torch.cat([self._bound(part, k, rows, generator) for part in x.split(rows)])

@@ -21,7 +21,16 @@ from torch import Tensor
 
 from zoo.errors import ResultError
 
-__all__ = ["ESTIMATORS", "Estimate", "class_shares", "frechet", "inception_score", "kernel", "precision_recall"]
+__all__ = [
+    "ESTIMATORS",
+    "Estimate",
+    "accuracy",
+    "class_shares",
+    "frechet",
+    "inception_score",
+    "kernel",
+    "precision_recall",
+]
 
 ESTIMATORS = {"kid_subsets": 100, "kid_subset_size": 1000, "is_splits": 10, "prc_neighbours": 3}
 """Constants of the estimators, part of every protocol; subsets are smaller only where there are fewer samples."""
@@ -108,6 +117,12 @@ def class_shares(logits: Tensor, *, confidence: float = 0.9) -> dict[str, Estima
     counts = torch.bincount(classes, minlength=logits.shape[1]).double() / len(logits)
     shares |= {f"digit_share_{i}": share for i, share in enumerate(counts)}
     return {k: (float(v), math.sqrt(float(v * (1 - v)) / len(logits)), None) for k, v in shares.items()}
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
+    """Return the share of samples, logits (N, K), whose likeliest class is the one that was asked for, (N,)."""
+    share = float((logits.argmax(1) == labels.to(logits.device)).double().mean())
+    return share, math.sqrt(share * (1 - share) / len(labels)), None
 
 
 def _check(generated: Tensor, real: Tensor) -> None:
