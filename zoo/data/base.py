@@ -149,6 +149,11 @@ class TensorData(LightningDataModule):
         x, labels = self.split(split)
         return hashlib.sha256(x.contiguous().numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
 
+    @property
+    def unit(self) -> str:
+        """Name of the metric of likelihoods: ``nats`` of an example, or bits of a value, ``bits_per_...``."""
+        return "nats" if self.levels in (None, 2) else "bits_per_dim"
+
     def transform(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Random map of a training batch; the identity unless a data set says otherwise."""
         return x

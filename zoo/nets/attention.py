@@ -1,0 +1,169 @@
+"""Transformer blocks, their masks and positions, and their evaluation one position at a time.
+
+    x <- x + A(LN(x)),   x <- x + W_2 GELU(W_1 LN(x)),
+    A(h) = W_o softmax(Q K^T / sqrt(D) + mask) V,  heads side by side
+
+References:
+    A. Vaswani and others, Attention Is All You Need, 2017, arXiv:1706.03762.
+    J. Su and others, RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021, arXiv:2104.09864.
+    I. Beltagy, M. E. Peters, A. Cohan, Longformer, 2020, arXiv:2004.05150 (sliding windows).
+    C. Raffel and others, T5, 2020, arXiv:1910.10683 (prefix masks).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+
+__all__ = ["AttentionBlock", "KeyValueCache", "attention_mask", "rotary_tables", "rotate"]
+
+Tables = tuple[Tensor, Tensor]
+
+
+def attention_mask(length: int, *, window: int | None = None, prefix: int | None = None) -> Tensor | None:
+    """Return which keys (second index) each query (first index) sees: bool (length, length), or None for causal.
+
+    Args:
+        length: positions.
+        window: a query sees itself and the window - 1 positions before it.
+        prefix: the first so many positions all see one another.
+    """
+    if window is None and prefix is None:
+        return None
+    i = torch.arange(length)
+    mask = i[:, None] >= i
+    if window is not None:
+        mask &= i[:, None] - i < window
+    if prefix is not None:
+        mask |= (i[:, None] < prefix) & (i < prefix)
+    return mask
+
+
+def rotary_tables(first: int, count: int, features: int, like: Tensor) -> Tables:
+    """Return cos and signed sin of the angles of ``count`` positions from ``first`` on: two (count, features)."""
+    half = features // 2
+    theta = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(first, first + count, dtype=torch.float64)[:, None] * theta  # (count, half)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1).to(like), torch.cat([-sin, sin], -1).to(like)
+
+
+def rotate(x: Tensor, tables: Tables) -> Tensor:
+    """Turn pairs (i, i + D/2) of features by the angle of their position: (..., T, D) -> (..., T, D)."""
+    cos, sin = tables
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm self-attention and a two-layer network, each added to the stream: (B, T, d) -> (B, T, d).
+
+    Args:
+        width: d, a multiple of ``heads``; d / heads must be even under rotary positions.
+        heads: attention heads.
+        hidden: width of the two-layer network.
+        depth: number of blocks of the whole network; maps back into the stream start 1 / sqrt(2 depth) smaller.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ConfigError(f"a width of {width} does not divide among {heads} heads")
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        for layer, scale in ((self.qkv, 1.0), (self.out, 2 * depth), (self.up, 1.0), (self.down, 2 * depth)):
+            nn.init.normal_(layer.weight, std=0.5 / math.sqrt(layer.in_features * scale))
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        tables: Tables | None = None,
+        drop: Callable[[Tensor], Tensor] | None = None,
+        keep: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """Evaluate all positions.
+
+        Args:
+            x: (B, T, d).
+            mask: bool (T, T), or None for causal.
+            tables: of rotary positions.
+            drop: applied to what is added to the stream.
+            keep: told keys and values (2, B, H, T, D).
+        """
+        qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        qk, v = qkv[:2], qkv[2]
+        if tables is not None:
+            qk = rotate(qk, tables)
+        if keep is not None:
+            keep(torch.stack([qk[1], v]))
+        y = F.scaled_dot_product_attention(qk[0], qk[1], v, attn_mask=mask, is_causal=mask is None)
+        y = self.out(y.transpose(1, 2).flatten(2))  # (B, T, d)
+        x = x + (y if drop is None else drop(y))
+        y = self.down(F.gelu(self.up(self.norm2(x))))
+        return x + (y if drop is None else drop(y))
+
+    def step(self, x: Tensor, cache: KeyValueCache, tables: Tables | None) -> Tensor:
+        """Evaluate the next position: (B, d) -> (B, d), from the keys and values of the earlier ones."""
+        qkv = self.qkv(self.norm1(x)).unflatten(1, (3, self.heads, -1)).transpose(0, 1)  # (3, B, H, D)
+        if tables is not None:
+            cache.put(qk := rotate(qkv[:2], tables), qkv[2])
+            q = qk[0]
+        else:
+            cache.put(qkv[:2], qkv[2])
+            q = qkv[0]
+        y = F.scaled_dot_product_attention(q[:, :, None], *cache.seen())  # (B, H, 1, D)
+        x = x + self.out(y.flatten(1))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class KeyValueCache:
+    """Keys and values of one block, in storage for ``size`` positions that is allocated once.
+
+    Beyond ``size`` positions the newest takes the place of the oldest, as a sliding window asks for. Attention does not
+    depend on the order of its keys, so the ring is read as it lies.
+
+    Args:
+        n: sequences.
+        heads: attention heads.
+        size: positions to hold.
+        features: of a head.
+        like: a tensor of the wanted type and device.
+    """
+
+    def __init__(self, n: int, heads: int, size: int, features: int, like: Tensor) -> None:
+        self.size, self.count = size, 0
+        self.keys, self.values = like.new_empty(2, n, heads, size, features)
+
+    def put(self, qk: Tensor, v: Tensor) -> None:
+        """Store the next position: queries and keys (2, n, H, D), values (n, H, D)."""
+        slot = self.count % self.size
+        self.keys[:, :, slot] = qk[1]
+        self.values[:, :, slot] = v
+        self.count += 1
+
+    def fill(self, kv: Tensor) -> None:
+        """Store the first positions at once: (2, n, H, T, D)."""
+        T = kv.shape[3]
+        first = max(0, T - self.size)
+        slots = torch.arange(first, T, device=kv.device) % self.size
+        self.keys[:, :, slots], self.values[:, :, slots] = kv[:, :, :, first:]
+        self.count = T
+
+    def seen(self) -> Tables:
+        """Return the keys and values held: two views (n, H, min(count, size), D)."""
+        if self.count >= self.size:
+            return self.keys, self.values
+        return self.keys[:, :, : self.count], self.values[:, :, : self.count]
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
