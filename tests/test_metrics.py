@@ -17,6 +17,7 @@ from zoo.data.mnist import MNIST
 from zoo.errors import CorruptWeightsError, ResultError
 from zoo.metrics import classifier, fidelity
 from zoo.metrics.distribution import class_shares, frechet, inception_score, kernel, precision_recall
+from zoo.metrics.extractors import Digits
 
 
 class Given(nn.Identity):
@@ -37,7 +38,7 @@ def normal(n: int, d: int = 16, seed: int = 0) -> Tensor:
 def test_classifier_recognises_the_test_digits() -> None:
     data = MNIST()
     x, labels = data.split("test")
-    found = fidelity.digit_features(data.to_float(x))
+    found = fidelity.extract(Digits(), data.to_float(x))
     assert found["features"].shape == (10_000, 64)
     assert (found["logits"].argmax(1) == labels).double().mean() >= 0.992
 
@@ -64,7 +65,7 @@ def test_damaged_classifier_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_features_of_other_shapes_are_refused() -> None:
     with pytest.raises(ResultError, match=r"\(N, 1, 28, 28\)"):
-        fidelity.digit_features(torch.zeros(2, 3, 32, 32))
+        fidelity.extract(Digits(), torch.zeros(2, 3, 32, 32))
 
 
 # -- agreement of libraries -------------------------------------------------------------------------------------------
@@ -175,15 +176,6 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 
 # -- images and the cache ---------------------------------------------------------------------------------------------
-
-
-def test_quantise() -> None:
-    x = torch.linspace(-0.1, 1.1, 1000)
-    levels = fidelity.quantise(x, 256) * 255
-    assert torch.equal(levels.round(), levels)
-    assert (levels / 255 - x.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
-    assert fidelity.quantise(x, 2).unique().tolist() == [0, 1]
-    assert torch.equal(fidelity.quantise(x, None), x)
 
 
 def test_cache_computes_once_and_survives_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ place of the function in the package.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +31,19 @@ def evaluate(
     *,
     samples: int = 10_000,
     seed: int = 0,
+    seeds: int = 1,
     k: int | None = None,
     batch_size: int = 250,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
+    extractor: Any = None,
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
     device: str | None = None,
+    devices: int = 1,
     out: str | Path | None = None,
+    work: str | Path | None = None,
     progress: bool = True,
 ) -> Result:
     """Measure a model: ``zoo.evaluate("pixelcnn-mnist")`` or ``zoo.evaluate(model, "mnist")``.
@@ -48,15 +53,21 @@ def evaluate(
         data: a data module or the name of a data set; by default what the model was trained on.
         samples: how many are drawn for FID and its like; at least the 64 dimensions of the features.
         seed: of the samples and of the noise of bounds.
+        seeds: how many: ``seed``, ``seed + 1`` ...; values are means over them.
         k: importance samples of the likelihood; by default what the registry says, else 1.
         batch_size: samples drawn at a time.
         limit: take only the first so many test examples for the likelihood.
         options: sampling options of the family.
+        extractor: ``digits``, ``inception``, ``none``, or a torch module that returns features; by default what fits.
         cost: facts about training that are not known otherwise, such as ``{"training_tflop": 50}``.
         ema: whether the weights are averaged ones, where that is not known otherwise.
         quick: mark the result as made with less than the protocol of the tables.
         device: where a model that is given by name goes; an object stays where it is.
+        devices: processes that share the work, each on a GPU of its own where ``device`` is one; the numbers are the
+            same.
         out: folder (or .json file) to write the result to.
+        work: folder in which finished pieces are kept until all are done; by default ``out``, where that is a folder.
+            The same call again goes on from them.
         progress: show bars for what takes longer than two seconds.
 
     Raises:
@@ -73,9 +84,14 @@ def evaluate(
     name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
     return measure(
         built, module, name=name, weights_sha256=_digest(built),
-        samples=samples, seed=seed, k=k, batch_size=batch_size, limit=limit, options=options,
+        samples=samples, seed=seed, seeds=seeds, k=k, batch_size=batch_size, limit=limit, options=options,
         cost={**known.get("cost", {}), **(cost or {})}, ema=known.get("ema") if ema is None else ema, quick=quick,
-        command=_command(asked or name, samples, seed, k, batch_size, limit, quick), out=out, progress=progress,
+        extractor=extractor, devices=devices, allow=entry.allow if entry is not None else (),
+        command=_command(
+            asked or name, quick, options, data, extractor,
+            {"samples": samples, "seed": seed, "seeds": seeds if seeds > 1 else None, "k": k,
+             "batch_size": batch_size, "limit": limit},
+        ), out=out, work=work, progress=progress,
     )  # fmt: skip
 
 
@@ -137,8 +153,14 @@ def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what:
 
 
 def _command(
-    name: str | None, samples: int, seed: int, k: int | None, batch_size: int, limit: int | None, quick: bool
-) -> str:
-    numbers = {"--samples": samples, "--seed": seed, "-k": k, "--batch_size": batch_size, "--limit": limit}
-    options = " ".join(f"{option} {value}" for option, value in numbers.items() if value is not None)
-    return f"zoo evaluate {name} {options}{' --quick' if quick else ''}" if name is not None else ""
+    name: str | None, quick: bool, options: Mapping[str, Any] | None, data: Any, extractor: Any,
+    numbers: Mapping[str, int | None],
+) -> str:  # fmt: skip
+    """Return what to type to make the result again; empty where no name leads to the model."""
+    if name is None:
+        return ""
+    words = [f"zoo evaluate {name}", *([f"--data {data}"] if isinstance(data, str) else [])]
+    words += [f"{'-k' if n == 'k' else f'--{n}'} {value}" for n, value in numbers.items() if value is not None]
+    words += [f"--option {key}={json.dumps(value)}" for key, value in (options or {}).items()]
+    words += [f"--extractor {extractor}"] if isinstance(extractor, str) else []
+    return " ".join([*words, *(["--quick"] if quick else [])])

@@ -1,8 +1,8 @@
 """What an evaluation leaves behind: numbers, each with the protocol that made it, as versioned JSON.
 
 A result is checked when it is written and when it is read: every field has its type, no number is NaN or infinite,
-and a file of a newer schema is refused rather than half understood. A new field is a new schema version, to which
-older files are read with that field's default.
+and a file of a newer schema is refused rather than half understood. A file of an older schema is read through
+`MIGRATIONS`, one version at a time.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ResultError, close_matches
 
-__all__ = ["FILE", "SCHEMA", "Cost", "Data", "Identity", "Metric", "Protocol", "Result", "read", "write"]
+__all__ = ["FILE", "MIGRATIONS", "SCHEMA", "Cost", "Data", "Identity", "Metric", "Protocol", "Result", "read", "write"]
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "eval.json"
 
 _METRIC = re.compile(r"^[a-z][a-z0-9_]*$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "None": (type(None),),
-    "dict[str, Any]": (dict,), "dict[str, str]": (dict,), "list[int]": (list,),
+    "dict[str, Any]": (dict,), "dict[str, str]": (dict,), "list[int]": (list,), "list[float]": (list,),
 }  # fmt: skip
 
 
@@ -67,15 +67,16 @@ class Protocol:
     """Everything that a number depends on besides the weights and the data.
 
     Attributes:
-        seed: of samples and of stochastic likelihoods.
+        seeds: of samples and of stochastic likelihoods; with several, values are means over them.
         batch_size: samples drawn at a time; samples depend on it.
         sampler: every sampling option, defaults included.
         samples: how many were drawn for the distribution metrics, None if there are none of these.
         reference: how many images of the split they were compared with.
+        training_reference: how many training images the nearest neighbours were looked for among.
         extractor: name of the feature extractor.
         extractor_sha256: of its weights.
         quantised: grey levels to which samples were rounded before features were taken.
-        estimators: constants of KID, IS, precision and recall.
+        estimators: constants of KID, IS, precision and recall, density and coverage, nearest neighbours.
         likelihood: exact, elbo, iwae-K, vlb, ode, each perhaps with ``+dequant``; None if there is none.
         k: importance samples of that likelihood.
         likelihood_examples: how many images of the split it was averaged over.
@@ -85,11 +86,12 @@ class Protocol:
         quick: made with fewer samples or examples than the protocol of the tables.
     """
 
-    seed: int
+    seeds: list[int]
     batch_size: int
     sampler: dict[str, Any] = field(default_factory=dict)
     samples: int | None = None
     reference: int | None = None
+    training_reference: int | None = None
     extractor: str | None = None
     extractor_sha256: str | None = None
     quantised: int | None = None
@@ -111,11 +113,13 @@ class Metric:
         value: finite.
         standard_error: of the value as a mean over independent parts, where that is known.
         spread: standard deviation over subsets that overlap, which is no standard error.
+        per_seed: the value of each seed, where there were several.
     """
 
     value: float
     standard_error: float | None = None
     spread: float | None = None
+    per_seed: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,11 @@ class Result:
 
     Attributes:
         metrics: ``bits_per_dim`` or ``nats`` (lower is better), ``fid``, ``kid``, ``inception_score``, ``precision``,
-            ``recall``, ``confident_share``, ``digit_share_0`` ..., and ``accuracy`` of a conditional model's samples.
+            ``recall``, ``density``, ``coverage``, ``nearest_ratio`` and ``copied_share`` (see
+            `zoo.metrics.neighbours`), ``confident_share``, ``digit_share_0`` ..., and ``accuracy`` of a conditional
+            model's samples.
         floor: the same metrics of as many training images as there were samples, against the same split.
+        flags: warnings: ``memorised`` where too many samples are too near to training images.
         versions: of the libraries.
         command: that makes this result again.
     """
@@ -163,6 +170,7 @@ class Result:
     metrics: dict[str, Metric]
     cost: Cost
     floor: dict[str, Metric] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     schema: int = SCHEMA
@@ -192,6 +200,8 @@ class Result:
                 f"{origin} has schema {schema}, which is newer than this zoo knows ({SCHEMA}); upgrade generative-zoo"
             )
         _check_finite(content, origin)
+        for step in range(schema, SCHEMA):
+            content = _migrated(content, step, origin)
         _check_keys(content, {f.name for f in dataclasses.fields(cls)}, _REQUIRED, origin)
         parts: dict[str, Any] = {name: _part(kind, content[name], f"{origin}: {name}") for name, kind in _PARTS.items()}
         for name in ("metrics", "floor"):
@@ -202,7 +212,10 @@ class Result:
         if not isinstance(content["command"], str):
             raise ResultError(f"{origin}: command must be a string, got {content['command']!r}")
         _check_digests(parts, origin)
-        return cls(**parts, versions=dict(versions), command=content["command"])
+        flags = content.get("flags", [])
+        if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+            raise ResultError(f"{origin}: flags must be a list of strings, got {flags!r}")
+        return cls(**parts, flags=list(flags), versions=dict(versions), command=content["command"])
 
 
 def read(path: str | Path) -> Result:
@@ -244,6 +257,23 @@ def write(result: Result, path: str | Path) -> Path:
     return path
 
 
+def _seeds_as_list(content: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 knew one seed."""
+    protocol = dict(content["protocol"])
+    return {**content, "protocol": {"seeds": [protocol.pop("seed")], **protocol}}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _seeds_as_list}
+"""Schema -> the step that takes a result of it to the next one."""
+
+
+def _migrated(content: Mapping[str, Any], step: int, origin: str) -> dict[str, Any]:
+    try:
+        return {**MIGRATIONS[step](dict(content)), "schema": step + 1}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResultError(f"{origin} says schema {step} but cannot be read as one ({error!r})") from error
+
+
 def _without_none(content: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in content.items() if v is not None}
 
@@ -277,7 +307,11 @@ def _part(kind: type, content: Any, where: str) -> Any:
     for name, value in content.items():
         annotation = str(fields[name].type)
         kinds = tuple(k for part in annotation.split(" | ") for k in _KINDS[part])
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+        if isinstance(value, list):
+            wrong |= any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in value)
+            wrong |= "list[int]" in annotation and not all(isinstance(v, int) for v in value)
+        if wrong:
             raise ResultError(f"{where}: {name} must be of type {annotation}, got {value!r}")
     return kind(**content)
 

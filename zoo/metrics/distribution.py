@@ -25,6 +25,7 @@ __all__ = [
     "ESTIMATORS",
     "Estimate",
     "accuracy",
+    "check_pair",
     "class_shares",
     "frechet",
     "inception_score",
@@ -50,7 +51,7 @@ def frechet(generated: Tensor, real: Tensor) -> Estimate:
     """
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    _check(generated, real)
+    check_pair(generated, real)
     first, second = (fid_features_to_statistics(f.double()) for f in (generated, real))
     return fid_statistics_to_metric(first, second, False)["frechet_inception_distance"], None, None
 
@@ -66,7 +67,7 @@ def kernel(generated: Tensor, real: Tensor, *, subsets: int | None = None, size:
     """
     from torch_fidelity.metric_kid import kid_features_to_metric
 
-    _check(generated, real)
+    check_pair(generated, real)
     size = size or min(ESTIMATORS["kid_subset_size"], len(generated), len(real))
     found = kid_features_to_metric(
         generated.double(), real.double(), verbose=False, rng_seed=_SEED,
@@ -82,7 +83,7 @@ def precision_recall(generated: Tensor, real: Tensor) -> tuple[Estimate, Estimat
     """
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    _check(generated, real)
+    check_pair(generated, real)
     found = prc_features_to_metric(
         generated.float(), real.float(), verbose=False, save_cpu_ram=True, prc_batch_size=_ROWS,
         prc_neighborhood=ESTIMATORS["prc_neighbours"],
@@ -125,7 +126,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
     return share, math.sqrt(share * (1 - share) / len(labels)), None
 
 
-def _check(generated: Tensor, real: Tensor) -> None:
+def check_pair(generated: Tensor, real: Tensor) -> None:
+    """Refuse two sets of features that no distance between them means anything for. Raises `ResultError`."""
     for what, features in (("generated", generated), ("real", real)):
         if features.ndim != 2 or features.shape[1] != generated.shape[1]:
             raise ResultError(f"features must be two matrices of equal width, got {tuple(features.shape)}")

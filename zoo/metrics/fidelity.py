@@ -1,4 +1,4 @@
-"""How alike are drawn digits and real ones: the frozen classifier, the estimators, and a cache of what is real.
+"""How alike are samples and real images: extraction of features, the estimators, and a cache of what is real.
 
 Reference features and the floor (training images in the place of samples) depend on the data and the extractor alone.
 They are kept in the user's cache folder under a name that holds the digests of both; a file that cannot be read is
@@ -19,60 +19,51 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from zoo.errors import ResultError
-from zoo.metrics.classifier import SHA256, digit_classifier
-from zoo.metrics.distribution import (
-    ESTIMATORS,
-    Estimate,
-    class_shares,
-    frechet,
-    inception_score,
-    kernel,
-    precision_recall,
-)
+from zoo.metrics.distribution import ESTIMATORS, Estimate, frechet, inception_score, kernel, precision_recall
+from zoo.metrics.extractors import Extractor
+from zoo.metrics.neighbours import NEIGHBOURS, density_coverage
 
-__all__ = ["cache_folder", "cached", "digit_features", "fidelity", "quantise", "stored"]
-
-_BATCH = 500
+__all__ = ["cache_folder", "cached", "extract", "fidelity", "stored"]
 
 
-def quantise(x: Tensor, levels: int | None) -> Tensor:
-    """Round examples in [0, 1] to ``levels`` equidistant values, as an image file would; None leaves them."""
-    return x if levels is None else (x.clamp(0, 1) * (levels - 1)).round() / (levels - 1)
+def extract(
+    extractor: Extractor, images: Tensor, *, progress: bool = False, what: str = "features"
+) -> dict[str, Tensor]:
+    """Return ``features`` (N, D) and perhaps ``logits`` (N, K) of images (N, C, H, W) in [0, 1], in batches.
 
-
-@torch.no_grad()
-def digit_features(images: Tensor, *, progress: bool = False, what: str = "features") -> dict[str, Tensor]:
-    """Return ``features`` (N, 64) and ``logits`` (N, 10) of digits (N, 1, 28, 28) in [0, 1], float32 on the CPU."""
-    if images.ndim != 4 or images.shape[1:] != (1, 28, 28):
-        raise ResultError(f"the digit classifier takes images of shape (N, 1, 28, 28), got {tuple(images.shape)}")
-    model = digit_classifier()
-    parts = images.split(_BATCH)
-    found = [model(part.float().cpu()) for part in tqdm(parts, what, delay=2, leave=False, disable=not progress)]
-    features, logits = (torch.cat(column) for column in zip(*found, strict=True))
-    return {"features": features, "logits": logits}
+    Raises:
+        ResultError: images of a shape that the extractor does not take.
+    """
+    extractor.check(tuple(images.shape[1:]))
+    parts = images.split(extractor.batch)
+    found = [extractor(part) for part in tqdm(parts, what, delay=2, leave=False, disable=not progress)]
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
 def fidelity(generated: dict[str, Tensor], real: dict[str, Tensor], *, progress: bool = False) -> dict[str, Estimate]:
-    """Compare what `digit_features` gave for generated and for real digits.
+    """Compare what `extract` gave for generated and for real images.
 
     Returns:
-        ``fid``, ``kid``, ``inception_score``, ``precision``, ``recall``, ``confident_share``, ``digit_share_0`` ...
+        ``fid``, ``kid``, ``inception_score`` where there are logits, ``precision``, ``recall``, ``density``,
+        ``coverage``.
 
     Raises:
         ResultError: fewer samples than feature dimensions, or features that are not finite.
     """
     a, b = generated["features"], real["features"]
-    with tqdm(total=4, desc="metrics", delay=2, leave=False, disable=not progress) as bar:
+    with tqdm(total=5, desc="metrics", delay=2, leave=False, disable=not progress) as bar:
         found = {"fid": frechet(a, b)}
         bar.update()
         found["kid"] = kernel(a, b)
         bar.update()
-        found["inception_score"] = inception_score(generated["logits"])
+        if "logits" in generated:
+            found["inception_score"] = inception_score(generated["logits"])
         bar.update()
         found["precision"], found["recall"] = precision_recall(a, b)
         bar.update()
-    return found | class_shares(generated["logits"])
+        found["density"], found["coverage"] = density_coverage(a, b)
+        bar.update()
+    return found
 
 
 def cache_folder() -> Path:
@@ -81,11 +72,11 @@ def cache_folder() -> Path:
 
 
 def cached(what: str, key: tuple[object, ...], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return ``compute()``, from the cache if it was made before with this key, extractor and estimators.
+    """Return ``compute()``, from the cache if it was made before with this key and these estimators.
 
     A cache that cannot be written costs time, not the evaluation.
     """
-    parts = (what, SHA256, sorted(ESTIMATORS.items()), torch.__version__, *key)
+    parts = (what, sorted({**ESTIMATORS, **NEIGHBOURS}.items()), torch.__version__, *key)
     path = cache_folder() / f"{what}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.safetensors"
     try:
         return load(path.read_bytes())

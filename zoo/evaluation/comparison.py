@@ -1,0 +1,153 @@
+"""Samples against the test split: features, their distances, and how near samples come to training images.
+
+What depends on data and extractor alone is cached: features of the test images, the floor (training images in the place
+of samples), and how far unseen test images are from the training images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ResultError
+from zoo.metrics import fidelity as compare
+from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares
+from zoo.metrics.extractors import Digits, Extractor, as_extractor, inception_weights
+from zoo.metrics.neighbours import NEIGHBOURS, copying, nearest_distances
+
+if TYPE_CHECKING:
+    from zoo.data.base import TensorData
+
+__all__ = ["DIGITS", "Reference", "choose"]
+
+DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold")
+"""Data sets that the digit classifier is a sensible extractor for."""
+
+_FLOOR_SEED = 0
+
+
+def choose(asked: Any, data: TensorData) -> Extractor | None:
+    """Return the extractor that was asked for, or that fits the data; None if there is none, or for ``none``.
+
+    Raises:
+        ResultError: the one that was asked for cannot be had, or does not take such images.
+    """
+    if asked == "none":
+        return None
+    if asked is None:
+        if data.name in DIGITS:
+            return Digits()
+        colour = len(data.shape) == 3 and data.shape[0] == 3
+        asked = "inception" if colour and inception_weights().is_file() else None
+        if asked is None:
+            return None
+    extractor = as_extractor(asked)
+    extractor.check(data.shape)
+    return extractor
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images as an extractor sees them.
+
+    Attributes:
+        bar: show progress.
+    """
+
+    data: TensorData
+    extractor: Extractor
+    bar: bool = False
+
+    def protocol(self, samples: int) -> dict[str, Any]:
+        """Return what the numbers depend on."""
+        reference = len(self.data.split("test")[0])
+        subset = min(ESTIMATORS["kid_subset_size"], samples, reference)
+        return {
+            "samples": samples, "reference": reference, "training_reference": len(self._train()),
+            "quantised": self.data.levels, "extractor": self.extractor.name, "extractor_sha256": self.extractor.sha256,
+            "estimators": {**ESTIMATORS, **NEIGHBOURS, "kid_subset_size": subset},
+        }  # fmt: skip
+
+    def check(self, samples: int) -> None:
+        """Raise `ResultError` for fewer samples than features."""
+        dimensions = self.extractor.dimensions
+        if dimensions is not None and samples < dimensions:
+            raise ResultError(
+                f"{samples} samples are too few for features of {dimensions} dimensions; "
+                f"take at least {dimensions}, and 10,000 for numbers that compare"
+            )
+
+    def compare(self, x: Tensor, asked: Tensor | None) -> dict[str, Estimate]:
+        """Return the metrics of samples (N, *shape); ``asked`` are the labels that conditional ones were drawn for."""
+        drawn = self._extract(x, "sample features")
+        found = compare.fidelity(drawn, self._test(), progress=self.bar)
+        found |= self._copying(drawn["features"])
+        if isinstance(self.extractor, Digits):
+            found |= class_shares(drawn["logits"])
+            if asked is not None:
+                found["accuracy"] = accuracy(drawn["logits"], asked)
+        return found
+
+    def floor(self, n: int) -> dict[str, Estimate]:
+        """Return the metrics of n training images, drawn with a fixed seed; none if there are fewer than n."""
+        images = self._train()
+        if len(images) < n:
+            return {}
+        generator = torch.Generator().manual_seed(_FLOOR_SEED)
+        x = self.data.transform(images[torch.randperm(len(images), generator=generator)[:n]], generator)
+        key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(), n)
+
+        def compute() -> dict[str, Tensor]:
+            drawn = self._extract(self.data.to_float(x), "floor features")
+            found = compare.fidelity(drawn, self._test(), progress=self.bar)
+            if isinstance(self.extractor, Digits):
+                found |= class_shares(drawn["logits"])
+            return {name: _packed(m) for name, m in found.items()}
+
+        found = self._cached("floor", key, compute)
+        return {name: tuple(None if math.isnan(v) else v for v in m.tolist()) for name, m in found.items()}
+
+    # -- what is cached -----------------------------------------------------------------------------------------------
+
+    def _test(self) -> dict[str, Tensor]:
+        images = self.data.split("test")[0]
+        return self._cached("features", (), lambda: self._extract(self.data.to_float(images), "test features"))
+
+    def _train(self) -> Tensor:
+        return self.data.read("train")[0]  # not `split`, which a limit may have cut
+
+    def _training_features(self) -> Tensor:
+        images = self._train()
+        x = self.data.transform(images, torch.Generator().manual_seed(_FLOOR_SEED))
+        key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(),)
+
+        def compute() -> dict[str, Tensor]:
+            return {"features": self._extract(self.data.to_float(x), "training features")["features"]}
+
+        return self._cached("training", key, compute)["features"]
+
+    def _copying(self, features: Tensor) -> dict[str, Estimate]:
+        training = self._training_features()
+        key = (len(training), hashlib.sha256(training.numpy().tobytes()).hexdigest())
+        unseen = self._cached(
+            "nearest", key,
+            lambda: {"distances": nearest_distances(self._test()["features"], training, progress=self.bar)},
+        )  # fmt: skip
+        return copying(nearest_distances(features, training, progress=self.bar), unseen["distances"])
+
+    def _extract(self, images: Tensor, what: str) -> dict[str, Tensor]:
+        return compare.extract(self.extractor, images, progress=self.bar, what=what)
+
+    def _cached(self, what: str, key: tuple[object, ...], make: Any) -> dict[str, Tensor]:
+        data = self.data
+        of_data = (data.name, data.digest("test"), len(data.split("test")[0]))
+        return compare.cached(what, (self.extractor.sha256, *of_data, *key), make)
+
+
+def _packed(estimate: Estimate) -> Tensor:
+    return torch.tensor([math.nan if v is None else v for v in estimate], dtype=torch.float64)

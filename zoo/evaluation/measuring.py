@@ -1,0 +1,275 @@
+"""The evaluation itself: plan the chunks, have them done, and turn what they hold into a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from zoo import results
+from zoo.errors import ConfigError, ResultError
+from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
+from zoo.evaluation.comparison import DIGITS, Reference, choose
+from zoo.evaluation.devices import spread
+from zoo.evaluation.facts import cost_of, data_of, identity_of, versions
+from zoo.metrics.distribution import Estimate
+from zoo.metrics.extractors import inception_weights
+from zoo.metrics.neighbours import NEIGHBOURS
+from zoo.model import GenerativeModel, LikelihoodModel
+from zoo.results import Metric, Protocol, Result
+
+if TYPE_CHECKING:
+    from zoo.data.base import TensorData
+
+__all__ = ["measure"]
+
+
+def measure(
+    model: GenerativeModel,
+    data: TensorData,
+    *,
+    name: str | None = None,
+    weights_sha256: str | None = None,
+    samples: int = 10_000,
+    seed: int = 0,
+    seeds: int = 1,
+    k: int | None = None,
+    batch_size: int = 250,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    extractor: Any = None,
+    cost: Mapping[str, Any] | None = None,
+    ema: bool | None = None,
+    quick: bool = False,
+    devices: int = 1,
+    allow: Sequence[str] = (),
+    command: str = "",
+    out: str | Path | None = None,
+    work: str | Path | None = None,
+    progress: bool = True,
+) -> Result:
+    """Evaluate a model on the test split of ``data``.
+
+    Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all test examples. Distances are those
+    of `zoo.metrics.fidelity` between ``samples`` samples and all test images, as an extractor sees both.
+
+    Args:
+        model: on any device; it is put into eval mode meanwhile.
+        data: a data module with `split`, `digest`, `to_float`, `transform`.
+        name: to be recorded; by default that of the model's source.
+        weights_sha256: of the weights as they are or would be saved; by default that of the model's source.
+        samples: how many to draw.
+        seed: of samples and bounds.
+        seeds: how many: ``seed``, ``seed + 1`` ...; values are means over them, and each value is recorded.
+        k: importance samples of the likelihood, by default 1; with more, the bound of one is reported too.
+        batch_size: samples drawn at a time.
+        limit: take only the first so many test examples for the likelihood.
+        options: sampling options of the family.
+        extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
+        cost: facts about training: ``training_tflop``, and whatever else is to be kept.
+        ema: whether the weights are averaged ones.
+        quick: mark the result as made with less than the protocol of the tables.
+        devices: processes that share the work; the numbers are the same.
+        allow: class-path prefixes beyond those of the zoo that the model's spec may name.
+        command: that makes this result again, to be recorded.
+        out: folder (or .json file) to write the result to.
+        work: folder in which finished chunks are kept until all are done, so that an evaluation that was interrupted
+            goes on; by default ``out``, where that is a folder.
+        progress: show bars for what takes longer than two seconds.
+
+    Raises:
+        DataError: the data do not fit the model.
+        ConfigError: a number that is not positive, or an unknown sampling option.
+        ResultError: too few samples, samples or likelihoods that are not finite, or nothing to measure.
+    """
+    _check_numbers(samples=samples, seeds=seeds, k=k, batch_size=batch_size, limit=limit, devices=devices)
+    model.accepts(data.shape, data.levels)
+    reference = _reference(model, data, extractor, samples, progress)
+    identity = identity_of(model, name, weights_sha256)
+    numbers = list(range(seed, seed + seeds))
+    stored, labels = (part[:limit] for part in data.split("test"))
+    protocol: dict[str, Any] = {"seeds": numbers, "batch_size": batch_size, "ema": ema, "quick": quick}
+    protocol |= {"conditional": model.num_classes > 0, "sampler": {**model.sampling_options(), **(options or {})}}
+    bounds = _bounds(model, k or 1)
+    if bounds:
+        protocol |= {"likelihood": model.likelihood(k or 1), "k": k or 1, "likelihood_examples": len(stored)}  # type: ignore[attr-defined]
+        protocol |= {"likelihood_batch_size": likelihood_size(k or 1)}
+    drawn = samples if reference is not None else min(samples, batch_size)
+    protocol |= reference.protocol(samples) if reference is not None else {}
+
+    def examples(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        return data.to_float(stored[start:stop], model.dtype), labels[start:stop]
+
+    training = model.training
+    model.eval()
+    try:
+        task = Task(model, examples, dict(options or {}), data.levels if reference is not None else None)
+        plan = _plan(model, bounds, numbers, len(stored), drawn, batch_size)
+        store = _store(out, work, devices, (identity.weights_sha256, data.digest("test"), protocol))
+        everything = [chunk for chunks in plan.values() for chunk in chunks]
+        if devices > 1:
+            spread(task, everything, store, devices, allow, progress)
+        else:
+            task.work(everything, store, bar=progress)
+        metrics = _likelihoods(task, plan, bounds, store, data, numbers)
+        found, rate = _samples(task, plan, store, reference, numbers)
+        times = {"samples_per_second": rate, "latency_seconds": _latency(model, seed, options or {})}
+        floor = reference.floor(samples) if reference is not None else {}
+    finally:
+        model.train(training)
+    metrics |= found
+    copied = metrics.get("copied_share")
+    result = Result(
+        identity=identity,
+        data=data_of(data),
+        protocol=Protocol(**protocol),
+        metrics=metrics,
+        floor={n: Metric(*floor[n]) for n in metrics if n in floor},
+        cost=cost_of(model, times, cost or {}, devices),
+        flags=["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else [],
+        versions=versions(),
+        command=command,
+    )
+    result.to_dict()  # checks it
+    if out is not None:
+        results.write(result, out)
+    store.clear()
+    return result
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def _reference(model: GenerativeModel, data: TensorData, asked: Any, samples: int, bar: bool) -> Reference | None:
+    """Return what samples are compared with, or None. Raises `ResultError` where there is nothing to measure at all."""
+    extractor = choose(asked, data)
+    if extractor is None:
+        if not isinstance(model, LikelihoodModel):
+            raise ResultError(
+                f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
+                f"{', '.join(DIGITS)}, or for colour images where the Inception weights are on this machine, so there "
+                f"is nothing to measure on {data.name}; give an extractor"
+            )
+        if asked is None and len(data.shape) == 3:
+            warnings.warn(
+                f"samples are not compared with {data.name}: no extractor fits these images by default; name one, or "
+                f"put the Inception weights where torch-fidelity keeps them: {inception_weights()}",
+                stacklevel=3,
+            )
+        return None
+    reference = Reference(data, extractor, bar)
+    reference.check(samples)
+    return reference
+
+
+def _bounds(model: GenerativeModel, k: int) -> dict[str, int]:
+    """Return suffix of the metric -> importance samples: the likelihood, and with one sample where that differs."""
+    if not isinstance(model, LikelihoodModel):
+        return {}
+    if model.likelihood(1) == model.likelihood(k):
+        return {"": k}
+    return {"": k, "_" + model.likelihood(1).replace("+", "_").replace("-", "_"): 1}
+
+
+def _plan(
+    model: GenerativeModel, bounds: Mapping[str, int], seeds: Sequence[int], examples: int, samples: int, size: int
+) -> dict[tuple[str, int], list[Chunk]]:
+    """Return (suffix of a bound or ``samples``, seed) -> chunks; an exact likelihood has no seed but the first."""
+    plan: dict[tuple[str, int], list[Chunk]] = {}
+    for suffix, k in bounds.items():
+        kind = model.likelihood(k)  # type: ignore[attr-defined]
+        for seed in seeds[:1] if kind == "exact" else seeds:
+            plan[suffix, seed] = likelihood_chunks(seed, examples, k, kind)
+    for seed in seeds:
+        plan["samples", seed] = sample_chunks(seed, samples, size)
+    return plan
+
+
+def _store(out: str | Path | None, work: str | Path | None, devices: int, facts: Sequence[Any]) -> Store:
+    """Return where chunks are kept; its name holds everything that they depend on."""
+    if work is None and out is not None and Path(out).suffix != ".json":
+        work = out
+    if work is None:
+        return Store(Path(tempfile.mkdtemp(prefix="zoo-evaluation-")) if devices > 1 else None)
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return Store(Path(work) / f".evaluation-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def _likelihoods(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], bounds: Mapping[str, int], store: Store,
+    data: TensorData, seeds: Sequence[int],
+) -> dict[str, Metric]:  # fmt: skip
+    """Return each bound in each unit that the data have."""
+    found: dict[str, Metric] = {}
+    for suffix in bounds:
+        runs = [task.collect(plan[suffix, s], store)["log_prob"] for s in seeds if (suffix, s) in plan]
+        for log_prob in runs:
+            if not bool(log_prob.isfinite().all()):
+                bad, n = int((~log_prob.isfinite()).sum()), len(log_prob)
+                raise ResultError(f"log_prob of {bad} of {n} test examples is NaN or infinite; look into the model")
+        for unit, scale in _units(data).items():
+            found[unit + suffix] = _over_seeds([_mean(-scale * log_prob) for log_prob in runs], independent=False)
+    return found
+
+
+def _units(data: TensorData) -> dict[str, float]:
+    """Return unit -> factor from nats per example; the first is the one that tables show."""
+    bits = {"bits_per_dim": 1 / (math.prod(data.shape) * math.log(2))} if data.levels not in (None, 2) else {}
+    return {**bits, "nats": 1.0}
+
+
+def _mean(values: Tensor) -> Estimate:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+    return float(values.mean()), error, None
+
+
+def _samples(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, reference: Reference | None,
+    seeds: Sequence[int],
+) -> tuple[dict[str, Metric], float]:  # fmt: skip
+    """Return the metrics of the samples and how many were drawn in a second."""
+    runs: list[dict[str, Estimate]] = []
+    drawn, seconds = 0, 0.0
+    for seed in seeds:
+        content = task.collect(plan["samples", seed], store)
+        drawn, seconds = drawn + len(content["x"]), seconds + float(content["seconds"].sum())
+        if reference is not None:
+            x = content["x"].float() / (task.levels - 1) if task.levels is not None else content["x"]
+            runs.append(reference.compare(x, content.get("asked")))
+    metrics = {name: _over_seeds([run[name] for run in runs], independent=True) for name in (runs[0] if runs else ())}
+    return metrics, drawn / seconds
+
+
+def _over_seeds(values: Sequence[Estimate], *, independent: bool) -> Metric:
+    """Return the mean over seeds; its error is theirs of the seeds where these are independent draws of everything."""
+    if len(values) == 1:
+        return Metric(*values[0])
+    numbers = [value for value, _, _ in values]
+    mean = sum(numbers) / len(numbers)
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in numbers) / (len(numbers) - 1))
+    errors, spreads = ([v[i] for v in values if v[i] is not None] for i in (1, 2))
+    error = deviation / math.sqrt(len(numbers)) if independent else sum(errors) / len(errors) if errors else None
+    return Metric(mean, error, sum(spreads) / len(spreads) if spreads else None, numbers)
+
+
+def _latency(model: GenerativeModel, seed: int, options: Mapping[str, Any]) -> float:
+    begin = time.perf_counter()
+    model.sample(1, seed=seed, **options).cpu()
+    return time.perf_counter() - begin
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} must be a positive integer, got {value!r}")
