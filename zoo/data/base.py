@@ -117,6 +117,7 @@ class TensorData(LightningDataModule):
     """
 
     name: str = ""
+    counting: str | None = None  # how the likelihood of a text or a recording is counted, for the protocol
     shape: tuple[int, ...] = ()
     levels: int | None = 256
     num_classes: int = 0
