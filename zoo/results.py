@@ -80,6 +80,7 @@ class Protocol:
         likelihood: exact, elbo, iwae-K, vlb, ode, each perhaps with ``+dequant``; None if there is none.
         k: importance samples of that likelihood.
         likelihood_examples: how many images of the split it was averaged over.
+        likelihood_counting: how a text or a recording was cut into examples, and what each value was given.
         likelihood_batch_size: images at a time; the noise of a bound depends on it.
         conditional: whether samples or likelihoods are given labels.
         ema: whether the weights are an exponential moving average, None if that is not known.
@@ -99,6 +100,7 @@ class Protocol:
     likelihood: str | None = None
     k: int | None = None
     likelihood_examples: int | None = None
+    likelihood_counting: str | None = None
     likelihood_batch_size: int | None = None
     conditional: bool = False
     ema: bool | None = None

@@ -101,7 +101,7 @@ def measure(
     bounds = _bounds(model, k or 1)
     if bounds:
         protocol |= {"likelihood": model.likelihood(k or 1), "k": k or 1, "likelihood_examples": len(stored)}  # type: ignore[attr-defined]
-        protocol |= {"likelihood_batch_size": likelihood_size(k or 1)}
+        protocol |= {"likelihood_batch_size": likelihood_size(k or 1), "likelihood_counting": data.counting}
     drawn = samples if reference is not None else min(samples, batch_size)
     protocol |= reference.protocol(samples) if reference is not None else {}
 
@@ -225,7 +225,7 @@ def _likelihoods(
 
 def _units(data: TensorData) -> dict[str, float]:
     """Return unit -> factor from nats per example; the first is the one that tables show."""
-    bits = {"bits_per_dim": 1 / (math.prod(data.shape) * math.log(2))} if data.levels not in (None, 2) else {}
+    bits = {data.unit: 1 / (math.prod(data.shape) * math.log(2))} if data.unit != "nats" else {}
     return {**bits, "nats": 1.0}
 
 
