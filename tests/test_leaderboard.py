@@ -17,10 +17,11 @@ from zoo._cli import leaderboard as command
 from zoo.errors import ConfigError, ResultError
 from zoo.leaderboard import bundled_folder, collect, model_table, rewrite, tables, to_json, to_markdown, to_text
 from zoo.leaderboard.__main__ import main
-from zoo.leaderboard.readme import BEGIN, END, block
+from zoo.leaderboard.readme import block
 from zoo.registry import load_registry
-from zoo.results import Cost, Data, Identity, Metric, Protocol, Result, write
+from zoo.results import SCHEMA, Cost, Data, Identity, Metric, Protocol, Result, write
 
+BEGIN, END = "<!-- models:begin -->", "<!-- models:end -->"
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -28,23 +29,25 @@ def make(name: str, *, family: str = "gan", dataset: str = "mnist", cost: Any = 
     """Return a result; protocol fields by name, anything else is a metric."""
     fields = {k: given.pop(k) for k in list(given) if k in Protocol.__dataclass_fields__}
     if "fid" in given:
-        fields = {"samples": 10_000, "reference": 10_000, "extractor": "e", "extractor_sha256": "e" * 64} | fields
+        estimators = {"kid_subsets": 100}
+        fields = {"samples": 10_000, "reference": 10_000, "estimators": estimators} | fields
+        fields = {"extractor": "e", "extractor_sha256": "e" * 64} | fields
     if "bits_per_dim" in given or "nats" in given:
         fields = {"likelihood": "exact", "k": 1, "likelihood_examples": 10_000} | fields
     return Result(
         identity=Identity(name, family, hashlib.sha256(name.encode()).hexdigest(), {}),
         data=Data(dataset, "test", hashlib.sha256(dataset.encode()).hexdigest(), 10_000, [1, 28, 28], 256),
-        protocol=Protocol(**{"seed": 0, "batch_size": 250, **fields}),
+        protocol=Protocol(**{"seeds": [0], "batch_size": 250, **fields}),
         metrics={k: Metric(v) for k, v in given.items()},
         floor={"fid": Metric(0.11), "kid": Metric(0.001)} if "fid" in given else {},
-        cost=cost or Cost(parameters=1_000),
+        cost=cost or Cost(parameters=1_000, training_tflop=49.75),
     )
 
 
 @pytest.fixture
 def results() -> list[Result]:
     return [
-        make("a-mnist", fid=3.0, kid=0.2, cost=Cost(parameters=5_000, samples_per_second=10.0)),
+        make("a-mnist", fid=3.0, kid=0.2, cost=Cost(parameters=5_000, training_tflop=49.8, samples_per_second=10.0)),
         make("b-mnist", fid=1.0, cost=Cost(parameters=9_000, training_tflop=49.5, samples_per_second=30.0)),
         make("c-mnist", family="vae", fid=2.0, bits_per_dim=1.5, likelihood="iwae-500", k=500),
         make("d-mnist", family="autoregressive", fid=0.5, bits_per_dim=1.2, samples=1_000, quick=True),
@@ -168,13 +171,17 @@ def test_untrustworthy_files_are_left_out_and_named(results: list[Result], tmp_p
     sums = f"{hashlib.sha256(other.read_bytes()).hexdigest()}  eval.json\n{'1' * 64}  model.safetensors\n"
     (other.parent / "SHA256SUMS").write_text(sums)
     newer = write(results[3], tmp_path / "newer")
-    newer.write_text(newer.read_text().replace('"schema": 1', '"schema": 99'))
+    newer.write_text(newer.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
     nan = write(results[4], tmp_path / "nan")
     nan.write_text(nan.read_text().replace("1.1", "NaN"))
-    found, left_out = collect([tmp_path])
+    swapped = write(make("swapped-mnist", fid=1.0), tmp_path / "swapped")
+    (swapped.parent / "model.safetensors").write_bytes(b"weights that were not evaluated")
+    stale = write(make("stale-mnist", fid=1.0), tmp_path / "stale")
+    found, left_out = collect([tmp_path], {"stale-mnist": "2" * 64})
     assert found == [results[0]]
-    assert len(left_out) == 4
-    for path, words in ((changed, "SHA256SUMS"), (other, "other weights"), (newer, "newer"), (nan, "nan")):
+    assert len(left_out) == 6
+    faults = [(changed, "SHA256SUMS"), (other, "other weights"), (newer, "newer"), (nan, "nan")]
+    for path, words in [*faults, (swapped, "weights than those beside it"), (stale, "registry pins for stale-mnist")]:
         assert any(str(path) in sentence and words in sentence for sentence in left_out), words
 
 
@@ -224,12 +231,12 @@ def test_model_table_has_a_row_for_each_name() -> None:
 def test_rewriting_keeps_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"# Title\n\n{BEGIN}\n{END}\n\nThe end.\n")
-    assert rewrite(path, "| a |")
+    assert rewrite(path, {"models": "| a |"})
     assert path.read_text() == f"# Title\n\n{BEGIN}\n| a |\n{END}\n\nThe end.\n"
-    assert not rewrite(path, "| a |")
+    assert not rewrite(path, {"models": "| a |"})
     path.write_text("# Title\n")
     with pytest.raises(ResultError, match="models:begin"):
-        rewrite(path, "| a |")
+        rewrite(path, {"models": "| a |"})
 
 
 def test_main_rewrites_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

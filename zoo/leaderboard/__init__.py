@@ -1,17 +1,22 @@
 """Results -> tables. Works on data alone: importing it imports no torch."""
 
-from zoo.leaderboard.collect import bundled_folder, collect, default_folders
-from zoo.leaderboard.readme import model_table, rewrite
+from zoo.leaderboard.collect import bundled_folder, collect, default_folders, find, pins_of
+from zoo.leaderboard.columns import COLUMNS
+from zoo.leaderboard.readme import home_table, model_table, rewrite
 from zoo.leaderboard.render import to_json, to_markdown, to_text
-from zoo.leaderboard.table import COLUMNS, Table, tables
+from zoo.leaderboard.table import TRACKS, Table, tables
 
 __all__ = [
     "COLUMNS",
+    "TRACKS",
     "Table",
     "bundled_folder",
     "collect",
     "default_folders",
+    "find",
+    "home_table",
     "model_table",
+    "pins_of",
     "rewrite",
     "tables",
     "to_json",

@@ -1,22 +1,23 @@
-"""``python -m zoo.leaderboard README.md``: bring the model table of a file up to date with registry and results."""
+"""``python -m zoo.leaderboard README.md docs/home_track.md``: bring generated tables up to date with the results."""
 
 from __future__ import annotations
 
 import sys
 
 from zoo.errors import ZooError
-from zoo.leaderboard import bundled_folder, collect, model_table, rewrite
+from zoo.leaderboard import bundled_folder, collect, home_table, model_table, pins_of, rewrite
 from zoo.registry import load_registry
 
 
 def main(paths: list[str]) -> int:
-    """Rewrite the table in each file; return the exit code."""
+    """Rewrite the blocks of each file; return the exit code."""
     try:
         bundled = bundled_folder()
-        results, left_out = collect([bundled] if bundled.is_dir() else [])
-        table = model_table(load_registry(), results)
+        registry = load_registry()
+        results, left_out = collect([bundled] if bundled.is_dir() else [], pins_of(registry))
+        content = {"models": model_table(registry, results), "home": home_table(registry, results)}
         for path in paths or ["README.md"]:
-            changed = rewrite(path, table)
+            changed = rewrite(path, content)
             sys.stdout.write(f"{path}: {'rewritten' if changed else 'up to date'}\n")
     except ZooError as error:
         sys.stderr.write(f"zoo: error: {error}\n")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo.errors import ResultError
 from zoo.results import FILE, Result, read
 
-__all__ = ["bundled_folder", "collect", "default_folders"]
+if TYPE_CHECKING:
+    from zoo.registry import Entry
+
+__all__ = ["bundled_folder", "collect", "default_folders", "find", "pins_of"]
 
 _SUMS = "SHA256SUMS"
 _WEIGHTS = "model.safetensors"
@@ -27,18 +31,38 @@ def default_folders() -> list[Path]:
     return [bundled_folder(), Path("results"), Path("runs")]
 
 
-def collect(folders: Iterable[str | Path] | None = None) -> tuple[list[Result], list[str]]:
+def pins_of(registry: Mapping[str, Entry]) -> dict[str, str]:
+    """Return name -> sha256 of the weights that a registry pins."""
+    return {e.name: str(e.weights["sha256"]) for e in registry.values() if e.weights.get("sha256")}
+
+
+def collect(
+    folders: Iterable[str | Path] | None = None, pins: Mapping[str, str] | None = None
+) -> tuple[list[Result], list[str]]:
+    """Read every ``eval.json`` below the folders, as `find`; return the results and what was left out."""
+    found, left_out = find(folders, pins)
+    return [result for result, _ in found], left_out
+
+
+def find(
+    folders: Iterable[str | Path] | None = None, pins: Mapping[str, str] | None = None
+) -> tuple[list[tuple[Result, Path]], list[str]]:
     """Read every ``eval.json`` below the folders, by default those of `default_folders`.
 
+    Args:
+        folders: folders or files.
+        pins: name -> sha256 of the weights that go by this name, as a registry records them.
+
     Returns:
-        the results, equal ones once; and a sentence for each file that was left out: one that breaks the schema,
-        differs from its folder's SHA256SUMS, or speaks of other weights than lie beside it.
+        the results, equal ones once, each with the folder of its file; and a sentence for each file that was left out:
+        one that breaks the schema or is of a newer one, differs from its folder's SHA256SUMS, or speaks of other
+        weights than lie beside it, are recorded there, or are pinned for its name.
 
     Raises:
         ResultError: a folder that was named does not exist.
     """
     paths = [Path(f) for f in folders] if folders is not None else [f for f in default_folders() if f.is_dir()]
-    found: dict[str, Result] = {}
+    found: dict[str, tuple[Result, Path]] = {}
     left_out: list[str] = []
     for folder in paths:
         if not folder.exists():
@@ -46,23 +70,39 @@ def collect(folders: Iterable[str | Path] | None = None) -> tuple[list[Result], 
         files = [folder] if folder.is_file() else sorted(folder.rglob(FILE))
         for path in files:
             try:
-                result = _trusted(path)
+                result = _trusted(path, pins or {})
             except ResultError as error:
                 left_out.append(str(error))
             else:
-                found.setdefault(_key(result), result)
+                found.setdefault(_key(result), (result, path.parent))
     return list(found.values()), left_out
 
 
-def _trusted(path: Path) -> Result:
+def _trusted(path: Path, pins: Mapping[str, str]) -> Result:
     sums = _read_sums(path.parent / _SUMS)
-    if path.name in sums and sums[path.name] != hashlib.sha256(path.read_bytes()).hexdigest():
+    if path.name in sums and sums[path.name] != _sha256(path):
         raise ResultError(f"result {path} is not the file that {_SUMS} beside it records; evaluate the model again")
     result = read(path)
-    weights = sums.get(_WEIGHTS, result.identity.weights_sha256)
-    if weights != result.identity.weights_sha256:
+    own, name = result.identity.weights_sha256, result.identity.name
+    weights = path.parent / _WEIGHTS
+    if sums.get(_WEIGHTS, own) != own or (weights.is_file() and _sha256(weights) != own):
         raise ResultError(f"result {path} is of other weights than those beside it; evaluate the model again")
+    if pins.get(name, own) != own:
+        raise ResultError(
+            f"result {path} is of other weights than those that the registry pins for {name}; evaluate the model again"
+        )
     return result
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def _read_sums(path: Path) -> dict[str, str]:

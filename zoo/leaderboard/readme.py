@@ -1,4 +1,4 @@
-"""The model table of the README: every registered name, with what is known of its weights."""
+"""What is generated in the README and in the docs: the model table, and the home track."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ResultError
-from zoo.leaderboard.table import COLUMNS, likelihood
+from zoo.leaderboard.columns import COLUMNS, likelihood
+from zoo.leaderboard.render import to_markdown
+from zoo.leaderboard.table import tables
 from zoo.results import Result
 
 if TYPE_CHECKING:
     from zoo.registry import Entry
 
-__all__ = ["BEGIN", "END", "block", "model_table", "rewrite"]
+__all__ = ["BLOCKS", "block", "home_table", "model_table", "rewrite"]
 
-BEGIN, END = "<!-- models:begin -->", "<!-- models:end -->"
+BLOCKS = ("models", "home")
+"""Generated blocks: between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
+
 _HEAD = ("name", "family", "paper", "data", "-log p", "FID (floor)", "parameters", "TFLOP", "weights")
 
 
@@ -72,24 +76,61 @@ def _cost(result: Result, key: str) -> str:
     return "-" if value is None else COLUMNS[key].show.format(value)
 
 
-def block(text: str, where: str = "README.md") -> str:
+def home_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:
+    """Return the home track in markdown: registered models with weights, a table for each data set of MNIST's digits.
+
+    Args:
+        registry: names and entries.
+        results: those of bundled weights.
+    """
+    own = [
+        r
+        for r in results
+        if not r.protocol.quick
+        and (entry := registry.get(r.identity.name)) is not None
+        and entry.pretrained
+        and entry.dataset == r.data.name
+        and "mnist" in r.data.name.split("_")
+    ]
+    return to_markdown(sorted(tables(own, only="home"), key=lambda t: -len(t.rows))) if own else "No results yet."
+
+
+def block(text: str, name: str = "models", where: str = "README.md") -> str:
     """Return what stands between the two markers. Raises `ResultError` if they are missing."""
-    found = re.search(f"{re.escape(BEGIN)}\n(.*?){re.escape(END)}", text, re.DOTALL)
+    begin, end = _markers(name)
+    found = re.search(f"{re.escape(begin)}\n(.*?){re.escape(end)}", text, re.DOTALL)
     if found is None:
-        raise ResultError(f"{where} has no lines {BEGIN!r} and {END!r}; put them where the model table belongs")
+        raise ResultError(f"{where} has no lines {begin!r} and {end!r}; put them where the {name} table belongs")
     return found.group(1).strip("\n")
 
 
-def rewrite(path: str | Path, table: str) -> bool:
-    """Replace the table between the markers, keeping all else; tell whether the file changed. Raises `ResultError`."""
+def rewrite(path: str | Path, content: Mapping[str, str]) -> bool:
+    """Replace the blocks that the file has, keeping all else; tell whether it changed.
+
+    Args:
+        path: a markdown file.
+        content: name of a block -> what belongs there.
+
+    Raises:
+        ResultError: the file cannot be read, or has none of these blocks, or half of one.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror or error}") from error
-    if block(text, str(path)) == table:
-        return False
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    path.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
-    return True
+    own = [name for name in content if any(marker in text for marker in _markers(name))] or list(content)[:1]
+    fresh = text
+    for name in own:
+        block(fresh, name, str(path))
+        begin, end = _markers(name)
+        head, _, rest = fresh.partition(begin)
+        _, _, tail = rest.partition(end)
+        fresh = f"{head}{begin}\n{content[name]}\n{end}{tail}"
+    if fresh != text:
+        path.write_text(fresh, encoding="utf-8")
+    return fresh != text
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from zoo.leaderboard.table import Row, Table
+from zoo.leaderboard.table import COLUMNS, TRACKS, Column, Row, Table
 
 __all__ = ["FLOOR", "to_json", "to_markdown", "to_text"]
 
 FLOOR = "training images (floor)"
+_LEFT = ("model", "family", "Pareto")
 
 
 def to_text(tables: Sequence[Table]) -> str:
@@ -28,7 +29,8 @@ def to_json(tables: Sequence[Table], left_out: Sequence[str] = ()) -> str:
     content = {
         "tables": [
             {
-                "dataset": t.dataset, "sort": t.sort, "protocol": t.protocol, "floor": t.floor,
+                "dataset": t.dataset, "track": t.track, "sort": t.sort, "quality": t.quality,
+                "protocol": t.protocol, "floor": t.floor,
                 "rows": [_row_content(r) for r in t.rows],
             }
             for t in tables
@@ -40,26 +42,32 @@ def to_json(tables: Sequence[Table], left_out: Sequence[str] = ()) -> str:
 
 def _row_content(row: Row) -> dict[str, Any]:
     result = row.result.to_dict()
-    kept = {k: result[k] for k in ("identity", "data", "protocol", "metrics", "cost", "command")}
+    kept = {k: result[k] for k in ("identity", "data", "protocol", "metrics", "cost", "flags", "command")}
     kept["identity"] = {k: v for k, v in kept["identity"].items() if k != "spec"}
-    return {"rank": row.rank, **row.values, "differs": row.differs, "result": kept}
+    return {"rank": row.rank, **row.values, "differs": row.differs, "pareto": list(row.pareto), "result": kept}
+
+
+def _columns(table: Table) -> list[Column]:
+    return [c for c in table.columns if c.narrow or c.key == table.sort]
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    head = ["#", *(c.heading for c in table.columns)]
-    body = [[str(row.rank or "-"), *(row.shown[c.key] for c in table.columns)] for row in table.rows]
+    columns = _columns(table)
+    head = ["#", *(c.heading for c in columns), "Pareto"]
+    body = [
+        [str(row.rank or "-"), *(row.shown[c.key] for c in columns), " + ".join(row.pareto) or "-"]
+        for row in table.rows
+    ]
     if table.floor:
-        floor = {"name": FLOOR} | {
-            c.key: c.show.format(table.floor[c.key]) for c in table.columns if c.key in table.floor
-        }
-        body.append(["", *(floor.get(c.key, "") for c in table.columns)])
+        floor = {"name": FLOOR} | {c.key: c.show.format(table.floor[c.key]) for c in columns if c.key in table.floor}
+        body.append(["", *(floor.get(c.key, "") for c in columns), ""])
     return head, body
 
 
 def _text(table: Table) -> str:
     head, body = _cells(table)
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    left = {i + 1 for i, c in enumerate(table.columns) if c.key in ("name", "family")}
+    left = {i for i, heading in enumerate(head) if heading in _LEFT}
     lines = [_line(line, widths, left) for line in [head, ["-" * w for w in widths], *body]]
     return "\n".join([_title(table), "", *lines, *_footnotes(table)])
 
@@ -71,8 +79,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], left: set[int]) -> str:
 
 def _markdown(table: Table) -> str:
     head, body = _cells(table)
-    left = {"model", "family"}
-    rule = ["---" if h in left else "---:" for h in head]
+    rule = ["---" if h in _LEFT else "---:" for h in head]
     lines = [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in [head, rule, *body]]
     notes = [line for note in _footnotes(table) for line in ("", note)]
     return "\n".join([f"### {_title(table)}", "", *lines, *notes])
@@ -81,8 +88,16 @@ def _markdown(table: Table) -> str:
 def _title(table: Table) -> str:
     shared = table.protocol["samples"]
     details = f", {shared['samples']:,} samples through {shared['extractor']}" if shared else ""
-    return f"{table.dataset} ({table.rows[0].result.data.split} split{details})"
+    return f"{table.dataset} ({table.rows[0].result.data.split} split{details}), {TRACKS[table.track]}"
 
 
 def _footnotes(table: Table) -> list[str]:
-    return [f"{mark} another protocol, not ranked with the rest: {text}" for mark, text in table.notes.items()]
+    notes = [f"{mark} another protocol, not ranked with the rest: {text}" for mark, text in table.notes.items()]
+    if any(row.pareto for row in table.rows):
+        notes.append(
+            f"Pareto: no row has both a better {COLUMNS[table.quality].heading} and more samples/s (speed), or less "
+            f"training compute (compute)"
+        )
+    if any("memorised" in row.result.flags for row in table.rows):
+        notes.append("memorised: more samples than expected are too near to training images")
+    return notes

@@ -1,75 +1,29 @@
-"""Results -> one table for each data set, sorted, with a mark on each row whose protocol is not that of the others."""
+"""Results -> one table for each data set and track, sorted, with marks.
+
+A row whose protocol is not that of the others is marked and not ranked with them. Rows on a Pareto front are named: no
+other row both is of better quality and draws faster, or was cheaper to train.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from zoo.errors import ConfigError, close_matches
-from zoo.results import Metric, Result
+from zoo.leaderboard.columns import ALIASES, COLUMNS, Column, Value, likelihood
+from zoo.results import Result
 
-__all__ = ["COLUMNS", "Column", "Row", "Table", "likelihood", "tables"]
+__all__ = ["COLUMNS", "HOME_TFLOP", "TRACKS", "Column", "Row", "Table", "likelihood", "tables", "track"]
 
-Value = float | int | str | None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its key, its heading, where its value comes from and how it is shown.
-
-    Attributes:
-        best: ``low`` or ``high``, the direction in which rows are sorted.
-        part: which protocol its numbers depend on: ``samples``, ``likelihood`` or none.
-    """
-
-    key: str
-    heading: str
-    value: Callable[[Result], Value]
-    show: str = "{}"
-    best: str = "low"
-    part: str = ""
-
-
-def _metric(name: str) -> Callable[[Result], Value]:
-    return lambda result: result.metrics[name].value if name in result.metrics else None
-
-
-def likelihood(result: Result) -> tuple[str, Metric] | None:
-    """Return the unit (``bits/dim`` or ``nats``) and the value of a result's likelihood, if it has one."""
-    for name, unit in (("bits_per_dim", "bits/dim"), ("nats", "nats")):
-        if name in result.metrics:
-            return unit, result.metrics[name]
-    return None
-
-
-def _likelihood_value(result: Result) -> Value:
-    found = likelihood(result)
-    return found[1].value if found else None
-
-
-_COLUMNS = (
-    Column("name", "model", lambda r: r.identity.name),
-    Column("family", "family", lambda r: r.identity.family),
-    Column("likelihood", "-log p", _likelihood_value, "{:.3f}", "low", "likelihood"),
-    Column("fid", "FID", _metric("fid"), "{:.2f}", "low", "samples"),
-    Column("kid", "KID", _metric("kid"), "{:.4f}", "low", "samples"),
-    Column("inception_score", "IS", _metric("inception_score"), "{:.2f}", "high", "samples"),
-    Column("precision", "precision", _metric("precision"), "{:.3f}", "high", "samples"),
-    Column("recall", "recall", _metric("recall"), "{:.3f}", "high", "samples"),
-    Column("confident_share", "confident", _metric("confident_share"), "{:.3f}", "high", "samples"),
-    Column("parameters", "parameters", lambda r: r.cost.parameters, "{:,}"),
-    Column("training_tflop", "TFLOP", lambda r: r.cost.training_tflop, "{:.1f}"),
-    Column("samples_per_second", "samples/s", lambda r: r.cost.samples_per_second, "{:,.1f}", "high"),
-    Column("network_calls_per_sample", "calls", lambda r: r.cost.network_calls_per_sample, "{:,}"),
-)
-COLUMNS = {c.key: c for c in _COLUMNS}
-_ALIASES = {
-    "bits_per_dim": "likelihood", "nats": "likelihood", "is": "inception_score", "model": "name",
-    "tflop": "training_tflop", "calls": "network_calls_per_sample",
-}  # fmt: skip
+HOME_TFLOP = 50.0
+TRACKS = {
+    "home": f"home track: at most {HOME_TFLOP:.0f} TFLOP of training",
+    "open": "open track: more training compute, or an unknown amount",
+}
+"""Track -> what it means. Rows of two tracks never share a table."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +31,8 @@ class Row:
     """One result in a table.
 
     Attributes:
+        pareto: ``speed`` and ``compute``, where no other row that compares has both a better quality and more samples
+            a second, or less training compute.
         rank: place among the rows that compare in the sorted column; None for those that do not, or lack the value.
         values: by column.
         shown: the same as text.
@@ -88,24 +44,29 @@ class Row:
     values: dict[str, Value]
     shown: dict[str, str]
     differs: dict[str, str]
+    pareto: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of one data set.
+    """All rows of one data set and track.
 
     Attributes:
         dataset: its name.
+        track: a key of `TRACKS`.
         sort: key of the column that gives the order.
         columns: those in which some row has a value.
         rows: ranked ones first.
+        quality: key of the column that the Pareto fronts take for quality.
         floor: real training images in the place of samples, by column.
         protocol: what the ranked rows have in common, by part.
         notes: mark -> sentence.
     """
 
     dataset: str
+    track: str
     sort: str
+    quality: str
     columns: tuple[Column, ...]
     rows: list[Row]
     floor: dict[str, Value]
@@ -113,28 +74,43 @@ class Table:
     notes: dict[str, str]
 
 
+def track(result: Result) -> str:
+    """Return the track of a result: ``home`` where its training compute is known and within the limit."""
+    spent = result.cost.training_tflop
+    return "home" if spent is not None and spent <= HOME_TFLOP else "open"
+
+
 def tables(
-    results: Iterable[Result], *, dataset: str | None = None, family: str | None = None, sort: str | None = None
+    results: Iterable[Result],
+    *,
+    dataset: str | None = None,
+    family: str | None = None,
+    sort: str | None = None,
+    only: str | None = None,
 ) -> list[Table]:
-    """Arrange results, one table for each data set.
+    """Arrange results, one table for each data set and track.
 
     Args:
         results: from `zoo.leaderboard.collect`.
         dataset: only this one.
         family: only this one.
         sort: key of a column; by default FID where some row has it, else the likelihood.
+        only: only this track.
 
     Raises:
-        ConfigError: an unknown column, data set or family.
+        ConfigError: an unknown column, data set, family or track.
     """
     results = list(results)
     _check("data set", dataset, {r.data.name for r in results})
     _check("family", family, {r.identity.family for r in results})
-    sort = _ALIASES.get(sort, sort) if sort is not None else None
-    _check("column", sort, {*COLUMNS, *_ALIASES})
-    chosen = [r for r in results if dataset in (None, r.data.name) and family in (None, r.identity.family)]
-    names = sorted({r.data.name for r in chosen})
-    return [_table(name, [r for r in chosen if r.data.name == name], sort) for name in names]
+    _check("track", only, set(TRACKS))
+    sort = ALIASES.get(sort, sort) if sort is not None else None
+    _check("column", sort, {*COLUMNS, *ALIASES})
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for r in results:
+        if dataset in (None, r.data.name) and family in (None, r.identity.family) and only in (None, track(r)):
+            groups.setdefault((r.data.name, track(r)), []).append(r)
+    return [_table(*key, groups[key], sort) for key in sorted(groups)]
 
 
 def _check(what: str, asked: str | None, known: set[str]) -> None:
@@ -143,14 +119,16 @@ def _check(what: str, asked: str | None, known: set[str]) -> None:
         raise ConfigError(f"no {what} {asked!r} in these results.{close_matches(asked, known)} There are: {listed}")
 
 
-def _table(dataset: str, results: Sequence[Result], sort: str | None) -> Table:
-    columns = tuple(c for c in _COLUMNS if any(c.value(r) is not None for r in results))
-    sort = sort or ("fid" if any("fid" in r.metrics for r in results) else "likelihood")
-    by = COLUMNS[sort]
-    common = {part: _common(part, results) for part in ("samples", "likelihood")}
+def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | None) -> Table:
+    columns = tuple(c for c in COLUMNS.values() if any(c.value(r) is not None for r in results))
+    usual = "fid" if any("fid" in r.metrics for r in results) else "likelihood"
+    by = COLUMNS[sort or usual]
+    quality = by.key if by.part in ("samples", "likelihood") else usual
+    common = {part: _common(part, results) for part in ("samples", "likelihood", "speed")}
     differs = [{part: _difference(_protocol(part, r), common[part]) for part in common} for r in results]
     differs = [{part: text for part, text in d.items() if text} for d in differs]
     notes = _notes(differs)
+    fronts = {axis: _front(COLUMNS[quality], COLUMNS[key], results, differs) for axis, key in _AXES.items()}
     order = sorted(range(len(results)), key=lambda i: _place(by, results[i], differs[i]))
     rows, rank = [], 0
     for i in order:
@@ -158,10 +136,26 @@ def _table(dataset: str, results: Sequence[Result], sort: str | None) -> Table:
         compares = by.part not in differs[i] and by.value(results[i]) is not None
         rank += compares
         shown = {c.key: _shown(c, results[i], differs[i], notes) for c in columns}
-        rows.append(Row(rank if compares else None, results[i], values, shown, differs[i]))
+        pareto = tuple(axis for axis, front in fronts.items() if i in front)
+        rows.append(Row(rank if compares else None, results[i], values, shown, differs[i], pareto))
     floors = [r.floor for r, d in zip(results, differs, strict=True) if r.floor and "samples" not in d]
     floor = {c.key: floors[0][c.key].value for c in columns if floors and c.key in floors[0]}
-    return Table(dataset, sort, columns, rows, floor, common, {mark: text for text, mark in notes.items()})
+    notes = {mark: text for text, mark in notes.items()}
+    return Table(dataset, of_track, by.key, quality, columns, rows, floor, common, notes)
+
+
+_AXES = {"speed": "samples_per_second", "compute": "training_tflop"}
+
+
+def _front(quality: Column, cost: Column, results: Sequence[Result], differs: Sequence[dict[str, str]]) -> set[int]:
+    """Return which results nobody beats in quality and cost at once, among those that compare in both."""
+    points: dict[int, tuple[float, float]] = {}
+    for i, result in enumerate(results):
+        a, b = quality.value(result), cost.value(result)
+        compares = not {quality.part, cost.part} & set(differs[i])
+        if compares and isinstance(a, (int, float)) and isinstance(b, (int, float)):
+            points[i] = (a if quality.best == "low" else -a, b if cost.best == "low" else -b)
+    return {i for i, p in points.items() if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points.values())}
 
 
 def _place(by: Column, result: Result, differs: dict[str, str]) -> tuple[Any, ...]:
@@ -178,10 +172,12 @@ def _place(by: Column, result: Result, differs: dict[str, str]) -> tuple[Any, ..
 def _protocol(part: str, result: Result) -> dict[str, Any]:
     """Return what rows must share for their numbers to compare; empty if the result has none of these numbers."""
     p, d = result.protocol, result.data
+    if part == "speed":
+        return {"hardware": result.cost.hardware} if result.cost.samples_per_second is not None else {}
     if part == "samples" and p.samples is not None:
         names = ("samples", "reference", "extractor", "extractor_sha256", "quantised", "estimators", "conditional")
     elif part == "likelihood" and p.likelihood is not None:
-        names = ("likelihood_examples", "conditional")
+        names = ("likelihood_examples", "likelihood_counting", "conditional")
     else:
         return {}
     return {"split": d.split, "data_digest": d.digest} | {n: asdict(p)[n] for n in names}
@@ -205,11 +201,19 @@ def _difference(own: dict[str, Any], common: dict[str, Any]) -> str:
     """Say in what a protocol is not the common one; empty if it is, or if there is none."""
     parts = []
     for name, value in own.items():
-        if value != common[name]:
+        if not _equal(value, common[name]):
             words = name.replace("_", " ")
-            short = [f"{v:,}" if type(v) is int else f"{str(v)[:12]}" for v in (value, common[name])]
+            length = 80 if name == "hardware" else 12
+            short = [f"{v:,}" if type(v) is int else f"{str(v)[:length]}" for v in (value, common[name])]
             parts.append(f"{words} {short[0]}, not {short[1]}" if not isinstance(value, dict) else f"other {words}")
     return "; ".join(parts)
+
+
+def _equal(own: Any, common: Any) -> bool:
+    """Compare two values; of two mappings only what both have: a constant is missing where its metric is."""
+    if isinstance(own, dict) and isinstance(common, dict):
+        return all(own[k] == common[k] for k in own.keys() & common.keys())
+    return own == common
 
 
 def _notes(differs: Iterable[dict[str, str]]) -> dict[str, str]:
@@ -222,8 +226,9 @@ def _shown(column: Column, result: Result, differs: dict[str, str], notes: dict[
     if value is None:
         return "-"
     text = column.show.format(value)
-    if column.key == "name" and result.protocol.quick:
-        text += " (quick)"
+    if column.key == "name":
+        text += " (quick)" if result.protocol.quick else ""
+        text += "".join(f" ({flag})" for flag in result.flags)
     if column.part == "likelihood":
         kind = result.protocol.likelihood or ""
         text = f"{'' if kind in ('exact', 'ode') else '≤ '}{text} {likelihood(result)[0]} {kind}"  # type: ignore[index]

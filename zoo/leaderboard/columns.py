@@ -1,0 +1,125 @@
+"""The columns of a table: where each value comes from, which way is better, and which protocol it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zoo.results import Metric, Result
+
+__all__ = ["ALIASES", "COLUMNS", "Column", "Value", "likelihood"]
+
+Value = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its key, its heading, where its value comes from and how it is shown.
+
+    Attributes:
+        best: ``low`` or ``high``, the direction in which rows are sorted.
+        part: which protocol its numbers depend on: ``samples``, ``likelihood``, ``speed`` or none.
+        narrow: shown where width is short.
+        note: what it is, in a sentence.
+    """
+
+    key: str
+    heading: str
+    value: Callable[[Result], Value]
+    show: str = "{}"
+    best: str = "low"
+    part: str = ""
+    narrow: bool = True
+    note: str = ""
+
+
+def _metric(name: str) -> Callable[[Result], Value]:
+    return lambda result: result.metrics[name].value if name in result.metrics else None
+
+
+_UNITS = {"bits_per_dim": "bits/dim", "bits_per_character": "bits/character", "bits_per_sample": "bits/sample"}
+
+
+def likelihood(result: Result) -> tuple[str, Metric] | None:
+    """Return the unit (``bits/dim``, ``bits/character``, ``nats`` ...) and value of a result's likelihood, if any."""
+    for name, metric in result.metrics.items():
+        if name in _UNITS:
+            return _UNITS[name], metric
+    return ("nats", result.metrics["nats"]) if "nats" in result.metrics else None
+
+
+def _likelihood_value(result: Result) -> Value:
+    found = likelihood(result)
+    return found[1].value if found else None
+
+
+_ALL = (
+    Column("name", "model", lambda r: r.identity.name, note="Name of the registry, of a Hub repository or of a run."),
+    Column("family", "family", lambda r: r.identity.family, note="Family of generative models."),
+    Column(
+        "likelihood", "-log p", _likelihood_value, "{:.3f}", "low", "likelihood",
+        note="Negative log-likelihood of a test example; ≤ marks a bound, which the true value does not exceed.",
+    ),
+    Column(
+        "fid", "FID", _metric("fid"), "{:.2f}", "low", "samples",
+        note="Fréchet distance between features of samples and of test images.",
+    ),
+    Column(
+        "kid", "KID", _metric("kid"), "{:.4f}", "low", "samples",
+        note="Kernel distance (unbiased squared MMD) between the same features; may fall below 0.",
+    ),
+    Column(
+        "inception_score", "IS", _metric("inception_score"), "{:.2f}", "high", "samples",
+        note="Inception score of the samples under the extractor's own classes.",
+    ),
+    Column(
+        "precision", "precision", _metric("precision"), "{:.3f}", "high", "samples",
+        note="Share of samples that lie within the real images' neighbourhoods.",
+    ),
+    Column(
+        "recall", "recall", _metric("recall"), "{:.3f}", "high", "samples",
+        note="Share of real images that lie within the samples' neighbourhoods.",
+    ),
+    Column(
+        "density", "density", _metric("density"), "{:.3f}", "high", "samples", False,
+        note="Mean number of real neighbourhoods a sample lies in, over their size; about 1 is ideal.",
+    ),
+    Column(
+        "coverage", "coverage", _metric("coverage"), "{:.3f}", "high", "samples", False,
+        note="Share of real neighbourhoods that hold a sample.",
+    ),
+    Column(
+        "accuracy", "accuracy", _metric("accuracy"), "{:.3f}", "high", "samples", False,
+        note="Share of conditional samples that the classifier puts into the class that was asked for.",
+    ),
+    Column(
+        "confident_share", "confident", _metric("confident_share"), "{:.3f}", "high", "samples", False,
+        note="Share of samples that the classifier puts into some class with more than 90 %.",
+    ),
+    Column(
+        "copied_share", "copied", _metric("copied_share"), "{:.3f}", "low", "samples", False,
+        note="Share of samples as near to a training image as the nearest 1 % of unseen images; 0.01 is expected.",
+    ),
+    Column("parameters", "parameters", lambda r: r.cost.parameters, "{:,}", note="Trainable numbers."),
+    Column(
+        "training_tflop", "TFLOP", lambda r: r.cost.training_tflop, "{:.1f}",
+        note="Training compute of all stages and players, in 1e12 operations.",
+    ),
+    Column(
+        "samples_per_second", "samples/s", lambda r: r.cost.samples_per_second, "{:,.1f}", "high", "speed",
+        note="Samples drawn in a second, in large batches, on the hardware that the protocol names.",
+    ),
+    Column(
+        "latency_seconds", "latency s", lambda r: r.cost.latency_seconds, "{:.3g}", "low", "speed", False,
+        note="Seconds for one sample, alone.",
+    ),
+    Column(
+        "network_calls_per_sample", "calls", lambda r: r.cost.network_calls_per_sample, "{:,}",
+        note="Evaluations of the network that a batch of samples takes.",
+    ),
+)  # fmt: skip
+COLUMNS = {c.key: c for c in _ALL}
+ALIASES = {
+    "bits_per_dim": "likelihood", "nats": "likelihood", "is": "inception_score", "model": "name",
+    "tflop": "training_tflop", "calls": "network_calls_per_sample",
+}  # fmt: skip
