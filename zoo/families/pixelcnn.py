@@ -1,30 +1,24 @@
 """PixelCNN: an image as a product of one softmax a pixel, computed by masked convolutions.
 
-    log p(x) = sum_i log p(x_i given x_1, ..., x_{i-1}),  i in raster order, colours R, G, B within a pixel.
-
 References:
     A. van den Oord, N. Kalchbrenner, K. Kavukcuoglu, Pixel Recurrent Neural Networks, 2016, arXiv:1601.06759.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError
-from zoo.maths.decoding import Decoding
-from zoo.model import Batch, LikelihoodModel
+from zoo.families.raster import RasterModel
 from zoo.nets.masked import MaskedConv2d, MaskedResidual
-from zoo.nets.raster import FullPasses, decode
 
 __all__ = ["PixelCNN", "PixelCNNState"]
 
 
-class PixelCNN(LikelihoodModel):
+class PixelCNN(RasterModel):
     """Masked convolutions: mask A once, residual blocks under mask B, a head of 1 x 1 convolutions, a softmax a value.
 
     With ``first_kernel=7, kernel=3, width=64, depth=7, head=64`` and neither bottleneck nor embedding it is the plain
@@ -49,8 +43,6 @@ class PixelCNN(LikelihoodModel):
         ConfigError: numbers that do not fit together.
     """
 
-    family = "autoregressive"
-
     def __init__(
         self,
         shape: Sequence[int] = (1, 28, 28),
@@ -66,12 +58,8 @@ class PixelCNN(LikelihoodModel):
         lr: float = 2.0e-3,
         betas: Sequence[float] = (0.9, 0.999),
     ) -> None:
-        super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
-            raise ConfigError(f"shape must be three positive numbers (C, H, W), got {tuple(shape)}")
-        if levels < 2:
-            raise ConfigError(f"levels must be at least 2, got {levels}")
-        self.shape, self.levels, self.lr, self.betas = tuple(shape), levels, lr, tuple(betas)
+        super().__init__(shape, levels)
+        self.lr, self.betas = lr, tuple(betas)
         C, H, W = self.shape
         e, head = embedding or 1, head or width
         self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
@@ -81,29 +69,13 @@ class PixelCNN(LikelihoodModel):
         self.head = MaskedConv2d(width, head, 1, colours=C)
         self.out = MaskedConv2d(head, levels * C, 1, colours=C)
 
-    # -- likelihood ---------------------------------------------------------------------------------------------------
-
-    def quantize(self, x: Tensor) -> Tensor:
-        """Return the levels of an image in data range: [0, 1] -> int64 0..levels-1, the nearest ones.
-
-        Raises:
-            DataError: values outside [0, 1].
-        """
-        k = (x * (self.levels - 1)).round().long()
-        if k.numel() and (k.min() < 0 or k.max() >= self.levels):
-            raise DataError(
-                f"PixelCNN takes images in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}"
-            )
-        return k
-
     def features(self, k: Tensor) -> Tensor:
         """Return what the first convolution sees of levels: int64 (...) -> (..., e)."""
         if self.embedding is not None:
             return F.embedding(k, self.embedding)
         return (k.to(self.out.bias.dtype) / (self.levels - 1))[..., None]
 
-    def forward(self, k: Tensor) -> Tensor:
-        """Return all logits at once: levels int64 (B, C, H, W) -> (B, C, H, W, levels)."""
+    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.logits(self.features(k.permute(0, 2, 3, 1)).flatten(3))  # of (B, H, W, C * e)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -117,96 +89,8 @@ class PixelCNN(LikelihoodModel):
         x = self.out(F.relu(self.head(F.relu(x))))
         return x.permute(0, 2, 3, 1).unflatten(3, (self.shape[0], self.levels)).permute(0, 3, 1, 2, 4)
 
-    def log_prob(
-        self,
-        x: Tensor,
-        *,
-        labels: Sequence[int] | Tensor | int | None = None,
-        k: int = 1,
-        seed: int | torch.Generator | None = None,
-    ) -> Tensor:
-        """Return log p(x) in nats, exactly: (B, C, H, W) in [0, 1] -> (B,). ``k`` and ``seed`` have no effect."""
-        self.given_labels(len(x), labels)
-        return self._log_prob(self.quantize(x))
-
-    def _log_prob(self, k: Tensor) -> Tensor:
-        logits = self(k)  # (B, C, H, W, L)
-        return -F.cross_entropy(logits.flatten(0, 3), k.flatten(), reduction="none").view(k.shape).sum((1, 2, 3))
-
-    def likelihood(self, k: int = 1) -> str:
-        return "exact"
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean of -log p(x) over the batch, in nats, and the same in bits per dimension."""
-        nll = -self.log_prob(batch[0]).mean()
-        return {"loss": nll, "bits_per_dim": nll / (math.prod(self.shape) * math.log(2))}
-
-    # -- sampling -----------------------------------------------------------------------------------------------------
-
-    def draw(
-        self,
-        n: int,
-        generator: torch.Generator,
-        labels: Tensor | None,
-        *,
-        temperature: float = 1.0,
-        greedy: bool = False,
-        given: Tensor | None = None,
-        known: Tensor | int | None = None,
-        cached: bool = True,
-    ) -> Tensor:
-        """Draw ``n`` images in [0, 1], pixel by pixel.
-
-        Args:
-            n: number of images.
-            generator: of one uniform number a value, drawn before the first pixel.
-            labels: none, the model is not conditional.
-            temperature: of every softmax.
-            greedy: take the most probable level everywhere.
-            given: partly known images in [0, 1] to complete, (C, H, W) or (n, C, H, W).
-            known: which pixels of ``given`` are kept: a number of rows from the top, or a mask that broadcasts to
-                (C, H, W).
-            cached: compute every activation once; otherwise one forward pass a value, for the same integers.
-
-        Raises:
-            ConfigError: a temperature that is not positive, or ``given`` and ``known`` that do not fit.
-        """
-        C, H, W = self.shape
-        choose = Decoding(temperature, greedy)
-        fixed = self._given(n, given, known)
-        noise = torch.rand(H, W, C, n, generator=generator, device=self.device, dtype=self.out.bias.dtype)
-        state = self.start(n) if cached else FullPasses(self, n, self.shape, self.device)
-        with torch.inference_mode():  # a tenth less work for each of the many small operations
-            k = decode(state, choose, noise, *fixed)
-        return k.to(noise.dtype).div_(self.levels - 1)
-
-    def start(self, n: int) -> PixelCNNState:
-        """Return the state of cached evaluation of ``n`` images, before their first row."""
+    def start(self, n: int, labels: Tensor | None = None) -> PixelCNNState:
         return PixelCNNState(self, n)
-
-    @property
-    def calls_per_sample(self) -> int:
-        """Evaluations of the network: one a value of the image, although the cached ones cost one pass in all."""
-        return math.prod(self.shape)
-
-    def _given(self, n: int, given: Tensor | None, known: Tensor | int | None) -> tuple[Tensor | None, Tensor | None]:
-        if given is None and known is None:
-            return None, None
-        if given is None or known is None:
-            raise ConfigError("completing images takes both: given, the images, and known, the rows or pixels to keep")
-        if given.shape not in (self.shape, (n, *self.shape)):
-            raise ConfigError(f"given must have shape {self.shape} or {(n, *self.shape)}, got {tuple(given.shape)}")
-        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
-        if isinstance(known, int):
-            if not 0 <= known <= self.shape[1]:
-                raise ConfigError(f"known must be between 0 and {self.shape[1]} rows, got {known}")
-            mask[:, :known] = True
-        else:
-            try:
-                mask |= known.to(mask)
-            except RuntimeError as error:
-                raise ConfigError(f"known of shape {tuple(known.shape)} does not broadcast to {self.shape}") from error
-        return self.quantize(given.to(self.device)).expand(n, *self.shape), mask
 
 
 class PixelCNNState:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 
-__all__ = ["ConvState", "MaskedConv2d", "MaskedResidual", "ResidualState", "colour_mask"]
+__all__ = ["ConvState", "MaskedConv2d", "MaskedResidual", "ResidualState", "colour_mask", "pointwise"]
 
 
 def colour_mask(features_out: int, features_in: int, colours: int, *, own: bool) -> Tensor:
@@ -41,6 +41,17 @@ def colour_mask(features_out: int, features_in: int, colours: int, *, own: bool)
     return of <= to if own else of < to
 
 
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the 1 x 1 convolution of images (B, in, H, W) as one product of matrices: faster on CPUs than a convolution.
+
+    Args:
+        x: best in channels-last order, in which the result is too.
+        weight: (out, in, 1, 1).
+        bias: (out,), or none.
+    """
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
 class MaskedConv2d(nn.Module):
     """k x k convolution that sees earlier pixels only: (B, in, H, W) -> (B, out, H, W).
 
@@ -50,12 +61,22 @@ class MaskedConv2d(nn.Module):
         kernel: odd k; 1 gives a map of each pixel by itself.
         mask: ``A`` hides the pixel's own value (and later colours), ``B`` shows what the same channel block computed.
         colours: number of colours that the channels are divided among.
+        above: whether the k//2 rows above the pixel are seen too; a horizontal stack sees its own row alone.
 
     Raises:
         ConfigError: an even kernel, a mask other than A or B, channels that do not divide, or no live tap at all.
     """
 
-    def __init__(self, features_in: int, features_out: int, kernel: int, *, mask: str = "B", colours: int = 1) -> None:
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        kernel: int,
+        *,
+        mask: str = "B",
+        colours: int = 1,
+        above: bool = True,
+    ) -> None:
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
             raise ConfigError(f"the kernel of a masked convolution must be odd and positive, got {kernel}")
@@ -71,10 +92,10 @@ class MaskedConv2d(nn.Module):
         self.centre = mask == "B" or colours > 1
         if p + self.centre == 0:
             raise ConfigError("a 1 x 1 convolution under mask A sees nothing; use a larger kernel")
-        self.above = nn.Parameter(torch.empty(features_out, features_in, p, kernel)) if p else None
+        self.above = nn.Parameter(torch.empty(features_out, features_in, p, kernel)) if p and above else None
         self.left = nn.Parameter(torch.empty(features_out, features_in, 1, p + self.centre))
         self.bias = nn.Parameter(torch.empty(features_out))
-        bound = 1 / math.sqrt(features_in * (p * kernel + p + self.centre))
+        bound = 1 / math.sqrt(features_in * (p * kernel * above + p + self.centre))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -87,9 +108,11 @@ class MaskedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         p, weight = self.kernel // 2, self.left_weight()
-        if self.above is None:
-            return F.conv2d(x, weight, self.bias)
+        if self.kernel == 1:
+            return pointwise(x, weight, self.bias)
         left = F.conv2d(F.pad(x, (p, 0 if self.centre else -1)), weight, self.bias)
+        if self.above is None:
+            return left
         return left + F.conv2d(F.pad(x, (p, p, p, -1)), self.above)
 
     def start(self, n: int, width: int) -> ConvState:

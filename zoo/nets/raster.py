@@ -61,7 +61,7 @@ def decode(
         noise: uniform numbers in [0, 1), (H, W, C, n); known pixels leave theirs unused, so that the noise of a pixel
             does not depend on what is given.
         given: values int64 (n, C, H, W) of the pixels that are known.
-        known: bool (C, H, W), which pixels are taken from ``given``.
+        known: bool (n, C, H, W), which pixels are taken from ``given``.
 
     Returns:
         int64 (n, C, H, W).
@@ -69,18 +69,20 @@ def decode(
     H, W, C, n = noise.shape
     k = torch.empty(H, W, C, n, dtype=torch.int64, device=noise.device)
     u, out = noise.flatten(0, 2).unbind(), k.flatten(0, 2).unbind()
-    fixed: set[int] = set()
+    all_known, some_known, masks = [False] * len(u), [False] * len(u), []
     if given is not None and known is not None:
         k.copy_(given.permute(2, 3, 1, 0))  # (H, W, C, n)
-        fixed = set(known.permute(1, 2, 0).flatten().nonzero().flatten().tolist())
+        kept = known.permute(2, 3, 1, 0).flatten(0, 2)  # (H * W * C, n)
+        all_known, some_known, masks = kept.all(1).tolist(), kept.any(1).tolist(), kept.unbind()
     i = 0
     for _ in range(H):
         state.row()
         for c in range(W):
             for colour in range(C):
                 logits = state.logits(c, colour)
-                if i not in fixed:
-                    out[i].copy_(choose(logits, u[i]))
+                if not all_known[i]:
+                    chosen = choose(logits, u[i])
+                    out[i].copy_(torch.where(masks[i], out[i], chosen) if some_known[i] else chosen)
                 state.put(c, colour, out[i])
                 i += 1
     return k.permute(3, 2, 0, 1)  # (n, C, H, W)
