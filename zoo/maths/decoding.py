@@ -62,7 +62,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     """
     if p >= 1:
         return logits
-    values, index = logits.sort(-1, descending=True, stable=True)
+    values, index = logits.sort(stable=True, dim=-1, descending=True)
     q = values.softmax(-1)
     before = q.cumsum(-1) - q  # probability of all that are more probable
     kept = before < p

@@ -1,0 +1,125 @@
+"""WaveNet: raw audio, or any sequence, by dilated causal convolutions.
+
+    h_t = embedding of x_{t-1};   z = gated layers(h);   logits_t = V relu(U relu(S z_t + s) + u) + v
+
+References:
+    A. van den Oord and others, WaveNet: A Generative Model for Raw Audio, 2016, arXiv:1609.03499.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.families.sequence import SequenceModel
+from zoo.nets.dilated import DilatedStack, receptive_field
+
+__all__ = ["WaveNet", "WaveNetState"]
+
+
+class WaveNet(SequenceModel):
+    """Dilated causal convolutions with gated residuals and skips, and a softmax over mu-law codes.
+
+    Args:
+        shape: (T,) of a training example; any number of values can be drawn.
+        levels: L, mu-law codes.
+        width: C, channels of the stream and of every gate.
+        skip: channels of the skip connections and of the head.
+        stacks: how often the dilations 1, 2, 4, ... 2^(depth - 1) are gone through.
+        depth: layers a stack.
+        kernel: taps of the convolutions, at least 2.
+        num_classes: classes, each with a learnt bias in every gate; 0 for none.
+        alphabet: the L characters of a model of text.
+        rate: samples a second of a model of audio.
+        lr: peak learning rate.
+        betas: Adam's decay rates.
+        scheduled: schedule of scheduled sampling, in two passes; none for teacher forcing.
+        scheduled_k: constant of that schedule.
+
+    Raises:
+        ConfigError: numbers that do not fit together.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (1024,),
+        levels: int = 256,
+        width: int = 32,
+        skip: int = 64,
+        stacks: int = 2,
+        depth: int = 8,
+        kernel: int = 2,
+        num_classes: int = 0,
+        alphabet: str | None = None,
+        rate: int | None = None,
+        lr: float = 1.0e-3,
+        betas: Sequence[float] = (0.9, 0.99),
+        scheduled: str | None = None,
+        scheduled_k: float = 1000.0,
+    ) -> None:
+        super().__init__(shape, levels, num_classes, alphabet, rate, lr, betas, scheduled, scheduled_k)
+        if stacks < 1 or depth < 1 or width < 1 or skip < 1:
+            raise ConfigError("width, skip, stacks and depth of a WaveNet must be at least 1")
+        dilations = [2**i for i in range(depth)] * stacks
+        self.receptive_field = receptive_field(dilations, kernel)
+        self.embedding = nn.Embedding(levels + 1, width)  # the last one is the start
+        self.layers = DilatedStack(width, dilations, kernel)
+        self.condition = nn.Embedding(num_classes, len(dilations) * 2 * width) if num_classes else None
+        self.skip = nn.Linear(len(dilations) * width, skip)
+        self.hidden, self.out = nn.Linear(skip, skip), nn.Linear(skip, levels)
+        nn.init.kaiming_normal_(self.hidden.weight)
+        nn.init.zeros_(self.out.weight)
+        if self.condition is not None:
+            nn.init.normal_(self.condition.weight, std=0.1)
+
+    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return all logits: values int64 (B, T) -> (B, T, L), those at t from the values before t only."""
+        tokens = F.pad(k[:, :-1], (1, 0), value=self.levels)
+        return self.head(self.layers(self.embedding(tokens), self.gate_bias(labels)))
+
+    def gate_bias(self, labels: Tensor | None) -> Tensor | None:
+        """Return what classes add before the gates: int64 (B,) -> (B, N, 2 C)."""
+        if self.condition is None or labels is None:
+            return None
+        return self.condition(labels).unflatten(1, (len(self.layers.dilations), -1))
+
+    def head(self, z: Tensor) -> Tensor:
+        """Return the logits of all layers' z: (..., N C) -> (..., L)."""
+        return self.out(F.relu(self.hidden(F.relu(self.skip(z)))))
+
+    def reach(self, t: int) -> int:
+        return max(0, t - self.receptive_field)
+
+    def start(self, n: int, labels: Tensor | None = None) -> WaveNetState:
+        """Return the state of cached evaluation of ``n`` sequences, before their first value."""
+        return WaveNetState(self, n, labels)
+
+
+class WaveNetState:
+    """A WaveNet, evaluated value by value from rings of past activations."""
+
+    def __init__(self, model: WaveNet, n: int, labels: Tensor | None) -> None:
+        self.layers = model.layers.start(n, model.gate_bias(labels))
+        self.table = model.embedding.weight.detach()
+        self.skip = 0.5 * model.skip.weight.detach().T  # the state's z is twice that of the layers
+        self.bias, self.model = model.skip.bias.detach(), model
+        self.waiting = torch.full((n, 1), model.levels, device=self.table.device)  # the start
+
+    def logits(self) -> Tensor:
+        for values in self.waiting.unbind(1):
+            torch.index_select(self.table, 0, values, out=self.layers.x)
+            self.layers.step()
+        self.waiting = self.waiting[:, :0]
+        h = torch.addmm(self.bias, self.layers.z, self.skip).relu_()
+        return self.model.out(self.model.hidden(h).relu_())
+
+    def put(self, values: Tensor) -> None:
+        self.waiting = torch.cat([self.waiting, values.reshape(len(values), -1)], 1)
+
+    def select(self, rows: Tensor) -> None:
+        self.waiting = self.waiting[rows]
+        self.layers.select(rows)
