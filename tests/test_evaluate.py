@@ -92,6 +92,12 @@ class Bound(Uniform):
         return "elbo" if k == 1 else f"iwae-{k}"
 
 
+class Unlikely(Uniform):
+    """As `Uniform`, built without a likelihood."""
+
+    has_likelihood = False
+
+
 class Conditional(Uniform):
     """Draws the first test digit of the class that is asked for, but a one for every seven; its log p is -y nats."""
 
@@ -168,6 +174,11 @@ def test_conditional_models_are_given_the_labels_and_say_so(result: Result) -> N
         Conditional(IMAGE).log_prob(x)
     with pytest.raises(ConfigError, match="takes no labels"):
         Uniform(IMAGE).log_prob(x, labels=3)
+
+
+def test_models_built_without_a_likelihood_are_measured_by_their_samples() -> None:
+    found = measure(Unlikely(IMAGE), FewDigits(), **FEW)
+    assert found.protocol.likelihood is None and "fid" in found.metrics and "bits_per_dim" not in found.metrics
 
 
 def test_limit_takes_the_first_examples() -> None:
@@ -251,6 +262,7 @@ def test_weights_digest_follows_the_weights() -> None:
         (Noise(IMAGE, fault=math.nan), FewDigits(), {}, ResultError, "samples hold NaN"),
         (Noise([1, 8, 8]), FewDigits(), {}, DataError, "shape"),
         (Noise([2], levels=None), Points(), {}, ResultError, "nothing to measure"),
+        (Unlikely([2], levels=None), Points(), {}, ResultError, "nothing to measure"),
         (Noise(IMAGE), FewDigits(), {"samples": 0}, ConfigError, "samples must be a positive integer"),
         (Uniform(IMAGE), FewDigits(), {"k": 2.5}, ConfigError, "k must be a positive integer"),
     ],

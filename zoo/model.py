@@ -339,10 +339,15 @@ class LikelihoodModel(GenerativeModel):
         """
         if self.num_classes and labels is None:
             raise ConfigError(
-                f"{type(self).__name__} is conditional, so its likelihood is that of an example given its label: pass "
+                f"{type(self).__name__} is conditional, and what it says of an example depends on the label: pass "
                 f"labels={n} integers between 0 and {self.num_classes - 1}"
             )
         return self._labels(n, labels)
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether this model, as it was built, has what its class promises; `log_prob` raises where it does not."""
+        return True
 
     def likelihood(self, k: int = 1) -> str:
         """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is."""

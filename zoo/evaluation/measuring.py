@@ -152,7 +152,7 @@ def _reference(model: GenerativeModel, data: TensorData, asked: Any, samples: in
     """Return what samples are compared with, or None. Raises `ResultError` where there is nothing to measure at all."""
     extractor = choose(asked, data)
     if extractor is None:
-        if not isinstance(model, LikelihoodModel):
+        if not _has_likelihood(model):
             raise ResultError(
                 f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
                 f"{', '.join(DIGITS)}, or for colour images where the Inception weights are on this machine, so there "
@@ -170,9 +170,13 @@ def _reference(model: GenerativeModel, data: TensorData, asked: Any, samples: in
     return reference
 
 
+def _has_likelihood(model: GenerativeModel) -> bool:
+    return isinstance(model, LikelihoodModel) and model.has_likelihood
+
+
 def _bounds(model: GenerativeModel, k: int) -> dict[str, int]:
     """Return suffix of the metric -> importance samples: the likelihood, and with one sample where that differs."""
-    if not isinstance(model, LikelihoodModel):
+    if not _has_likelihood(model):
         return {}
     if model.likelihood(1) == model.likelihood(k):
         return {"": k}

@@ -2,12 +2,15 @@
 
     log p(x) >= E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z)),   p(z) = N(0, I),  q(z | x) = N(mu(x), diag sigma(x)^2)
 
-With ``beta`` the KL term weighs beta in the objective (beta-VAE); every reported bound uses beta = 1.
+With ``beta`` the KL term weighs beta in the objective (beta-VAE), times a schedule's weight where there is one, and
+free bits put a floor under the KL of each latent dimension there; every reported bound is the one above.
 
 References:
     D. P. Kingma, M. Welling, Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114.
     I. Higgins and others, beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework, 2017.
     Y. Burda, R. Grosse, R. Salakhutdinov, Importance Weighted Autoencoders, 2015, arXiv:1509.00519.
+    D. P. Kingma and others, Improving Variational Inference with Inverse Autoregressive Flow, 2016, arXiv:1606.04934:
+    free bits.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, close_matches
+from zoo.maths.annealing import annealed, check_schedule
 from zoo.maths.distributions import Bernoulli, DiscretizedLogistic, Gaussian, gaussian_kl
 from zoo.model import Batch, LikelihoodModel, Player, seeded
 
 __all__ = ["VAE"]
 
-LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256, "gaussian": None}
-"""Likelihoods of a pixel -> levels of the data that they are meant for (None: continuous)."""
+LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256, "gaussian": None, "cross_entropy": None}
+"""Likelihoods of a pixel -> levels of the data that they are meant for (None: continuous, or any)."""
 
 SCALES = ("predicted", "pixel", "shared")
 
@@ -38,23 +42,33 @@ class VAE(LikelihoodModel):
     """Variational autoencoder with a Gaussian posterior and a standard normal prior.
 
     Args:
-        encoder: (B, *shape) -> (B, 2 latent_dim), means and log-variances of q(z | x).
+        encoder: (B, *shape) -> (B, 2 latent_dim), means and log-variances of q(z | x); only the means, (B, latent_dim),
+            with a ``posterior_scale``.
         decoder: (B, latent_dim) -> (B, ...), one value a dimension of x (logits or locations), twice as many with
             predicted scales: locations, then scales.
         shape: of an example.
         latent_dim: size of z.
         likelihood: of a dimension of x: ``bernoulli`` (data 0 or 1), ``discretized_logistic`` (8-bit data) or
-            ``gaussian`` (continuous data; grey levels are dequantised uniformly).
-        levels: grey levels of the data; left out, 2, 256 and continuous for the three likelihoods.
+            ``gaussian`` (continuous data; grey levels are dequantised uniformly). ``cross_entropy`` is none: the
+            Bernoulli's formula as a mere reconstruction loss of grey levels; such a model has no likelihood.
+        levels: grey levels of the data; left out, 2, 256, continuous and any, in this order.
         scale: of the logistic or Gaussian: ``predicted`` by the decoder, or learned for each ``pixel``, or one
             ``shared``.
         min_log_scale: the log of a scale, in units of x, stays above this.
         beta: weight of the KL term in the objective.
+        posterior_scale: standard deviation of q(z | x), where it is a constant and only the mean is learned.
+        free_bits: lambda, in nats: the objective has sum_j max(lambda, KL_j) in the place of the KL, KL_j being that of
+            latent dimension j, averaged over the batch (of each device).
+        kl_schedule: of the weight of the KL term: ``constant``, ``linear``, ``sigmoid`` or ``cyclical``, as in
+            `zoo.maths.annealing`.
+        kl_steps: steps that the schedule takes to reach ``beta`` for good.
+        kl_cycles: number of cycles of the cyclical schedule.
         lr: peak learning rate.
         betas: Adam's decay rates.
 
     Raises:
-        ConfigError: unknown likelihood or scale, or levels that do not fit the likelihood.
+        ConfigError: unknown likelihood, scale or schedule, levels that do not fit the likelihood, or a number out of
+            its range.
     """
 
     family = "vae"
@@ -70,18 +84,27 @@ class VAE(LikelihoodModel):
         scale: str = "predicted",
         min_log_scale: float = -5.0,
         beta: float = 1.0,
+        posterior_scale: float | None = None,
+        free_bits: float = 0.0,
+        kl_schedule: str = "constant",
+        kl_steps: int = 0,
+        kl_cycles: int = 4,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         super().__init__()
         _check(likelihood, levels, scale)
+        _check_kl(beta, posterior_scale, free_bits)
+        check_schedule(kl_schedule, kl_steps, kl_cycles)
         self.encoder, self.decoder = encoder, decoder
         self.shape, self.latent_dim = tuple(shape), latent_dim
         self.observed = likelihood
         self.levels = LIKELIHOODS[likelihood] if levels is None else levels
         self.scale, self.min_log_scale = scale, min_log_scale
         self.beta, self.lr, self.betas = beta, lr, (float(betas[0]), float(betas[1]))
-        if likelihood != "bernoulli" and scale != "predicted":
+        self.posterior_scale, self.free_bits = posterior_scale, free_bits
+        self.kl_schedule, self.kl_steps, self.kl_cycles = kl_schedule, kl_steps, kl_cycles
+        if not self._is_binary and scale != "predicted":
             sizes = self.shape if scale == "pixel" else (1,) * len(self.shape)
             self.raw_scale = nn.Parameter(torch.full(sizes, -1.0))
 
@@ -93,8 +116,11 @@ class VAE(LikelihoodModel):
         if self.observed == "bernoulli" and levels != 2:
             raise DataError(
                 f"a Bernoulli likelihood is one of pixels that are 0 or 1, {found}: choose binary data such as "
-                f"binary_mnist, or set the model's likelihood to discretized_logistic"
+                f"binary_mnist, or set the model's likelihood to discretized_logistic, or to cross_entropy, which is "
+                f"the same formula as a mere reconstruction loss"
             )
+        if self.observed == "cross_entropy" and levels is None:
+            raise DataError(f"cross_entropy is a reconstruction loss of grey levels in [0, 1], {found}: set gaussian")
         if self.observed == "gaussian" and self.levels is None and levels is not None:
             raise DataError(
                 f"a Gaussian density is no likelihood of grey levels, {found}: set the model's levels to {levels}, so "
@@ -104,19 +130,29 @@ class VAE(LikelihoodModel):
 
     # -- the two networks ---------------------------------------------------------------------------------------------
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of q(z | x): (B, *shape) in data range -> two of (B, latent_dim)."""
-        mean, log_var = self.encoder(x).flatten(1).chunk(2, dim=1)
+        out = self.encoder(self._encoder_input(x, labels)).flatten(1)
+        width = self.latent_dim * (1 if self.posterior_scale is not None else 2)
+        if out.shape[1] != width:
+            raise ConfigError(f"the encoder must give {width} numbers an example, it gives {out.shape[1]}")
+        if self.posterior_scale is not None:
+            return out, torch.full_like(out, 2 * math.log(self.posterior_scale))
+        mean, log_var = out.chunk(2, dim=1)
         return mean, log_var
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the mean of p(x | z): (B, latent_dim) -> (B, *shape) in data range."""
-        return self._to_data(self.observation(z).mean)
+    def posterior(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return `encode`, by the name under which diagnostics look for a Gaussian posterior."""
+        return self.encode(x, labels)
 
-    def observation(self, z: Tensor) -> Bernoulli | DiscretizedLogistic | Gaussian:
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the mean of p(x | z): (B, latent_dim) -> (B, *shape) in data range."""
+        return self._to_data(self.observation(z, labels).mean)
+
+    def observation(self, z: Tensor, labels: Tensor | None = None) -> Bernoulli | DiscretizedLogistic | Gaussian:
         """Return p(x | z), element by element: (B, latent_dim) -> a distribution over (B, *shape)."""
-        out = self.decoder(z)
-        if self.observed == "bernoulli":
+        out = self.decoder(self._decoder_input(z, labels))
+        if self._is_binary:
             return Bernoulli(out.reshape(-1, *self.shape))
         if self.scale == "predicted":
             location, raw = out.reshape(-1, 2, *self.shape).unbind(1)  # (B, *shape) each
@@ -127,22 +163,40 @@ class VAE(LikelihoodModel):
             return Gaussian(location, log_scale)
         return DiscretizedLogistic(location, log_scale, self.levels)
 
+    def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return x
+
+    def _decoder_input(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        return z
+
+    @property
+    def _is_binary(self) -> bool:
+        return self.observed in ("bernoulli", "cross_entropy")
+
     # -- the objective ------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` = reconstruction + beta KL, both terms, and ``elbo``, which has beta = 1."""
-        x, _ = batch
-        mean, log_var = self.encode(x)
+        """Return ``loss`` = reconstruction + weight * beta * KL, both terms, and ``elbo``, in which weight = beta = 1.
+
+        The weight is the schedule's after `steps_done` steps, logged as ``kl_weight`` where it is no constant. There is
+        no ``elbo`` where the reconstruction is no likelihood.
+        """
+        x, labels = batch
+        labels = labels if self.num_classes else None
+        mean, log_var = self.encode(x, labels)
         z = mean + torch.exp(0.5 * log_var) * self.randn(*mean.shape)
         target = self._dequantized(x, self.rand(*x.shape)) if self.dequantizes else x
-        reconstruction = -self._log_likelihood(target, z).mean()
-        kl = gaussian_kl(mean, log_var).sum(1).mean()
-        return {
-            "loss": reconstruction + self.beta * kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
-            "elbo": -(reconstruction + kl),
-        }
+        reconstruction = -self._log_likelihood(target, z, labels).mean()
+        kl_j = gaussian_kl(mean, log_var)  # (B, latent_dim)
+        kl = kl_j.sum(1).mean()
+        floored = kl_j.mean(0).clamp(min=self.free_bits).sum() if self.free_bits else kl
+        weight = annealed(self.steps_done, self.kl_schedule, self.kl_steps, self.kl_cycles)
+        terms = {"loss": reconstruction + self.beta * weight * floored, "reconstruction": reconstruction, "kl": kl}
+        if self.has_likelihood:
+            terms["elbo"] = -(reconstruction + kl)
+        if self.kl_schedule != "constant":
+            terms["kl_weight"] = kl.new_tensor(weight)
+        return terms
 
     # -- the likelihood -----------------------------------------------------------------------------------------------
 
@@ -155,26 +209,29 @@ class VAE(LikelihoodModel):
         k: int = 1,
         seed: int | torch.Generator | None = None,
     ) -> Tensor:
-        """Return a lower bound on log p(x), in nats: (B, *shape) in data range -> (B,).
+        """Return a lower bound on log p(x), or log p(x | y), in nats: (B, *shape) in data range -> (B,).
 
         k = 1 is the ELBO with the analytic KL and one draw of z; k > 1 is log (1/k) sum_i p(x, z_i) / q(z_i | x) over
         draws of q (IWAE-k). Dequantisation noise is drawn anew with each z, inside the logarithm. Memory does not grow
         with k.
 
         Raises:
-            ConfigError: k below 1.
+            ConfigError: k below 1, labels that are missing or too many, or a model without a likelihood.
         """
+        self._check_likelihood()
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
-        self.given_labels(len(x), labels)
+        y = self.given_labels(len(x), labels)
         generator = seeded(seed, x.device)
         rows = max(1, CHUNK // math.prod(self.shape))
-        return torch.cat([self._bound(part, k, rows, generator) for part in x.split(rows)])
+        parts = x.split(rows)
+        given = y.split(rows) if y is not None else [None] * len(parts)
+        return torch.cat([self._bound(*part, k, rows, generator) for part in zip(parts, given, strict=True)])
 
-    def _bound(self, x: Tensor, k: int, rows: int, generator: torch.Generator) -> Tensor:
+    def _bound(self, x: Tensor, labels: Tensor | None, k: int, rows: int, generator: torch.Generator) -> Tensor:
         """Bound log p of at most ``rows`` examples, decoding about ``rows`` latents at a time."""
         options = {"generator": generator, "device": x.device, "dtype": x.dtype}
-        mean, log_var = self.encode(x)
+        mean, log_var = self.encode(x, labels)
         std = torch.exp(0.5 * log_var)
         weights = []
         for draws in torch.arange(k).split(max(1, rows // len(x))):
@@ -184,7 +241,8 @@ class VAE(LikelihoodModel):
             target = x.expand(*shape, *self.shape)  # (K, B, *shape)
             if self.dequantizes:
                 target = self._dequantized(target, torch.rand(target.shape, **options))
-            log_p = self._log_likelihood(target.flatten(0, 1), z.flatten(0, 1)).unflatten(0, shape)
+            y = labels.expand(shape).flatten() if labels is not None else None  # (K * B,)
+            log_p = self._log_likelihood(target.flatten(0, 1), z.flatten(0, 1), y).unflatten(0, shape)
             ratio = -0.5 * (z * z - eps * eps - log_var).sum(2)  # log p(z) - log q(z | x)
             weights.append(log_p if k == 1 else log_p + ratio)
         if k == 1:
@@ -192,11 +250,23 @@ class VAE(LikelihoodModel):
         return torch.cat(weights).logsumexp(0) - math.log(k)
 
     def likelihood(self, k: int = 1) -> str:
+        self._check_likelihood()
         return ("elbo" if k == 1 else f"iwae-{k}") + ("+dequant" if self.dequantizes else "")
 
-    def _log_likelihood(self, target: Tensor, z: Tensor) -> Tensor:
+    @property
+    def has_likelihood(self) -> bool:
+        return self.observed != "cross_entropy"
+
+    def _check_likelihood(self) -> None:
+        if not self.has_likelihood:
+            raise ConfigError(
+                f"this {type(self).__name__} has no likelihood: cross_entropy is a mere reconstruction loss; build it "
+                f"with the likelihood discretized_logistic to have one"
+            )
+
+    def _log_likelihood(self, target: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(x | z) of the discrete example where the data are discrete, (B,)."""
-        log_p = self.observation(z).log_prob(target).flatten(1).sum(1)
+        log_p = self.observation(z, labels).log_prob(target).flatten(1).sum(1)
         return log_p - math.prod(self.shape) * math.log(self.levels) if self.dequantizes else log_p
 
     @property
@@ -227,7 +297,7 @@ class VAE(LikelihoodModel):
         if observe not in ("mean", "sample"):
             raise ConfigError(f"observe must be 'mean' or 'sample', got {observe!r}")
         z = torch.randn(n, self.latent_dim, generator=generator, device=self.device, dtype=self.dtype)
-        p = self.observation(temperature * z)
+        p = self.observation(temperature * z, labels)
         if observe == "mean":
             return self._to_data(p.mean)
         x = p.sample(generator)
@@ -239,6 +309,15 @@ class VAE(LikelihoodModel):
             return x
         k = (x * self.levels).floor() if floor else x * self.levels - 0.5
         return (k / (self.levels - 1)).clamp(0, 1)
+
+
+def _check_kl(beta: float, posterior_scale: float | None, free_bits: float) -> None:
+    if not 0 <= beta < math.inf or not 0 <= free_bits < math.inf:
+        raise ConfigError(f"beta and free_bits must be finite and not negative, got {beta} and {free_bits}")
+    if posterior_scale is not None and not 0 < posterior_scale < math.inf:
+        raise ConfigError(
+            f"posterior_scale must be positive and finite, or left out to be learned, got {posterior_scale}"
+        )
 
 
 def _check(likelihood: str, levels: int | None, scale: str) -> None:
