@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from timing import Window, header, medians, process, silent, take_turns
+from timing import Arm, Window, header, medians, silent, take_turns
 
 from zoo.data.base import BatchStream
 from zoo.data.toys import EightGaussians
 from zoo.families.vae import VAE
 from zoo.nets.mlp import MLP
-from zoo.training.fit import Run, quiet_lightning
+from zoo.training.fit import Run
 
 BATCH, POINTS = 16, 100_000
 
@@ -110,14 +110,12 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=100, help="steps before them")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    quiet_lightning()
     arms = {
-        "bare loop": process(lightning=False)(lambda: bare(args.warm, args.steps)),
-        "default Trainer": process(lightning=True)(lambda: default(args.warm, args.steps)),
-        "zoo": process(lightning=True)(lambda: engine(args.warm, args.steps)),
+        "bare loop": Arm(bare),
+        "default Trainer": Arm(default, lightning=True),
+        "zoo": Arm(engine, lightning=True),
     }
-    found = take_turns(arms, args.rounds)
+    found = take_turns(arms, rounds=args.rounds, warm=args.warm, steps=args.steps, threads=args.threads)
     median = medians(found)
     print(header(args.threads))
     print(f"{sum(p.numel() for p in model().parameters())} parameters, {args.steps} steps an arm, {args.rounds} rounds")

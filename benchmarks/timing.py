@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 
-__all__ = ["Window", "header", "medians", "process", "silent", "take_turns"]
+from zoo.training.fit import quiet_lightning
+
+__all__ = ["Arm", "Window", "header", "medians", "silent", "take_turns"]
+
+_ASK_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 class Window(Callback):
@@ -48,21 +55,6 @@ class Window(Callback):
 
 
 @contextlib.contextmanager
-def process(*, lightning: bool) -> Iterator[None]:
-    """Let an arm run as in a process of its own: Lightning, once imported, has torch look for a GPU driver often."""
-    names = ("PYTORCH_NVML_BASED_CUDA_CHECK", "CUDA_VISIBLE_DEVICES")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    if lightning:
-        os.environ[names[0]] = "1"
-    try:
-        yield
-    finally:
-        for name in names:
-            os.environ.pop(name, None)
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
 def silent() -> Iterator[None]:
     """Keep what a run prints to itself, its progress bar included."""
     sink = io.StringIO()
@@ -71,13 +63,40 @@ def silent() -> Iterator[None]:
         yield
 
 
-def take_turns(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Run every arm once a round, in an order that rotates, and return its seconds per step."""
+@dataclass(frozen=True)
+class Arm:
+    """What is timed in a process of its own.
+
+    Args:
+        run: function of (warm, steps) of a module's top level that returns seconds per step.
+        lightning: whether the arm is one of Lightning's, which has torch ask the GPU's driver library what there is.
+    """
+
+    run: Callable[[int, int], float]
+    lightning: bool = False
+
+
+def _begin(threads: int, lightning: bool) -> None:
+    torch.set_num_threads(threads)
+    os.environ.pop(_ASK_DRIVER, None)
+    if lightning:
+        os.environ[_ASK_DRIVER] = "1"
+    quiet_lightning()
+
+
+def take_turns(arms: Mapping[str, Arm], *, rounds: int, warm: int, steps: int, threads: int) -> dict[str, list[float]]:
+    """Run every arm once a round, each in a process of its own, one at a time, and return its seconds per step."""
     found: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
-    for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            found[name].append(arms[name]())
+    spawn = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        pools = {
+            name: stack.enter_context(ProcessPoolExecutor(1, spawn, _begin, (threads, arm.lightning)))
+            for name, arm in arms.items()
+        }
+        for i in range(rounds):
+            for name in names[i % len(names) :] + names[: i % len(names)]:
+                found[name].append(pools[name].submit(arms[name].run, warm, steps).result())
     return found
 
 

@@ -13,7 +13,8 @@ as no likelihood, and trains on digits that are thresholded once, before the tim
     fused        the zoo's arithmetic without Lightning: batches by index, losses from logits, fused Adam
     products     the matrix products of the same shapes alone, forward and backward
 
-The arms take turns in one process, medians of the rounds are printed. The step is timed after a few that are not.
+The arms take turns, each in a process of its own; medians of the rounds are printed. The step is timed after a few that
+are not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import tempfile
-from collections.abc import Callable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from timing import Window, header, medians, process, silent, take_turns
+from timing import Arm, Window, header, medians, silent, take_turns
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -38,7 +39,7 @@ from zoo.data.base import BatchStream
 from zoo.data.mnist import ThresholdMNIST
 from zoo.families.vae import VAE
 from zoo.nets.mlp import MLP
-from zoo.training.fit import Run, quiet_lightning
+from zoo.training.fit import Run
 
 BATCH = 128
 GOALS = {
@@ -87,24 +88,23 @@ class Tutorial(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def unpack(root: Path) -> None:
-    """Write the embedded files of the training digits where torchvision looks for them."""
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for file in resources.files("zoo.data").joinpath("assets", "mnist").iterdir():
-        if file.name.endswith(".gz"):
-            (raw / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(file.read_bytes()))
-
-
-def loader(root: Path) -> DataLoader:
-    data = datasets.MNIST(str(root), train=True, transform=transforms.ToTensor())
+@cache
+def batches() -> DataLoader:
+    """Return the training digits as torchvision's example has them, read from files that are unpacked for it."""
+    with tempfile.TemporaryDirectory() as root:
+        raw = Path(root, "MNIST", "raw")
+        raw.mkdir(parents=True)
+        for file in resources.files("zoo.data").joinpath("assets", "mnist").iterdir():
+            if file.name.endswith(".gz"):
+                (raw / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(file.read_bytes()))
+        data = datasets.MNIST(root, train=True, transform=transforms.ToTensor())
     return DataLoader(data, batch_size=BATCH, shuffle=True)
 
 
-def plain(batches: DataLoader, warm: int, steps: int) -> float:
+def plain(warm: int, steps: int) -> float:
     model, window, total = Plain(), Window(warm, steps), 0.0
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for (x, _), _ in zip(batches, range(warm + steps), strict=False):
+    for (x, _), _ in zip(batches(), range(warm + steps), strict=False):
         optimizer.zero_grad()
         loss = model.terms(x)[0]
         loss.backward()
@@ -114,11 +114,11 @@ def plain(batches: DataLoader, warm: int, steps: int) -> float:
     return window.seconds
 
 
-def default(batches: DataLoader, warm: int, steps: int) -> float:
+def default(warm: int, steps: int) -> float:
     window = Window(warm, steps)
     with tempfile.TemporaryDirectory() as folder, silent():
         trainer = Trainer(max_steps=warm + steps + 1, accelerator="cpu", default_root_dir=folder, callbacks=[window])
-        trainer.fit(Tutorial(), batches)
+        trainer.fit(Tutorial(), batches())
     return window.seconds
 
 
@@ -168,19 +168,18 @@ def fused(warm: int, steps: int) -> float:
 
 
 def products(warm: int, steps: int) -> float:
-    """Forward, backward to the weights, and backward to the inputs of every layer but the first."""
+    """Forward, backward to the weights, and backward to the inputs of every layer but the first, into kept memory."""
     window = Window(warm, steps)
-    layers = [(784, 400), (400, 40), (20, 400), (400, 784)]
     sets = []
-    for n_in, n_out in layers:
-        x, w, g = torch.randn(BATCH, n_in), torch.randn(n_in, n_out), torch.randn(BATCH, n_out)
-        sets.append((x, w, g, torch.empty(BATCH, n_out), torch.empty(n_in, n_out), torch.empty(BATCH, n_in)))
+    for a, b in [(784, 400), (400, 40), (20, 400), (400, 784)]:
+        x, w, g = torch.randn(BATCH, a), torch.randn(b, a), torch.randn(BATCH, b)
+        sets.append((x, w, g, torch.empty_like(g), torch.empty_like(w), torch.empty_like(x)))
     for _ in range(warm + steps):
         for i, (x, w, g, y, dw, dx) in enumerate(sets):
-            torch.mm(x, w, out=y)
-            torch.mm(x.T, g, out=dw)
+            torch.mm(x, w.T, out=y)
+            torch.mm(g.T, x, out=dw)
             if i:
-                torch.mm(g, w.T, out=dx)
+                torch.mm(g, w, out=dx)
         window.tick()
     return window.seconds
 
@@ -208,19 +207,14 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=20, help="steps before them")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    quiet_lightning()
-    with tempfile.TemporaryDirectory() as root:
-        unpack(Path(root))
-        batches = loader(Path(root))
-        arms: dict[str, Callable[[], float]] = {
-            "plain": process(lightning=False)(lambda: plain(batches, args.warm, args.steps)),
-            "default": process(lightning=True)(lambda: default(batches, args.warm, args.steps)),
-            "zoo": process(lightning=True)(lambda: engine(args.warm, args.steps)),
-            "fused": process(lightning=False)(lambda: fused(args.warm, args.steps)),
-            "products": lambda: products(args.warm, args.steps),
-        }
-        found = take_turns(arms, args.rounds)
+    arms = {
+        "plain": Arm(plain),
+        "default": Arm(default, lightning=True),
+        "zoo": Arm(engine, lightning=True),
+        "fused": Arm(fused),
+        "products": Arm(products),
+    }
+    found = take_turns(arms, rounds=args.rounds, warm=args.warm, steps=args.steps, threads=args.threads)
     print(header(args.threads))
     print(f"VAE 784-400-20, batch {BATCH}, {args.steps} steps an arm, {args.rounds} rounds")
     report(found, args.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from zoo.callbacks.ema import EMA
 from zoo.errors import ConfigError
 from zoo.registry import load_registry
 from zoo.runs import last_checkpoint, load_run, read_checkpoint, run_facts
@@ -55,6 +57,24 @@ def test_average_is_the_one_computed_by_hand(make: Any, tmp_path: Path) -> None:
     for name, mean in content["ema"]["parameters"].items():
         assert torch.equal(averaged.state_dict()[name], mean.float())
         assert torch.equal(raw.state_dict()[name], weights.kept[-1][name].float())
+
+
+def test_average_takes_several_steps_at_once_after_the_first_hundred() -> None:
+    weight = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    ema = EMA(0.95, every=4)
+    ema.on_fit_start(None, weight)
+    mean = weight.weight.item()
+    for step in range(1, 131):
+        weight.weight.data.fill_(math.sin(step))
+        ema.on_train_batch_end(None, weight)
+        if step <= 100:
+            d = min(0.95, step / (9 + step))
+        elif step % 4 == 0:
+            d = min(0.95, (step - 3) / (6 + step)) ** 4
+        else:
+            d = 1.0
+        mean = d * mean + (1 - d) * math.sin(step)
+        assert ema._mean[0].item() == pytest.approx(mean, abs=1e-12), step
 
 
 def test_validation_sees_the_average_and_gives_the_weights_back(tmp_path: Path) -> None:

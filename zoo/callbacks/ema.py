@@ -12,23 +12,28 @@ from torch import Tensor
 
 __all__ = ["EMA"]
 
+_YOUNG = 100
+
 
 class EMA(Callback):
-    """Average the trainable parameters after every step: ema <- d ema + (1 - d) parameter.
+    """Average the trainable parameters: ema <- d^k ema + (1 - d^k) parameter, every k steps.
 
-    d = min(decay, (1 + t) / (10 + t)) with t the number of updates so far, so that a young average forgets the random
-    initialisation. Buffers are not averaged. During validation the model holds the average; checkpoints hold both,
-    the raw weights under ``state_dict`` and the average under ``ema``.
+    d = min(decay, (1 + t) / (10 + t)) with t the number of steps before those k, so that a young average forgets the
+    random initialisation; k is 1 in the first hundred steps and `every` from then on, because a pass over weights and
+    average is limited by memory and takes up to a tenth of a small model's step. Buffers are not averaged. During
+    validation the model holds the average; checkpoints hold both, the raw weights under ``state_dict`` and the average
+    under ``ema``.
 
     Args:
-        decay: of the average, between 0 and 1.
+        decay: of the average in one step, between 0 and 1.
+        every: steps between updates after the first hundred.
 
     References:
         B. T. Polyak, A. B. Juditsky, Acceleration of stochastic approximation by averaging, 1992.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, decay: float, every: int = 1) -> None:
+        self.decay, self.every = decay, every
         self.updates = 0
         self._live: list[Tensor] = []
         self._mean: list[Tensor] = []
@@ -45,9 +50,12 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._mean, self._live, 1 - decay)
         self.updates += 1
+        k = 1 if self.updates <= _YOUNG else self.every
+        if self.updates % k == 0:
+            t = self.updates - k
+            decay = min(self.decay, (1 + t) / (10 + t))
+            torch._foreach_lerp_(self._mean, self._live, 1 - decay**k)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -27,7 +27,8 @@ class Bernoulli:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log P(x), in nats, of values 0 or 1."""
-        return x * self.logits - F.softplus(self.logits)
+        x, logits = torch.broadcast_tensors(x, self.logits)
+        return -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
     @property
     def mean(self) -> Tensor:

@@ -62,7 +62,7 @@ def _seconds_per_step(run: Run) -> tuple[float, int]:
     model, clock = copy.deepcopy(run.model), _Clock()
     warm, steps = max(2, model.period), model.period * -(-6 // model.period)
     engine = Engine(run.settings, run.total)
-    average = [EMA(run.settings.ema)] if run.settings.ema is not None else []
+    average = [EMA(run.settings.ema, run.settings.ema_every)] if run.settings.ema is not None else []
     settings = {
         **run.arguments, "devices": 1, "num_nodes": 1, "strategy": "auto", "max_steps": warm + steps, "max_epochs": -1,
         "logger": False, "enable_progress_bar": False, "enable_checkpointing": True, "limit_val_batches": 0,

@@ -19,8 +19,9 @@ class TrainingSettings:
     """How a run is trained.
 
     Args:
-        ema: decay of the exponential moving average of the weights, warmed up as min(ema, (1 + t) / (10 + t)); null
-            keeps none.
+        ema: decay a step of the exponential moving average of the weights, warmed up as min(ema, (1 + t) / (10 + t));
+            null keeps none.
+        ema_every: steps between updates of the average.
         warmup: steps of linear warm-up of the learning rate.
         schedule: what follows: constant, or half a cosine down to zero at the planned end.
         budget: training compute after which to stop, such as 50TFLOP; it also sets the schedule's length.
@@ -35,6 +36,7 @@ class TrainingSettings:
     """
 
     ema: float | None = 0.999
+    ema_every: int = 4
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     budget: str | None = None
@@ -53,7 +55,7 @@ class TrainingSettings:
         for name in ("warmup", "sample_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} must not be negative, got {getattr(self, name)}")
-        for name in ("log_every", "checkpoint_every"):
+        for name in ("ema_every", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         if self.timeout <= 0:
