@@ -303,7 +303,7 @@ def test_mixing_follows_its_schedule() -> None:
 def test_training_shows_draws_of_the_model_as_often_as_scheduled(variant: str) -> None:
     model = lively(variant, scheduled="linear", scheduled_k=10)
     model.set_noise([torch.Generator().manual_seed(0)])
-    k = values(model, 2000)
+    k = values(model, 1000)
     with torch.no_grad():
         p = model(k).softmax(-1)
     for step, eps in ((0, 1.0), (5, 0.5), (10, 0.0)):
@@ -311,7 +311,7 @@ def test_training_shows_draws_of_the_model_as_often_as_scheduled(variant: str) -
         shown = model._shown(k, None)
         # A draw equals the true value with the probability that the model gives to it.
         expected = eps + (1 - eps) * p.gather(-1, k[..., None]).mean().item()
-        assert (shown == k).double().mean().item() == pytest.approx(expected, abs=0.015)
+        assert (shown == k).double().mean().item() == pytest.approx(expected, abs=0.02)
 
 
 def test_teacher_forcing_is_the_default_and_what_validates() -> None:
@@ -392,7 +392,7 @@ def test_wrong_sampling_options_end_in_one_sentence() -> None:
         ({"given": x, "known": torch.ones(4)}, "does not broadcast"),
         ({"given": x, "prompt": "a"}, "pass either prompt"),
         ({"beams": 1}, "a beam of 1 holds no 2"),
-        ({"beams": 4, "given": x}, "one beginning at a time"),
+        ({"beams": 4, "given": x[:, :3]}, "one beginning at a time"),
         ({"length": 0}, "length must be a positive integer"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -235,6 +235,8 @@ def _check(
             raise ConfigError(f"{name} belongs to the {kind} mask: mask is {mask!r} and {name} is {value!r}")
         if value is not None and not 1 <= value <= T:
             raise ConfigError(f"{name} must be between 1 and the {T} values of an example, got {value}")
+    if heads < 1 or width % heads:
+        raise ConfigError(f"a width of {width} does not divide among {heads} heads")
     if positions not in ("learned", "rotary"):
         raise ConfigError(f"positions must be learned or rotary, got {positions!r}")
     if positions == "rotary" and width // heads % 2:

@@ -19,8 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
-
 __all__ = ["AttentionBlock", "KeyValueCache", "attention_mask", "rotary_tables", "rotate"]
 
 Tables = tuple[Tensor, Tensor]
@@ -72,8 +70,6 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, depth: int) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ConfigError(f"a width of {width} does not divide among {heads} heads")
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
