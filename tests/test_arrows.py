@@ -18,17 +18,18 @@ MAY = {
     "nets": {"maths"},
     "model": set(),
     "images": set(),
+    "media": {"model", "images", "maths"},
     "families": {"model", "maths", "nets", "families"},
     "data": {"maths", "data"},
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
-    "callbacks": {"model", "images", "callbacks"},
+    "callbacks": {"model", "media", "callbacks"},
     "runs": {"model"},
     "training": {"model", "callbacks", "data", "runs", "training"},
     "registry": set(),
     "evaluation": {"model", "metrics", "results"},
     "leaderboard": {"results", "registry", "leaderboard"},
-    "hub": {"registry", "model", "runs", "hub", "results", "images"},
+    "hub": {"registry", "model", "runs", "hub", "results", "images", "media"},
 }
 LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}

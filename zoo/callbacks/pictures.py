@@ -1,4 +1,4 @@
-"""Pictures in the run folder: a sample grid from the averaged weights, and the loss curves."""
+"""Pictures in the run folder: samples from the averaged weights, in their kind, and the loss curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from zoo.callbacks.ema import EMA
-from zoo.images import save_png
+from zoo.media import medium, save_samples
 
 __all__ = ["Pictures", "plot_losses"]
 
@@ -19,13 +19,13 @@ __all__ = ["Pictures", "plot_losses"]
 class Pictures(Callback):
     """Write ``samples/step-XXXXXXXX.png`` and ``loss.png`` every so many steps, and at the end.
 
-    The grids use one seed, so that they can be compared across steps; sampling has its own generator and leaves the
-    training noise alone.
+    Models of text write ``.txt``, those of audio ``.wav`` with its spectrogram. The samples use one seed, so that they
+    can be compared across steps; sampling has its own generator and leaves the training noise alone.
 
     Args:
         folder: the run folder.
         every: steps between pictures, 0 for the end only.
-        count: samples a grid.
+        count: images a grid; of texts and recordings a sixteenth as many.
         ema: the average whose weights are sampled, if the run keeps one.
     """
 
@@ -46,11 +46,14 @@ class Pictures(Callback):
         if self._drawn == trainer.global_step:
             return
         self._drawn = trainer.global_step
-        if len(pl_module.shape) == 3:
+        kind = medium(pl_module)
+        if kind != "points":
+            count = self.count if kind == "image" else max(1, self.count // 16)
             with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
-                samples = pl_module.sample(self.count, seed=0)
-            save_png(samples, self.folder / "samples" / f"step-{trainer.global_step:08d}.png", scale=2)
-            save_png(samples, self.folder / "samples.png", scale=2)
+                samples = pl_module.sample(count, seed=0)
+            ending = {"image": ".png", "text": ".txt", "audio": ".wav"}[kind]
+            for name in (f"samples/step-{trainer.global_step:08d}", "samples"):
+                save_samples(pl_module, samples, self.folder / f"{name}{ending}")
         for logger in trainer.loggers:
             logger.save()
         plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")

@@ -28,7 +28,9 @@ __all__ = [
     "LIMITS",
     "MIGRATIONS",
     "SAMPLES",
+    "SOUND",
     "SUMS",
+    "TEXTS",
     "WEIGHTS",
     "Pins",
     "check_header",
@@ -46,11 +48,15 @@ __all__ = [
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 SAMPLES, EVAL, SUMS = "samples.png", "eval.json", "SHA256SUMS"
+TEXTS, SOUND = "samples.txt", "samples.wav"
 
-FILES = (CONFIG, SUMS, EVAL, CARD, SAMPLES, WEIGHTS)
+FILES = (CONFIG, SUMS, EVAL, CARD, SAMPLES, TEXTS, SOUND, WEIGHTS)
 """All files of a model, in the order of downloading: a folder with weights has everything before them."""
 
-LIMITS = {CONFIG: 1 << 20, SUMS: 1 << 16, EVAL: 4 << 20, CARD: 4 << 20, SAMPLES: 32 << 20, WEIGHTS: 8 << 30}
+LIMITS = {
+    CONFIG: 1 << 20, SUMS: 1 << 16, EVAL: 4 << 20, CARD: 4 << 20, SAMPLES: 32 << 20, TEXTS: 4 << 20, SOUND: 32 << 20,
+    WEIGHTS: 8 << 30,
+}  # fmt: skip
 """Largest size of each file, in bytes."""
 
 FORMAT = 1

@@ -24,7 +24,9 @@ from zoo.hub.layout import (
     FILES,
     FORMAT,
     SAMPLES,
+    SOUND,
     SUMS,
+    TEXTS,
     WEIGHTS,
     check_header,
     read_file,
@@ -47,7 +49,7 @@ def save_pretrained(
     *,
     card: str | None = None,
     results: Mapping[str, Any] | None = None,
-    samples: bytes | str | Path | None = None,
+    samples: bytes | str | Path | Mapping[str, bytes] | None = None,
     data: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -59,7 +61,7 @@ def save_pretrained(
         card: text of README.md; one is made from the facts if left out. What a person wrote around the generated block
             of a card that is overwritten is kept.
         results: the content of eval.json.
-        samples: a PNG file, or its bytes.
+        samples: a PNG file, or its bytes; or several files: ``samples.png``, ``samples.txt``, ``samples.wav``.
         data: spec of the data the model was trained on; the registry's if left out.
         overwrite: replace a model folder, never another kind of folder.
 
@@ -76,7 +78,7 @@ def save_pretrained(
     if results is not None:
         files[EVAL] = _json(results, ResultError, "the results")
     if samples is not None:
-        files[SAMPLES] = _png(samples)
+        files |= _samples(samples)
     load = f"./{folder.name}"
     text = card or cards.card_of(model.source.name, public_form(model), results, SAMPLES in files, load=load)
     if (folder / CARD).is_file():
@@ -173,6 +175,17 @@ def _public_data(model: GenerativeModel, data: Mapping[str, Any] | None) -> Any:
     if data is None or not is_spec(data):
         return dict(data) if data is not None else None
     return to_public({"class_path": data["class_path"], "init_args": data.get("init_args") or {}}, public_names())
+
+
+def _samples(samples: bytes | str | Path | Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of samples by name. Raises `ModelFolderError`."""
+    if not isinstance(samples, Mapping):
+        return {SAMPLES: _png(samples)}
+    for name, content in samples.items():
+        good = {SAMPLES: content.startswith(_PNG), SOUND: content.startswith(b"RIFF"), TEXTS: b"\0" not in content}
+        if not good.get(name, False):
+            raise ModelFolderError(f"{name} is no file of samples: a PNG as {SAMPLES}, a WAV as {SOUND}, or {TEXTS}")
+    return dict(samples)
 
 
 def _png(samples: bytes | str | Path) -> bytes:
