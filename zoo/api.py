@@ -1,14 +1,15 @@
 """Public functions that turn names into objects before they call a room of the zoo.
 
-`evaluate` lives here and not in a module of its own name: a module ``zoo.evaluate``, once imported, would take the
-place of the function in the package.
+They live here and not in modules of their own names: a module ``zoo.evaluate``, once imported, would take the place of
+the function in the package.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from zoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
+    from zoo.diagnostics import Diagnosis
     from zoo.model import GenerativeModel
     from zoo.registry import Entry
     from zoo.results import Result
 
-__all__ = ["evaluate"]
+__all__ = ["diagnose", "evaluate", "second_stage"]
 
 _KEPT = ("training_tflop", "training")
 
@@ -95,6 +97,47 @@ def evaluate(
     )  # fmt: skip
 
 
+def diagnose(
+    model: GenerativeModel | str | Path,
+    data: TensorData | str | None = None,
+    *,
+    only: Sequence[str] | None = None,
+    examples: int = 10_000,
+    pair: tuple[int, int] | None = None,
+    without: Sequence[int] = (),
+    having: Sequence[int] = (),
+    device: str | None = None,
+    out: str | Path | None = None,
+) -> Diagnosis:
+    """Look into a model: ``zoo.diagnose("vae-mnist", out="diagnostics")``; what is looked at depends on its abilities.
+
+    Args:
+        model: an object, a name or address that `zoo.load` takes, or a run folder.
+        data: a data module or the name of a data set; by default what the model was trained on.
+        only: names of `zoo.diagnostics.DIAGNOSTICS`; all that apply if left out.
+        examples: how many test examples, the first ones.
+        pair: indices of the two test examples between which to interpolate.
+        without: labels of the examples that attribute arithmetic moves.
+        having: labels of the examples towards which it moves them; of both, the closest two classes if left out.
+        device: where a model that is given by name goes; an object stays where it is.
+        out: folder to write the pictures, diagnostics.png with all of them, and diagnostics.json to.
+
+    Raises:
+        ZooError: what `zoo.load` and `zoo.diagnostics.examine` raise, or a model whose data are not known.
+    """
+    from zoo.diagnostics import examine
+
+    asked = str(model) if isinstance(model, (str, Path)) else None
+    built, spec, _ = _load(model, device) if asked is not None else (model, None, {})
+    module = _data(data, spec, _entry(built.source.name), asked or type(built).__name__)
+    found = examine(
+        built, module, only=only, examples=examples, pair=pair, without=without, having=having, name=asked
+    )  # fmt: skip
+    if out is not None:
+        found.write(out)
+    return found
+
+
 def _load(which: str | Path, device: str | None) -> tuple[GenerativeModel, Mapping[str, Any] | None, dict[str, Any]]:
     """Return the model, the spec of its data and what is known of its training."""
     from zoo.runs import is_run, load_run, run_facts
@@ -164,3 +207,47 @@ def _command(
     words += [f"--option {key}={json.dumps(value)}" for key, value in (options or {}).items()]
     words += [f"--extractor {extractor}"] if isinstance(extractor, str) else []
     return " ".join([*words, *(["--quick"] if quick else [])])
+
+
+def second_stage(
+    entry: Entry, autoencoder: str | Path, *, keep_data: bool = False
+) -> tuple[Entry, GenerativeModel, dict[str, float | None]]:
+    """Make the entry of a prior over codes fit a trained autoencoder.
+
+    Args:
+        entry: of a `zoo.families.code_prior.CodePrior`.
+        autoencoder: a run folder, or what `zoo.load` takes: an autoencoder with discrete codes, or one with its prior,
+            of which the autoencoder is taken.
+        keep_data: train on the entry's data, not on those of the autoencoder's run.
+
+    Returns:
+        the entry with the autoencoder's architecture, and a prior for codes of its shape and number; the autoencoder;
+        the TFLOP of its training by name, None where that is not known.
+
+    Raises:
+        ConfigError: the entry is of no prior over codes, or the model has no discrete codes.
+        ZooError: what `zoo.load` raises.
+    """
+    arguments = entry.model.get("init_args") or {}
+    if "autoencoder" not in arguments:
+        raise ConfigError(f"{entry.name} is no prior over codes, so it takes no --autoencoder; name vq_vae_prior-mnist")
+    model, data, known = _load(autoencoder, None)
+    name, cost = model.source.name or str(autoencoder), known.get("cost") or {}
+    stages = cost.get("stages") or (cost.get("training") or {}).get("stages")
+    if hasattr(model, "autoencoder"):  # a pair: all stages but the last made the autoencoder
+        model = model.autoencoder
+        stages = dict(list(stages.items())[:-1]) if stages else {name: None}
+    if not hasattr(model, "codebook_size"):
+        raise ConfigError(
+            f"{autoencoder} is a {type(model).__name__}, which has no discrete codes; a prior needs an autoencoder "
+            f"such as vq_vae or fsq"
+        )
+    prior = arguments["prior"]
+    fitted = {**prior.get("init_args", {}), "shape": list(model.grid), "levels": model.codebook_size}
+    changed = {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
+    entry = replace(entry, model={**entry.model, "init_args": changed})
+    if data is not None and not keep_data:
+        own = (entry.data.get("init_args") or {}).get("batch_size")
+        given = {**(data.get("init_args") or {}), **({"batch_size": own} if own else {})}
+        entry = replace(entry, data={"class_path": data["class_path"], "init_args": given})
+    return entry, model, stages or {name: cost.get("training_tflop")}

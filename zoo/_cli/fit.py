@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
         parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
         parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model (fine-tuning)")
         parser.add_argument(
+            "--autoencoder", metavar="RUN|NAME", help="the trained autoencoder whose codes a prior is fitted to"
+        )
+        parser.add_argument(
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
         parser.add_argument("--dry_run", action="store_true", help="print what the training would cost, and stop")
@@ -76,12 +79,19 @@ def _read_config(path: str) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
+    _check_autoencoder(args, entry)
     if args.budget is not None:
         rest += ["--training.budget", args.budget]
         if not any(a.startswith("--trainer.max_steps") for a in rest):
             rest += ["--trainer.max_steps", "-1"]
     from zoo.training.fit import Run, Stopped
 
+    stages: dict[str, Any] = {}
+    if args.autoencoder is not None:
+        from zoo.api import second_stage
+
+        entry, autoencoder, earlier = second_stage(entry, args.autoencoder, keep_data=args.data is not None)
+        stages = {"parts": {"autoencoder": autoencoder}, "earlier": earlier}
     init_from = None
     if args.init_from is not None:
         from zoo.hub import load
@@ -91,7 +101,9 @@ def run(args: argparse.Namespace) -> int:
     plain = {
         k: v for k, v in dataclasses.asdict(entry).items() if k in ("name", "model", "data", "trainer", "training")
     }
-    training = Run(plain, rest, allow=entry.allow, folder=folder, resume=args.resume is not None, init_from=init_from)
+    training = Run(
+        plain, rest, allow=entry.allow, folder=folder, resume=args.resume is not None, init_from=init_from, **stages
+    )
     if args.dry_run:
         print(json.dumps(training.estimate(), indent=2))
         return 0
@@ -120,4 +132,16 @@ def _check_folders(args: argparse.Namespace) -> None:
     if args.run is not None and _first_process() and Path(args.run).exists():
         raise RunError(
             f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"
+        )
+
+
+def _check_autoencoder(args: argparse.Namespace, entry: Entry) -> None:
+    """Hold a prior over codes to an autoencoder that was trained."""
+    if args.autoencoder is not None and args.resume is not None:
+        raise RunError("--resume goes on with the autoencoder that is in the checkpoint; leave --autoencoder out")
+    given = (args.autoencoder, args.resume, args.init_from)
+    if "autoencoder" in (entry.model.get("init_args") or {}) and given == (None, None, None) and not args.dry_run:
+        raise ZooError(
+            f"{entry.name} is a prior over the codes of a trained autoencoder; name it with --autoencoder, a run "
+            f"folder or a name such as vq_vae-mnist"
         )

@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,18 @@ class CostReport(Callback):
         folder: the run folder.
         facts: what identifies the run (name, data, command, ...).
         flops: operations of one training step over all devices.
+        earlier: TFLOP of the trainings that this one builds on, by name, None where that is not known; they count.
     """
 
-    def __init__(self, folder: str | Path, facts: dict[str, Any], flops: float) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        facts: dict[str, Any],
+        flops: float,
+        earlier: Mapping[str, float | None] | None = None,
+    ) -> None:
         self.path = Path(folder) / "run.json"
-        self.facts, self.flops = facts, flops
+        self.facts, self.flops, self.earlier = facts, flops, dict(earlier or {})
         self.seconds_before, self.examples_before = 0.0, 0
         self._start = time.perf_counter()
         self._examples = 0
@@ -78,12 +86,14 @@ class CostReport(Callback):
         self._examples += len(batch[1]) * trainer.world_size
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["zoo_cost"] = {"seconds": self._seconds(), "examples": self.examples_before + self._examples}
+        spent = {"seconds": self._seconds(), "examples": self.examples_before + self._examples}
+        checkpoint["zoo_cost"] = {**spent, "earlier": self.earlier}
         self._write(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("zoo_cost", {})
         self.seconds_before, self.examples_before = saved.get("seconds", 0.0), saved.get("examples", 0)
+        self.earlier = saved.get("earlier") or self.earlier
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._status = "finished"
@@ -101,8 +111,11 @@ class CostReport(Callback):
         if not trainer.is_global_zero:
             return
         step, seconds = trainer.global_step, self._seconds()
+        own = round(self.flops * step / 1e12, 6)
+        stages = {**self.earlier, self.facts["name"]: own}
         cost = {
-            "training_tflop": round(self.flops * step / 1e12, 6),
+            "training_tflop": None if None in stages.values() else round(sum(stages.values()), 6),
+            **({"stages": stages} if self.earlier else {}),
             "tflop_per_step": self.flops / 1e12,
             "seconds": round(seconds, 1),
             "examples": self.examples_before + self._examples,

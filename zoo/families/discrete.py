@@ -1,0 +1,232 @@
+"""What all autoencoders with discrete codes share: a likelihood, and the training step that also teaches the codes.
+
+With codes c(x), the nearest ones to what the encoder says, and any distribution p(c) of codes,
+
+    log p(x) = log sum_c p(c) p(x | c)  >=  log p(x | c(x)) + log p(c(x)).
+
+Alone, an autoencoder takes p(c) as uniform, as it does while it is trained: its samples decode codes that have nothing
+to do with each other. A prior that was fitted to the codes takes the place of that: `zoo.families.code_prior`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, close_matches
+from zoo.maths.distributions import Bernoulli, DiscretizedLogistic
+from zoo.maths.quantisers import perplexity
+from zoo.model import Batch, LikelihoodModel, Player
+from zoo.nets.quantisers import Quantised
+
+__all__ = ["DiscreteAutoencoder"]
+
+Observation = Bernoulli | DiscretizedLogistic
+
+LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256}
+"""Likelihoods of a pixel -> levels of the data that they are meant for."""
+
+SCALES = ("predicted", "pixel", "shared")
+RECONSTRUCTIONS = ("likelihood", "mse", "l1")
+
+
+class DiscreteAutoencoder(LikelihoodModel):
+    """Base of the autoencoders with discrete codes; a family defines `quantise`, `embed` and `output`.
+
+    Args:
+        shape: of an example.
+        grid: shape of the codes of an example, (G, h, w).
+        codebook_size: values of a code.
+        likelihood: of a dimension of x: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
+        scale: of the logistic: ``predicted`` by the decoder, or learned for each ``pixel``, or one ``shared``.
+        min_log_scale: the log of a scale, in units of x, stays above this.
+        reconstruction: what trains the decoder: the ``likelihood``, or ``mse`` or ``l1``, squared or absolute errors of
+            the locations summed over an example; the scale is then fitted by the likelihood of locations held fixed.
+        commitment: weight of the commitment loss.
+        lr: peak learning rate.
+        betas: Adam's decay rates.
+
+    Raises:
+        ConfigError: unknown or contradictory options.
+    """
+
+    family = "vae"
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        grid: Sequence[int],
+        codebook_size: int,
+        likelihood: str,
+        scale: str,
+        min_log_scale: float,
+        reconstruction: str,
+        commitment: float,
+        lr: float,
+        betas: Sequence[float],
+    ) -> None:
+        super().__init__()
+        _check(likelihood=(likelihood, LIKELIHOODS), scale=(scale, SCALES))
+        _check(reconstruction=(reconstruction, RECONSTRUCTIONS))
+        fixed = likelihood == "discretized_logistic" and scale != "predicted"
+        if reconstruction != "likelihood" and not fixed:
+            raise ConfigError(
+                f"reconstruction {reconstruction!r} trains locations only, so it needs a discretized_logistic "
+                f"likelihood whose scale is 'shared' or 'pixel', got {likelihood} and {scale!r}"
+            )
+        self.shape, self.grid, self.codebook_size = tuple(shape), tuple(grid), codebook_size
+        self.observed, self.levels = likelihood, LIKELIHOODS[likelihood]
+        self.scale, self.min_log_scale = scale, min_log_scale
+        self.reconstruction, self.commitment = reconstruction, commitment
+        self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
+        if fixed:
+            sizes = self.shape if scale == "pixel" else (1,) * len(self.shape)
+            self.raw_scale = nn.Parameter(torch.full(sizes, -1.0))
+
+    def players(self) -> dict[str, Player]:
+        return {"model": Player(self.parameters(), self.lr, self.betas)}
+
+    # -- what a family defines ----------------------------------------------------------------------------------------
+
+    def quantise(self, x: Tensor) -> tuple[Tensor, dict[str, Quantised]]:
+        """Return what the decoder sees and what each quantiser, by its name, made: (B, *shape) in data range."""
+        raise NotImplementedError
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return the codes of examples: (B, *shape) in data range -> int64 (B, *grid), 0..codebook_size-1."""
+        raise NotImplementedError
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Return what the decoder sees of codes: int64 (B, *grid) -> (B, ...)."""
+        raise NotImplementedError
+
+    def output(self, z: Tensor) -> Tensor:
+        """Return the decoder's numbers, one or two (locations, then scales) for each of the example's."""
+        raise NotImplementedError
+
+    # -- data, codes, and back ----------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return `codes`."""
+        return self.codes(x)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the mean of p(x | codes): int64 (B, *grid) -> (B, *shape) in data range."""
+        return self.observation(self.embed(codes)).mean
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the mean of p(x | codes(x)): (B, *shape) -> (B, *shape), both in data range."""
+        return self.decode(self.codes(x))
+
+    def observation(self, z: Tensor) -> Observation:
+        """Return p(x | z), element by element, of what the decoder sees: a distribution over (B, *shape)."""
+        out = self.output(z)
+        if self.observed == "bernoulli":
+            return Bernoulli(out.reshape(-1, *self.shape))
+        if self.scale == "predicted":
+            location, raw = out.reshape(-1, 2, *self.shape).unbind(1)  # (B, *shape) each
+        else:
+            location, raw = out.reshape(-1, *self.shape), self.raw_scale
+        return DiscretizedLogistic(location, self.min_log_scale + F.softplus(raw - self.min_log_scale), self.levels)
+
+    # -- the objective ------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``loss`` and its terms, ``perplexity`` of the codes in the batch, and ``elbo`` under uniform codes."""
+        return self.objective(batch[0])[0]
+
+    def objective(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Quantised], Observation]:
+        """Return the terms of the loss, what the quantisers made, and p(x | codes)."""
+        z, made = self.quantise(x)
+        p = self.observation(z)
+        nll = -p.log_prob(x).flatten(1).sum(1).mean()
+        terms = {"reconstruction": nll}
+        loss = nll
+        if self.reconstruction != "likelihood":
+            error = x - p.location
+            error = error.square() if self.reconstruction == "mse" else error.abs()
+            terms["reconstruction"] = error.flatten(1).sum(1).mean()
+            held = DiscretizedLogistic(p.location.detach(), p.log_scale, self.levels)
+            loss = terms["reconstruction"] - held.log_prob(x).flatten(1).sum(1).mean()
+        for name in ("codebook", "commitment"):
+            found = [q.losses[name] for q in made.values() if name in q.losses]
+            if found:
+                terms[name] = torch.stack(found).sum()
+                loss = loss + (self.commitment if name == "commitment" else 1.0) * terms[name]
+        for name, q in made.items():
+            sizes = [perplexity(c, self.codebook_size) for c in q.codes.unbind(1)]
+            terms["perplexity" + name] = torch.stack(sizes).mean()
+        elbo = -nll - math.prod(self.grid) * math.log(self.codebook_size)
+        return {"loss": loss, **terms, "elbo": elbo}, made, p
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms, made, _ = self.objective(batch[0])
+        self.learn(made)
+        self.terms = {k: v.detach() for k, v in terms.items()}
+        return terms["loss"]
+
+    def learn(self, made: dict[str, Quantised]) -> None:
+        """Teach the quantisers what needs no gradient; nothing but a training step calls this."""
+        for name, q in made.items():
+            self.quantisers()[name].learn(q, self.rand)
+
+    def quantisers(self) -> dict[str, nn.Module]:
+        """Return the quantisers by the names that `quantise` uses."""
+        return {"": self.quantiser}
+
+    # -- the likelihood -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        labels: Sequence[int] | Tensor | int | None = None,
+        k: int = 1,
+        seed: int | torch.Generator | None = None,
+    ) -> Tensor:
+        """Return log p(x | codes(x)) + log p(codes(x)), p(codes) uniform, in nats: (B, *shape) in data range -> (B,).
+
+        ``k`` and ``seed`` have no effect: the codes are a function of x.
+        """
+        self.given_labels(len(x), labels)
+        return self.log_likelihood(x, self.codes(x)) - math.prod(self.grid) * math.log(self.codebook_size)
+
+    def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Return log p(x | codes) in nats: (B, *shape) in data range, int64 (B, *grid) -> (B,)."""
+        return self.observation(self.embed(codes)).log_prob(x).flatten(1).sum(1)
+
+    def likelihood(self, k: int = 1) -> str:
+        return "elbo"
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, *, observe: str = "mean") -> Tensor:
+        """Decode codes that are drawn uniformly, each by itself, for want of a prior.
+
+        Args:
+            observe: ``mean`` of p(x | codes), or ``sample`` for a draw from it, pixel by pixel.
+        """
+        return self.picture(self.uniform_codes(n, generator), generator, observe)
+
+    def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor:
+        """Return int64 (n, *grid), each value drawn uniformly by itself."""
+        return torch.randint(self.codebook_size, (n, *self.grid), generator=generator, device=self.device)
+
+    def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor:
+        """Return mean or draw of p(x | codes) in data range. Raises `ConfigError`."""
+        if observe not in ("mean", "sample"):
+            raise ConfigError(f"observe must be 'mean' or 'sample', got {observe!r}")
+        p = self.observation(self.embed(codes))
+        return p.mean if observe == "mean" else p.sample(generator)
+
+
+def _check(**options: tuple[str, Sequence[str]]) -> None:
+    for name, (value, known) in options.items():
+        if value not in known:
+            near = close_matches(value, known)
+            raise ConfigError(f"unknown {name} {value!r}.{near} There are: {', '.join(known)}")

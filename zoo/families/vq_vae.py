@@ -1,0 +1,98 @@
+"""Autoencoder whose latent is a grid of discrete codes.
+
+    z_e = encoder(x),  e = the nearest code to z_e,  p(x | e) = decoder(z_e + sg[e - z_e])
+
+    L = -log p(x | e)  +  ||sg[z_e] - e||^2  +  beta ||z_e - sg[e]||^2
+
+With a `zoo.nets.quantisers.VectorQuantiser` this is the VQ-VAE, with `zoo.nets.quantisers.FSQ`, which has no auxiliary
+loss, the autoencoder of finite scalar quantisation.
+
+References:
+    A. van den Oord, O. Vinyals, K. Kavukcuoglu, Neural Discrete Representation Learning, 2017, arXiv:1711.00937.
+    F. Mentzer, D. Minnen, E. Agustsson, M. Tschannen, Finite Scalar Quantization: VQ-VAE Made Simple, 2023,
+    arXiv:2309.15505.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.families.discrete import DiscreteAutoencoder
+from zoo.nets.quantisers import Quantised
+
+__all__ = ["VQVAE"]
+
+
+class VQVAE(DiscreteAutoencoder):
+    """Autoencoder with a quantiser between its halves.
+
+    Args:
+        encoder: (B, *shape) -> (B, ...), D h w numbers, D being the quantiser's channels: a map, or a flat vector.
+        decoder: (B, D, h, w) -> (B, ...), one value a dimension of x (logits or locations), twice as many with
+            predicted scales: locations, then scales.
+        quantiser: between the two: `VectorQuantiser` or `FSQ`.
+        shape: of an example.
+        grid: (h, w), positions of the codes.
+        likelihood: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
+        scale: of the logistic: ``predicted``, ``pixel`` or ``shared``.
+        min_log_scale: the log of a scale, in units of x, stays above this.
+        reconstruction: what trains the decoder: the ``likelihood``, ``mse`` or ``l1``.
+        commitment: beta, the weight of the commitment loss.
+        lr: peak learning rate.
+        betas: Adam's decay rates.
+
+    Raises:
+        ConfigError: unknown or contradictory options.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        quantiser: nn.Module,
+        shape: list[int],
+        grid: list[int],
+        likelihood: str = "discretized_logistic",
+        scale: str = "predicted",
+        min_log_scale: float = -5.0,
+        reconstruction: str = "likelihood",
+        commitment: float = 0.25,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        if len(grid) != 2 or min(grid) < 1:
+            raise ConfigError(f"grid must be two positive numbers (h, w), got {tuple(grid)}")
+        codes = (quantiser.groups, *grid)
+        super().__init__(
+            shape, codes, quantiser.size, likelihood, scale, min_log_scale, reconstruction, commitment, lr, betas
+        )
+        self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser
+
+    def compilable(self) -> list[nn.Module]:
+        return [self.encoder, self.decoder]
+
+    def latent(self, x: Tensor) -> Tensor:
+        """Return z_e: (B, *shape) in data range -> (B, D, h, w). Raises `ConfigError` where the sizes do not fit."""
+        z, size = self.encoder(x), (self.quantiser.dim, *self.grid[1:])
+        if z[0].numel() != math.prod(size):
+            raise ConfigError(
+                f"the encoder gives {z[0].numel()} numbers an example, the quantiser and its grid take "
+                f"{' x '.join(map(str, size))}; change the encoder's output or the grid"
+            )
+        return z.reshape(-1, *size)
+
+    def quantise(self, x: Tensor) -> tuple[Tensor, dict[str, Quantised]]:
+        made = self.quantiser(self.latent(x))
+        return made.z, {"": made}
+
+    def codes(self, x: Tensor) -> Tensor:
+        return self.quantiser.codes(self.latent(x))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.quantiser.embed(codes).to(self.dtype)
+
+    def output(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
