@@ -28,7 +28,9 @@ MAY = {
     "training": {"model", "callbacks", "data", "runs", "training"},
     "registry": set(),
     "evaluation": {"model", "metrics", "results"},
+    "diagnostics": {"model", "images", "maths", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
+    "reproduce": {"registry", "results", "runs", "training"},
     "hub": {"registry", "model", "runs", "hub", "results", "images", "media"},
 }
 LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}

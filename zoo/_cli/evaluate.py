@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ZooError
 
 if TYPE_CHECKING:
     from zoo.results import Result
@@ -23,13 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--samples", type=int, help="samples to draw (default 10000)")
     parser.add_argument("--seed", type=int, default=0, help="of samples and bounds (default 0)")
+    parser.add_argument("--seeds", type=int, default=1, help="how many: --seed, --seed + 1 ... (default 1)")
     parser.add_argument("-k", type=int, help="importance samples of the likelihood (default: the registry's)")
     parser.add_argument("--batch_size", type=int, default=250, help="samples at a time (default 250)")
     parser.add_argument("--limit", type=int, help="take only the first so many test examples for the likelihood")
     parser.add_argument(
         "--quick", action="store_true", help=f"{_QUICK} samples and test examples, marked as quick in the result"
     )
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="K=V", help="a sampling option, such as temperature=0.9"
+    )
+    parser.add_argument(
+        "--extractor", metavar="WHICH", help="digits, inception, none, or a class of yours as package.module.Class"
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -40,25 +49,59 @@ def run(args: argparse.Namespace) -> int:
     samples = args.samples if args.samples is not None else _QUICK if args.quick else 10_000
     limit = args.limit if args.limit is not None else _QUICK if args.quick else None
 
+    options = dict(option(text) for text in args.option)
+    extractor = _extractor(args.extractor)
+
     import zoo
 
-    found = []
+    found, failed = [], []
     for which, target in zip(args.which, targets, strict=True):
-        result = zoo.evaluate(
-            which, args.data, samples=samples, seed=args.seed, k=args.k, batch_size=args.batch_size, limit=limit,
-            quick=args.quick, device=args.device, out=target,
-        )  # fmt: skip
+        try:
+            result = zoo.evaluate(
+                which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
+                batch_size=args.batch_size, limit=limit, options=options, extractor=extractor, quick=args.quick,
+                device=args.device, devices=args.devices, out=target,
+            )  # fmt: skip
+        except ZooError as error:
+            if len(args.which) == 1:
+                raise
+            failed.append(which)
+            print(f"zoo: error: {which}: {error}", file=sys.stderr)
+            continue
         found.append(result)
         if not args.json:
             print(_short(result))
             print(f"written to {target / 'eval.json'}")
     if args.json:
-        import json
-
         contents = [result.to_dict() for result in found]
-        json.dump(contents[0] if len(contents) == 1 else contents, sys.stdout, indent=1, ensure_ascii=False)
+        json.dump(contents[0] if len(args.which) == 1 else contents, sys.stdout, indent=1, ensure_ascii=False)
         print()
+    if failed:
+        raise ZooError(f"{len(failed)} of {len(args.which)} models were not evaluated: {', '.join(failed)}")
     return 0
+
+
+def option(text: str) -> tuple[str, Any]:
+    """Return name and value of ``name=value``, the value being JSON where it can be. Raises `ConfigError`."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--option takes name=value, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _extractor(name: str | None) -> Any:
+    """Return the name of an extractor, or an instance of the user's own class."""
+    if name is None or "." not in name:
+        return name
+    import os
+
+    from zoo.spec import build
+
+    sys.path.insert(0, os.getcwd())
+    return build({"class_path": name, "init_args": {}}, (name,))
 
 
 def _target(which: str, out: str | None, *, many: bool) -> Path:
@@ -90,11 +133,17 @@ def _short(result: Result) -> str:
     for name, metric in result.metrics.items():
         if name.startswith("digit_share"):
             continue
-        kind = f" {protocol.likelihood}" if name in ("nats", "bits_per_dim") else ""
+        kind = f" {protocol.likelihood}" if name == "nats" or name.startswith("bits_per_") else ""
         floor = f"   floor {_number(result.floor[name].value)}" if name in result.floor else ""
         error = f" ± {_number(metric.standard_error)}" if metric.standard_error else ""
+        error += f" over {len(metric.per_seed)} seeds" if metric.per_seed else ""
         lines.append(f"  {name:<24} {_number(metric.value)}{error}{kind}{floor}")
     lines += [f"  {name:<24} {_number(value)}" for name, value in _costs(result)]
+    if "memorised" in result.flags:
+        lines.append(
+            f"  memorised: {result.metrics['copied_share'].value:.1%} of the samples are as near to a training image "
+            f"as the nearest {protocol.estimators['copied_quantile']:.0%} of unseen images are; look for copies"
+        )
     return "\n".join(lines)
 
 

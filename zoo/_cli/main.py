@@ -21,6 +21,8 @@ COMMANDS = {
     "test": "losses of a trained model on the test split",
     "sample": "draw samples from a trained model into a PNG or NPZ file",
     "evaluate": "measure a trained model and write eval.json",
+    "diagnose": "look into the latents of a trained model: pictures and one JSON file",
+    "reproduce": "train a registered model again and compare it with the recorded band",
     "leaderboard": "compare all known results",
     "pull": "download pretrained weights",
     "push": "publish a model on the Hub",

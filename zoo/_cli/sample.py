@@ -1,12 +1,14 @@
-"""``zoo sample NAME``: draw samples into a picture or an array file."""
+"""``zoo sample NAME``: draw samples into a picture, a text, a recording or an array file."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
+from zoo._cli.evaluate import option
 from zoo.errors import ConfigError, ZooError
 
 
@@ -14,13 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "which", metavar="NAME|RUN", help="a model with weights, a run folder, or namespace/name@revision"
     )
-    parser.add_argument("-n", type=int, default=64, help="how many (default 64)")
+    parser.add_argument("-n", type=int, default=None, help="how many (default 64 images; 1 text; 4 recordings)")
     parser.add_argument(
         "--seed", type=int, default=None, help="equal seeds give equal samples (default: drawn, and printed)"
     )
     parser.add_argument(
-        "--out", default=None, metavar="FILE", help="x.png for a sheet, x.npz for the numbers (default NAME.png)"
+        "--out",
+        default=None,
+        metavar="FILE",
+        help="x.png for a sheet of images, x.wav for recordings and their spectrogram, x.txt for text, x.npz for the "
+        "numbers (default NAME.png or NAME.wav; text is printed)",
     )
+    parser.add_argument("--prompt", default=None, metavar="TEXT", help="text that every sample begins with")
     parser.add_argument("--labels", default=None, help="classes for conditional models, such as 7 or 0,1,2,3")
     parser.add_argument(
         "--option",
@@ -34,35 +41,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    out = Path(args.out or f"{Path(args.which).name.partition('@')[0]}.png")
-    if out.suffix not in (".png", ".npz"):
-        raise ConfigError(f"--out must end in .png or .npz, got {str(out)!r}")
-    if out.exists() and not args.force:
-        raise ZooError(f"{out} exists already; give another --out, or --force to overwrite it")
+    if args.out is not None:
+        _check_out(Path(args.out), args.force)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
     labels = _integers(args.labels) if args.labels is not None else None
-    options = dict(_option(text) for text in args.option)
+    options = dict(option(text) for text in args.option)
+    if args.prompt is not None:
+        options["prompt"] = args.prompt
     from zoo.hub import load
+    from zoo.media import check_ending, default_file, medium, page, save_samples
     from zoo.runs import is_run
 
     model = load(Path(args.which) if is_run(args.which) else args.which, device=args.device)
-    samples = model.sample(args.n, seed=seed, labels=labels, **options)
-    if out.suffix == ".png":
-        if samples.ndim != 4:
-            raise ConfigError(
-                f"samples of shape {tuple(samples.shape[1:])} are not images; write them with --out x.npz"
-            )
-        from zoo.images import save_png
-
-        save_png(samples, out, scale=2)
-    else:
-        import numpy as np
-
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp.npz")
-        np.savez_compressed(temporary, samples=samples.cpu().numpy(), seed=seed)
-        os.replace(temporary, out)
-    print(f"{out}: {args.n} samples of {args.which}, seed {seed}")
+    name = args.out or default_file(model, Path(args.which).name.partition("@")[0])
+    if name is not None:
+        check_ending(model, name)
+        _check_out(Path(name), args.force)
+    n = args.n if args.n is not None else {"text": 1, "audio": 4}.get(medium(model), 64)
+    samples = model.sample(n, seed=seed, labels=labels, **options)
+    if name is None:
+        print(page(model.text(samples)), end="")
+        print(f"{n} samples of {args.which}, seed {seed}", file=sys.stderr)
+        return 0
+    written = save_samples(model, samples, name, seed=seed)
+    print(f"{' and '.join(map(str, written))}: {n} samples of {args.which}, seed {seed}")
     return 0
+
+
+def _check_out(out: Path, force: bool) -> None:
+    endings = (".png", ".wav", ".txt", ".npz")
+    if out.suffix not in endings:
+        raise ConfigError(f"--out must end in {', '.join(endings[:-1])} or {endings[-1]}, got {str(out)!r}")
+    if out.exists() and not force:
+        raise ZooError(f"{out} exists already; give another --out, or --force to overwrite it")
 
 
 def _integers(text: str) -> Any:
@@ -71,15 +82,3 @@ def _integers(text: str) -> Any:
     except ValueError as error:
         raise ConfigError(f"--labels takes integers separated by commas, got {text!r}") from error
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _option(text: str) -> tuple[str, Any]:
-    import json
-
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--option takes name=value, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value

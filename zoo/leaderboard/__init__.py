@@ -2,6 +2,7 @@
 
 from zoo.leaderboard.collect import bundled_folder, collect, default_folders, find, pins_of
 from zoo.leaderboard.columns import COLUMNS
+from zoo.leaderboard.page import site, write_site
 from zoo.leaderboard.readme import home_table, model_table, rewrite
 from zoo.leaderboard.render import to_json, to_markdown, to_text
 from zoo.leaderboard.table import TRACKS, Table, tables
@@ -18,8 +19,10 @@ __all__ = [
     "model_table",
     "pins_of",
     "rewrite",
+    "site",
     "tables",
     "to_json",
     "to_markdown",
     "to_text",
+    "write_site",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,13 +45,17 @@ def collect(
 
 
 def find(
-    folders: Iterable[str | Path] | None = None, pins: Mapping[str, str] | None = None
+    folders: Iterable[str | Path] | None = None,
+    pins: Mapping[str, str] | None = None,
+    names: Mapping[str | Path, str] | None = None,
 ) -> tuple[list[tuple[Result, Path]], list[str]]:
     """Read every ``eval.json`` below the folders, by default those of `default_folders`.
 
     Args:
         folders: folders or files.
-        pins: name -> sha256 of the weights that go by this name, as a registry records them.
+        pins: name -> sha256 of the weights that go by this name, as a registry records them. A result of other
+            weights that lie beside it goes by the name of its folder instead.
+        names: folder -> name of the results in it.
 
     Returns:
         the results, equal ones once, each with the folder of its file; and a sentence for each file that was left out:
@@ -61,6 +65,7 @@ def find(
     Raises:
         ResultError: a folder that was named does not exist.
     """
+    names = {Path(folder): name for folder, name in (names or {}).items()}
     paths = [Path(f) for f in folders] if folders is not None else [f for f in default_folders() if f.is_dir()]
     found: dict[str, tuple[Result, Path]] = {}
     left_out: list[str] = []
@@ -70,7 +75,7 @@ def find(
         files = [folder] if folder.is_file() else sorted(folder.rglob(FILE))
         for path in files:
             try:
-                result = _trusted(path, pins or {})
+                result = _named(_trusted(path), path.parent, pins or {}, names.get(folder))
             except ResultError as error:
                 left_out.append(str(error))
             else:
@@ -78,20 +83,28 @@ def find(
     return list(found.values()), left_out
 
 
-def _trusted(path: Path, pins: Mapping[str, str]) -> Result:
+def _trusted(path: Path) -> Result:
     sums = _read_sums(path.parent / _SUMS)
     if path.name in sums and sums[path.name] != _sha256(path):
         raise ResultError(f"result {path} is not the file that {_SUMS} beside it records; evaluate the model again")
     result = read(path)
-    own, name = result.identity.weights_sha256, result.identity.name
-    weights = path.parent / _WEIGHTS
+    own, weights = result.identity.weights_sha256, path.parent / _WEIGHTS
     if sums.get(_WEIGHTS, own) != own or (weights.is_file() and _sha256(weights) != own):
         raise ResultError(f"result {path} is of other weights than those beside it; evaluate the model again")
-    if pins.get(name, own) != own:
-        raise ResultError(
-            f"result {path} is of other weights than those that the registry pins for {name}; evaluate the model again"
-        )
     return result
+
+
+def _named(result: Result, folder: Path, pins: Mapping[str, str], name: str | None) -> Result:
+    """Return the result under the name that its weights go by. Raises `ResultError` where they go by none."""
+    own, recorded = result.identity.weights_sha256, result.identity.name
+    if name is None and pins.get(recorded, own) != own:
+        if not (folder / _WEIGHTS).is_file():
+            raise ResultError(
+                f"result {folder / FILE} is of other weights than those that the registry pins for {recorded}; "
+                f"evaluate the model again"
+            )
+        name = str(folder)
+    return result if name is None else replace(result, identity=replace(result.identity, name=name))
 
 
 def _sha256(path: Path) -> str:

@@ -114,7 +114,7 @@ _ALL = (
         note="Seconds for one sample, alone.",
     ),
     Column(
-        "network_calls_per_sample", "calls", lambda r: r.cost.network_calls_per_sample, "{:,}",
+        "network_calls_per_sample", "calls", lambda r: r.cost.network_calls_per_sample, "{:,}", narrow=False,
         note="Evaluations of the network that a batch of samples takes.",
     ),
 )  # fmt: skip

@@ -1,0 +1,37 @@
+"""``zoo reproduce NAME``: train a recipe again and say whether the result falls into the recorded band."""
+
+from __future__ import annotations
+
+import argparse
+
+OPTIONS = """the recipe is the registry's: about the time that `zoo fit --model NAME --dry_run` estimates.
+A run that was interrupted goes on with the same --run. Exit code 0: inside every band; 1: outside of one."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = OPTIONS
+    parser.add_argument("name", metavar="NAME", help="a name of the registry that has an expected result")
+    parser.add_argument(
+        "--run", metavar="DIR", help="the run folder; one that exists is continued (default: a new one)"
+    )
+    parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples of the evaluation (default 10000)")
+    parser.add_argument("--devices", type=int, default=1, help="processes of the evaluation (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from zoo.reproduce import reproduce
+    from zoo.training.fit import Stopped
+
+    try:
+        found = reproduce(args.name, run=args.run, registry=args.registry, samples=args.samples, devices=args.devices)
+    except Stopped as stop:
+        folder = stop.folder  # type: ignore[attr-defined]
+        print(f"zoo: {stop}; the checkpoint is kept. Go on with: zoo reproduce {args.name} --run {folder}")
+        return 143 if stop.signal_name == "SIGTERM" else 130
+    for band in found.bands:
+        verdict = "inside" if band.inside else "OUTSIDE"
+        print(f"{args.name}: {band.metric} {band.value:.4g} is {verdict} the band [{band.low:g}, {band.high:g}]")
+    print(f"{'reproduced' if found.inside else 'not reproduced'}; the run and its eval.json are in {found.folder}")
+    return 0 if found.inside else 1

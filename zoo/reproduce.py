@@ -1,0 +1,122 @@
+"""Train a registered model from its recipe, evaluate it, and compare it with the band that the registry expects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import RegistryError, ResultError, RunError
+from zoo.registry import Entry, load_registry
+from zoo.results import Metric, Result
+
+__all__ = ["Band", "Reproduction", "compare", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """One expectation: what a retrained model's metric should lie between, and what it was."""
+
+    metric: str
+    low: float
+    high: float
+    value: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the value is in the band, ends included."""
+        return self.low <= self.value <= self.high
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of training a recipe again.
+
+    Attributes:
+        folder: of the run, with its eval.json.
+        result: of the evaluation.
+        bands: one for each metric that the registry expects something of.
+    """
+
+    folder: Path
+    result: Result
+    bands: tuple[Band, ...]
+
+    @property
+    def inside(self) -> bool:
+        """Whether every metric is in its band."""
+        return all(band.inside for band in self.bands)
+
+
+def reproduce(
+    name: str,
+    *,
+    run: str | Path | None = None,
+    registry: Sequence[str | Path] = (),
+    arguments: Sequence[str] = (),
+    progress: bool = True,
+    **evaluation: Any,
+) -> Reproduction:
+    """Train ``name`` from the registry's recipe, evaluate it as the tables do, and hold it to the expected band.
+
+    Args:
+        name: of the registry.
+        run: the run folder; one that exists is continued, or only evaluated where its training is finished. A new one
+            under ``runs`` if left out.
+        registry: further registry files.
+        arguments: of the training, as after ``zoo fit``; anything that changes the recipe makes it another one.
+        progress: show bars.
+        evaluation: what `zoo.evaluate` takes (samples, seeds, k, devices ...).
+
+    Raises:
+        RegistryError: the registry expects nothing of this name.
+        RunError: the folder is of another model.
+        ResultError: the evaluation lacks a metric that a band is of.
+        Stopped: after a signal, with the checkpoint written; its ``folder`` is the ``run`` to go on with.
+    """
+    entry = load_registry(*registry).resolve(name)
+    if not entry.expected:
+        raise RegistryError(f"the registry expects no result of {entry.name}; add `expected: {{metric: [low, high]}}`")
+    folder = _trained(entry, Path(run) if run is not None else None, arguments)
+    from zoo.api import evaluate
+
+    options = {"k": entry.evaluation.get("k"), **evaluation}
+    result = evaluate(folder, entry.build_data(), out=folder, progress=progress, **options)
+    return Reproduction(folder, result, compare(result.metrics, entry.expected, entry.name))
+
+
+def compare(metrics: Mapping[str, Metric], expected: Mapping[str, Sequence[float]], name: str) -> tuple[Band, ...]:
+    """Return the bands of ``expected``, metric -> [low, high], with the values found. Raises `ResultError`."""
+    missing = [metric for metric in expected if metric not in metrics]
+    if missing:
+        raise ResultError(
+            f"the registry expects {missing[0]} of {name}, the evaluation has only {', '.join(metrics)}; evaluate it "
+            f"as the tables do"
+        )
+    return tuple(Band(m, float(low), float(high), metrics[m].value) for m, (low, high) in expected.items())
+
+
+def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str]) -> Path:
+    """Train, or go on, or find that there is nothing left to train; return the run folder."""
+    from zoo.runs import is_run, run_facts
+    from zoo.training.fit import Run, Stopped
+
+    resume = folder is not None and is_run(folder)
+    if resume:
+        facts = run_facts(folder)
+        if facts.get("name") != entry.name:
+            raise RunError(f"{folder} is a run of {facts.get('name')}, not of {entry.name}; give another folder")
+        if facts.get("status") == "finished":
+            return folder
+    elif folder is not None and folder.exists():
+        raise RunError(f"the folder {folder} exists already and is no run; give another one")
+    kept = ("name", "model", "data", "trainer", "training")
+    plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept}
+    training = Run(plain, arguments, allow=entry.allow, folder=folder, resume=resume)
+    try:
+        return training.start()
+    except Stopped as stop:
+        stop.folder = training.folder  # type: ignore[attr-defined]
+        raise
