@@ -111,8 +111,8 @@ class Shakespeare(_Text):
     def __init__(self, length: int = 256, batch_size: int = 32, seed: int = 0, limit: int | None = None) -> None:
         super().__init__(length, batch_size, seed, limit)
 
-    @property
-    def alphabet(self) -> str:
+    @functools.cached_property
+    def alphabet(self) -> str:  # type: ignore[override]
         return "".join(sorted(set(self.text())))
 
     def text(self) -> str:
@@ -150,8 +150,8 @@ class TextFile(_Text):
         self.path, self._alphabet = Path(path).expanduser(), alphabet
         self._text: str | None = None
 
-    @property
-    def alphabet(self) -> str:
+    @functools.cached_property
+    def alphabet(self) -> str:  # type: ignore[override]
         found = "".join(sorted(set(self.text())))
         unknown = sorted(set(found) - set(self._alphabet)) if self._alphabet is not None else []
         if unknown:
