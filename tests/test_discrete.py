@@ -212,7 +212,7 @@ def test_ema_codebook_is_the_average_computed_by_hand():
 
 @pytest.mark.parametrize("update", ["ema", "loss"])
 def test_dead_codes_are_drawn_anew_among_the_vectors(update: str):
-    q = VectorQuantiser(4, 2, groups=2, update=update, decay=0.5, revive=0.1)
+    q = VectorQuantiser(4, 4, groups=2, update=update, decay=0.5, revive=0.1)
     z = torch.randn(8, 4, 2, 2)
     q.learn(q(z), torch.rand)  # the first batch: no code has been used, so all are drawn
     vectors = q.vectors(z)
@@ -342,6 +342,8 @@ def test_codes_pictures_and_every_parameter_moves(make: Any):
         model.sample(1, observe="mode")
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizers = model.configure_optimizers()
+    if isinstance(getattr(model, "quantiser", None), FSQ):  # else all codes are the grid's zero at first
+        model.encoder.layers[-1].weight.data.mul_(20)
     for _ in range(model.steps_to_move):
         _step(model, optimizers, x)
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
@@ -469,7 +471,7 @@ def test_bottom_codes_and_picture_are_conditioned_on_the_top_codes():
 
 def test_prior_over_two_levels_draws_top_before_bottom_in_each_cell():
     model = two_levels()
-    prior = prior_over(model).double()
+    prior = PixelCNN(model.grid, 8, width=80, depth=1, first_kernel=3).double()
     k = torch.randint(8, (1, *model.grid))
 
     def logits(colour: int, new: int) -> Tensor:
@@ -490,7 +492,7 @@ def test_prior_over_two_levels_draws_top_before_bottom_in_each_cell():
 def test_adversarial_weight_is_the_ratio_of_gradient_norms():
     w = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     a, b = 3 * w.square().sum(), w.sum()
-    assert adaptive_weight(a, b, w).item() == pytest.approx(float(6 * w.norm() / (math.sqrt(6) + 1e-6)))
+    assert adaptive_weight(a, b, w).item() == pytest.approx(6 * w.detach().norm().item() / (math.sqrt(6) + 1e-6))
     assert adaptive_weight(a, 0 * b, w) == 1e4 and not adaptive_weight(a, b, w).requires_grad
     model = gan(adversarial_weight=0.8).double()
     x = images().double()
@@ -608,9 +610,10 @@ def test_probabilities_of_all_codes_sum_to_one_and_the_bound_holds():
 
 def test_prior_learns_what_uniform_codes_do_not_know():
     torch.manual_seed(1)
-    autoencoder = tiny().eval()
-    model = CodePrior(autoencoder, PixelCNN(autoencoder.grid, 8, width=16, depth=1, first_kernel=3, lr=2e-2))
+    autoencoder = tiny()
     x = torch.cat([torch.zeros(8, *SHAPE), torch.ones(8, *SHAPE)])
+    autoencoder.training_step((x, None), 0)  # draws the codes among the pictures' vectors
+    model = CodePrior(autoencoder, PixelCNN(autoencoder.grid, 8, width=16, depth=1, first_kernel=3, lr=2e-2))
     assert len(model.codes(x).flatten(1).unique(dim=0)) == 2
     (optimizer,) = model.configure_optimizers()
     for _ in range(60):
@@ -668,3 +671,32 @@ def test_autoencoder_then_prior_saved_as_one(tmp_path: Path, monkeypatch: pytest
         (["--resume", "p", "--autoencoder", "a"], "leave --autoencoder out"),
     ):
         assert main(["fit", *arguments]) == 2 and said in capsys.readouterr().err
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_reports_reconstructions_and_uniform_codes(monkeypatch: pytest.MonkeyPatch):
+    from zoo.data.mnist import MNIST
+    from zoo.evaluation import controls
+    from zoo.evaluation.comparison import Reference
+
+    data = MNIST()
+    given: list[Tensor] = []
+    monkeypatch.setattr(Reference, "distance", lambda self, x: (float(given.append(x) or len(x)), None, None))
+    nets = ResidualEncoder(1, [4, 4], 4, 1), ResidualDecoder(4, [4, 4], 2, 1)
+    autoencoder = VQVAE(*nets, VectorQuantiser(8, 4), [1, 28, 28], [7, 7]).eval()
+    model = CodePrior(autoencoder, PixelCNN([1, 7, 7], 8, width=4, depth=1)).eval()
+    assert isinstance(model, controls.HasControls) and isinstance(autoencoder, controls.HasControls)
+    stored = data.to_float(data.split("test")[0])
+
+    def examples(start: int, stop: int) -> tuple[Tensor, None]:
+        return stored[start:stop], None
+
+    found = controls.control_metrics(model, Reference(data, None), examples, 70, 3, 40)
+    assert {k: m.value for k, m in found.items()} == {"fid_reconstructions": 70, "fid_uniform_codes": 70}
+    with torch.no_grad():
+        assert torch.allclose(given[0], model.reconstruct(stored[:70]), atol=0.5 / 255 + 1e-6)
+    levels = torch.cat(given) * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-3)
+    assert "fid_uniform_codes" not in controls.control_metrics(autoencoder, Reference(data, None), examples, 2, 3, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ResultError
 from zoo.metrics import fidelity as compare
-from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares
+from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet
 from zoo.metrics.extractors import Digits, Extractor, as_extractor, inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS, copying, nearest_distances
 
@@ -92,6 +92,10 @@ class Reference:
             if asked is not None:
                 found["accuracy"] = accuracy(drawn["logits"], asked)
         return found
+
+    def distance(self, x: Tensor) -> Estimate:
+        """Return the FID of pictures (N, *shape) alone."""
+        return frechet(self._extract(x, "control features")["features"], self._test()["features"])
 
     def floor(self, n: int) -> dict[str, Estimate]:
         """Return the metrics of n training images, drawn with a fixed seed; none if there are fewer than n."""

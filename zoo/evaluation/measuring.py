@@ -18,6 +18,7 @@ from zoo import results
 from zoo.errors import ConfigError, ResultError
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
 from zoo.evaluation.comparison import DIGITS, Reference, choose
+from zoo.evaluation.controls import HasControls, control_metrics
 from zoo.evaluation.devices import spread
 from zoo.evaluation.facts import cost_of, data_of, identity_of, versions
 from zoo.metrics.distribution import Estimate
@@ -121,6 +122,8 @@ def measure(
             task.work(everything, store, bar=progress)
         metrics = _likelihoods(task, plan, bounds, store, data, numbers)
         found, rate = _samples(task, plan, store, reference, numbers)
+        if reference is not None and isinstance(model, HasControls):
+            found |= control_metrics(model, reference, examples, drawn, seed, batch_size)
         times = {"samples_per_second": rate, "latency_seconds": _latency(model, seed, options or {})}
         floor = reference.floor(samples) if reference is not None else {}
     finally:

@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -151,6 +151,11 @@ class CodePrior(LikelihoodModel):
         """Draw codes from the prior, int64 (n, *grid)."""
         x = self.prior.draw(n, generator, labels, temperature=temperature)
         return (x.to(torch.promote_types(x.dtype, torch.float32)) * (self.codebook_size - 1)).round().long()
+
+    def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
+        """Return what evaluation measures beside samples: reconstructions, and samples without the prior."""
+        uniform = {"uniform_codes": lambda x, seed: self.sample(len(x), seed=seed, codes="uniform")}
+        return {**self.autoencoder.controls(), **uniform}
 
     @property
     def calls_per_sample(self) -> int:

@@ -11,7 +11,7 @@ to do with each other. A prior that was fitted to the codes takes the place of t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -212,6 +212,10 @@ class DiscreteAutoencoder(LikelihoodModel):
             observe: ``mean`` of p(x | codes), or ``sample`` for a draw from it, pixel by pixel.
         """
         return self.picture(self.uniform_codes(n, generator), generator, observe)
+
+    def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
+        """Return what evaluation measures beside samples: reconstructions of the test examples."""
+        return {"reconstructions": lambda x, seed: self.reconstruct(x)}
 
     def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor:
         """Return int64 (n, *grid), each value drawn uniformly by itself."""

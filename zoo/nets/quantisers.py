@@ -158,6 +158,7 @@ class VectorQuantiser(Recorded, nn.Module):
             rand: uniform training noise of a shape whose first dimension is the batch.
         """
         v, assigned = quantised.learned
+        first = not bool(self.share.any())
         if assigned.ndim == 3:
             n, m = assigned.sum(1), assigned.mT @ v  # (G, K), (G, K, d)
         else:
@@ -171,10 +172,10 @@ class VectorQuantiser(Recorded, nn.Module):
             self.mass.lerp_(m / total, 1 - self.decay)
             used = self.share[..., None] > torch.finfo(v.dtype).tiny
             self.codebook.copy_(torch.where(used, self.mass / self.share[..., None], self.codebook))
-        self._revive(v, quantised.codes, rand)
+        dead = self.share < (2 if first and self.revive else self.revive / self.size)  # (G, K), alike in all processes
+        self._revive(dead, v, quantised.codes, rand)
 
-    def _revive(self, v: Tensor, codes: Tensor, rand: Callable[..., Tensor]) -> None:
-        dead = self.share < self.revive / self.size  # (G, K), alike in all processes
+    def _revive(self, dead: Tensor, v: Tensor, codes: Tensor, rand: Callable[..., Tensor]) -> None:
         if not bool(dead.any()):
             return
         B, G, h, w = codes.shape

@@ -39,6 +39,7 @@ from zoo.training.devices import (
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
 from zoo.training.hooks import Hooks, NoProfiler
+from zoo.training.memory import keep_freed_memory
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
 
@@ -58,6 +59,8 @@ class Run:
         folder: the run folder, or None for a new one under ``runs``.
         resume: continue in ``folder``.
         init_from: a model whose weights to start from.
+        parts: trained models whose weights go into the parts of the model with these names, such as ``autoencoder``.
+        earlier: TFLOP of the trainings that made them, by name, None where that is not known.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Run:
         folder: str | Path | None = None,
         resume: bool = False,
         init_from: GenerativeModel | None = None,
+        parts: Mapping[str, GenerativeModel] | None = None,
+        earlier: Mapping[str, float | None] | None = None,
     ) -> None:
         quiet_lightning()
         hide_absent_gpus()
@@ -77,12 +82,13 @@ class Run:
         self.settings = self.cli.settings()
         self.name = self.cli.config["name"]
         self.allow = list(allow)
-        self.model, self.data = self._build(init_from)
+        self.earlier = dict(earlier or {})
+        self.model, self.data = self._build(init_from, parts or {})
         self.arguments = self.cli.trainer_arguments()
         self.world, self.local = processes(self.arguments)
         choose_strategy(self.arguments, self.model, self.world, self.settings.timeout)
         self._manual_options()
-        self._threads()
+        self._process()
         self.checkpoint = last_checkpoint(folder) if resume and folder is not None else None
         self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
         self.total = self._planned_steps()
@@ -90,13 +96,17 @@ class Run:
         self.folder = Path(folder) if folder is not None else None
         self.ranks: tuple[int, ...] | None = None
 
-    def _build(self, init_from: GenerativeModel | None) -> tuple[GenerativeModel, TensorData]:
+    def _build(
+        self, init_from: GenerativeModel | None, parts: Mapping[str, GenerativeModel]
+    ) -> tuple[GenerativeModel, TensorData]:
         # the weights' initialisation is a function of the seed alone, whatever was drawn while parsing
         torch.manual_seed(derive_seed(self.settings.seed, 0))
         model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
         model.accepts(data.shape, data.levels)
         if init_from is not None:
             _copy_weights(init_from, model)
+        for name, part in parts.items():
+            _copy_weights(part, getattr(model, name), f"--{name}")
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)
         return model, data
@@ -114,7 +124,9 @@ class Run:
             self.model.clip = float(self.arguments["gradient_clip_val"])
             self.arguments["gradient_clip_val"] = None
 
-    def _threads(self) -> None:
+    def _process(self) -> None:
+        """Set what belongs to the process: compute threads and the allocator."""
+        keep_freed_memory()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         share = max(1, cores // self.local) if self.local > 1 else None
         if self.settings.threads or share:
@@ -166,14 +178,14 @@ class Run:
         run = {**facts, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
                "ema": self.settings.ema, "planned_tflop": self.flops * self.total / 1e12}  # fmt: skip
         metrics = MetricsLog(self.settings.log_every)
-        ema = EMA(self.settings.ema) if self.settings.ema is not None else None
+        ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
         return [
             engine,
             *([ema] if ema is not None else []),
             metrics,
             *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
-            CostReport(self.folder, run, self.flops),
+            CostReport(self.folder, run, self.flops, self.earlier),
             Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
         ]
 
@@ -264,12 +276,12 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
-def _copy_weights(source: GenerativeModel, target: GenerativeModel) -> None:
+def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str = "--init_from") -> None:
     state, own = source.state_dict(), target.state_dict()
     wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
     if wrong:
         raise ConfigError(
-            f"--init_from: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
+            f"{option}: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
         )
     target.load_state_dict(state)
 

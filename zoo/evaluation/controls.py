@@ -1,0 +1,54 @@
+"""Further sets of pictures that a model is judged by: what its samples could be at best, and what they should beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from zoo.evaluation.chunks import sample_chunks
+from zoo.evaluation.comparison import Reference
+from zoo.results import Metric
+
+__all__ = ["HasControls", "control_metrics"]
+
+
+@runtime_checkable
+class HasControls(Protocol):
+    """A model with controls, such as the reconstructions of an autoencoder whose codes have a prior."""
+
+    def controls(self) -> Mapping[str, Callable[[Tensor, int], Tensor]]:
+        """Return name -> (test examples (B, *shape), seed) -> pictures (B, *shape) in data range."""
+
+
+@torch.no_grad()
+def control_metrics(
+    model: HasControls,
+    reference: Reference,
+    examples: Callable[[int, int], tuple[Tensor, Tensor]],
+    n: int,
+    seed: int,
+    size: int,
+) -> dict[str, Metric]:
+    """Return ``fid_NAME`` of each control, of as many pictures as there are samples or test examples.
+
+    Args:
+        model: in eval mode.
+        reference: what the pictures are compared with.
+        examples: (start, stop) -> test examples in the model's range and labels.
+        n: samples of the evaluation.
+        seed: of what is random in them.
+        size: pictures at a time.
+    """
+    levels = reference.data.levels
+    n = min(n, len(reference.data.split("test")[0]))
+    found = {}
+    for name, make in model.controls().items():
+        parts = []
+        for chunk in sample_chunks(seed, n, size):
+            x = make(examples(chunk.start, chunk.stop)[0].to(model.device), chunk.seed).float().cpu()
+            parts.append((x.clamp(0, 1) * (levels - 1)).round() / (levels - 1) if levels is not None else x)
+        found[f"fid_{name}"] = Metric(*reference.distance(torch.cat(parts)))
+    return found
