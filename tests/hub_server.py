@@ -6,6 +6,7 @@ Two origins, as on the real one: the Hub itself, and the one that stores large f
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -50,6 +51,7 @@ class Repo:
 
     private: bool = False
     gated: bool = False
+    granted: set[str] = field(default_factory=set)
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -69,8 +71,10 @@ class Repo:
 class Fault:
     """What goes wrong, on requests whose ``METHOD path`` matches, so many times (for ever if None).
 
-    Kinds: status (value), html, hang (value: seconds), drop (after value bytes), reset (after value bytes), cut (value
-    bytes are left out), corrupt, lost (done, but not answered), call (value is called first).
+    Kinds: status (value, or value and headers), html, answer (value is sent as JSON), hang (value: seconds), slow
+    (value: bytes at a time, and seconds between), drop (after value bytes), reset (after value bytes), cut (value bytes
+    are left out), corrupt, gzip (packed, which nobody asked for), loop (sent on to itself), lost (done, but not
+    answered), call (value is called first).
     """
 
     kind: str
@@ -174,7 +178,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         if fault := self.hub.take(request, "status"):
-            return self.answer({"error": "switched fault"}, fault.value)
+            status, headers = fault.value if isinstance(fault.value, tuple) else (fault.value, {})
+            return self.send(b'{"error": "switched fault"}', {"Content-Type": "application/json", **headers}, status)
+        if fault := self.hub.take(request, "answer"):
+            return self.send(json.dumps(fault.value).encode(), {"Content-Type": "application/json"})
+        if self.hub.take(request, "loop"):
+            return self.send(b"", {"Location": self.path}, 302)
         if self.hub.take(request, "html"):
             return self.send(b"<html>please log in</html>", {"Content-Type": "text/html"})
         try:
@@ -199,17 +208,18 @@ class Handler(BaseHTTPRequestHandler):
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def answer(self, content: Any, status: int = 200) -> None:
-        self.send(json.dumps(content).encode(), {"Content-Type": "application/json"}, status)
-
     def send(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
         request = f"{self.command} {self.path}"
         data = body if self.command != "HEAD" else b""
-        fault = self.hub.take(request, "drop", "reset", "cut", "corrupt") if data and status in (200, 206) else None
+        kinds = ("drop", "reset", "cut", "corrupt", "slow", "gzip")
+        fault = self.hub.take(request, *kinds) if data and status in (200, 206) else None
         if fault and fault.kind == "corrupt":
             data = data[:-1] + bytes([data[-1] ^ 0xFF])
         if fault and fault.kind == "cut":
             data = body = data[: -fault.value]
+        if fault and fault.kind == "gzip":
+            data, headers = gzip.compress(fault.value), {**headers, "Content-Encoding": "gzip"}
+            body = data
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -220,9 +230,18 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(data[: fault.value])
                 self.wfile.flush()
                 return self.cut_off(reset=fault.kind == "reset")
+            if fault and fault.kind == "slow":
+                return self.trickle(data, *fault.value)
             self.wfile.write(data)
         except OSError:
             self.close_connection = True
+
+    def trickle(self, data: bytes, size: int, pause: float) -> None:
+        for start in range(0, len(data), size):
+            self.wfile.write(data[start : start + size])
+            self.wfile.flush()
+            if self.hub.closing.wait(pause):
+                return
 
     def cut_off(self, reset: bool = False) -> None:
         time.sleep(0.02)  # what was sent arrives first
@@ -273,7 +292,7 @@ class Handler(BaseHTTPRequestHandler):
         repo, namespace = self.hub.repos.get(repo_id), repo_id.partition("/")[0]
         if repo is None or (repo.private and (self.user is None or self.user[0] != namespace)):
             raise Refusal(401 if self.user is None else 404, "Repository not found", "RepoNotFound")
-        if repo.gated and (self.user is None or self.user[0] != namespace):
+        if repo.gated and (self.user is None or self.user[0] not in {namespace, *repo.granted}):
             raise Refusal(401 if self.user is None else 403, "Access to this model is restricted", "GatedRepo")
         return repo
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
+import os
 import pickle
-import random
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
 from hub_cases import NAME, contents, registry, tiny_folder
+from hub_server import HubServer
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 import zoo
 from zoo import errors
-from zoo.hub import load, load_pretrained, push, verify
-from zoo.hub.cards import metadata
-from zoo.hub.folder import load_files
-from zoo.hub.layout import sums_text
+from zoo.hub import load, load_pretrained, pull, push, verify
+from zoo.hub.blocks import join_cards, metadata
+from zoo.hub.folder import load_files, public_names
 from zoo.hub.names import check_repo_id, check_revision
 from zoo.model import Source
 from zoo.registry import load_registry
+
+pytest_plugins = ["hub_fixtures"]
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 CLASSES = [
     "os.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "canary.Bird", "canary", "antigravity",
@@ -109,6 +117,24 @@ def weights() -> list[bytes]:
     ]  # fmt: skip
 
 
+LISTED = [
+    "../../evil.txt", "../" * 30 + "etc/canary", "/etc/canary", "//etc/canary", "..\\..\\evil.txt", "C:\\evil.txt",
+    "\\\\host\\x", "a/../../../evil.txt", "./config.json", "config.json/", "config.json/../evil.txt", "CONFIG.JSON",
+    "config.json ", "config.json\x00.bin", "config.json\n", "model.safetensors/../x", "model.safetensors.bin",
+    "weights.pth", "a/b.ckpt", "x.pt", "x.pkl", "x.bin", "c\u043enfig.json", "\uff0e\uff0e/evil.txt",
+    "\u2025/evil.txt", "\u202egpj.evil", "%2e%2e/evil.txt", "..%2fevil.txt", "~/evil.txt", "$HOME/evil.txt",
+    "`id`.txt", "-rf", "con", "nul", ".git/hooks/post-checkout", ".gitattributes", "__init__.py", "modeling.py",
+    "zoo/__init__.py", "x" * 5000, "a/" * 500 + "b", "", ".", "..", "\x1b[2J.md",
+]  # fmt: skip
+"""Names of files that a repository may list."""
+
+HASHES = [
+    "../../../canary.txt", "/etc/passwd", "", "x", "0" * 39, "0" * 41, "0" * 63, "G" * 40, "0" * 40 + "/",
+    "\uff10" * 40, "0" * 40 + "\n", "..", None, 7, [], {}, "a/b", "..\\x",
+]  # fmt: skip
+"""Hashes and commits that it may give, which become file names."""
+
+
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that is changed by the import of a module named canary; nothing new may be imported, either."""
@@ -120,24 +146,31 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "canary.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    load_pretrained(tiny_folder(tmp_path / "warm"))  # what an honest model imports
-    before = set(sys.modules)
+    load_pretrained(tiny_folder(tmp_path / "warm"))
+    for path in public_names().values():  # the allow-list, and nothing beyond it
+        importlib.import_module(path.rpartition(".")[0])
+    before, fine = set(sys.modules), ("encodings.", "huggingface_hub.", "stringprep", "zoo.hub.")
     yield song
-    new = {m for m in sys.modules if m not in before and not m.startswith(("zoo.", "torch.", "encodings."))}
-    assert not new & {"canary", "antigravity", "turtle", "this", "idlelib", "idlelib.run"} and not new
+    assert not {m for m in sys.modules if m not in before and not m.startswith(fine)}
     assert song.read_text() == "silent"
 
 
 def refused(payloads: list[Any], action: Callable[[Any], Any]) -> None:
-    """Hold every payload to a `ZooError` of one message."""
+    """Hold every payload to a `ZooError` of one short line that shows a terminal nothing to obey."""
     assert payloads
     for payload in payloads:
         try:
             action(payload)
         except errors.ZooError as error:
-            assert str(error)
+            text = " ".join(str(error).split())  # as the command line prints it
+            assert text.isprintable() and 0 < len(text) < 2500, f"{payload!r:.200}: {text!r:.300}"
+            counted.append(payload)
         else:
             pytest.fail(f"{payload!r:.200} was taken")
+
+
+counted: list[Any] = []
+"""All payloads that were refused so far."""
 
 
 def test_canary_sings_where_it_is_imported(canary: Path) -> None:
@@ -163,6 +196,11 @@ def test_hostile_configurations(canary: Path, tmp_path: Path) -> None:
     payloads += [changed(lambda c, n=n: c["args"].update(encoder={"class_path": n, "init_args": {}})) for n in CLASSES]
     payloads += [changed(lambda c, n=n: c["args"].update(encoder={"name": n, "args": {}})) for n in CLASSES]
     payloads += [changed(lambda c, n=n: c["weights"].update(file=n)) for n in NAMES]
+    data = [n for n, path in public_names().items() if path.startswith("zoo.data.")]
+    assert "ImageFolder" in data  # it would read files: no part of a model
+    payloads += [changed(lambda c, n=n: c["args"].update(encoder={"name": n, "args": {}})) for n in data]
+    payloads += [changed(lambda c, n=n: c.update(model=n, args={})) for n in data]
+    payloads += [b"../../../etc/passwd", b'{"zoo_format": 1, "zoo_format": 1e999}', b"\xef\xbb\xbf{}"]
     payloads += [b"[" * 200_000, b'{"a":' * 100_000, b" " * (2 << 20), b"\xff", b"null", b"9" * 5000, b"", b"\x00"]
     refused(payloads, read)
 
@@ -190,7 +228,15 @@ def test_hostile_names_revisions_and_records(canary: Path, tmp_path: Path) -> No
     refused(NAMES, with_line)
 
 
-def test_hostile_yaml(canary: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def short(canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the registry that ships be an empty one, which is read faster some thousand times."""
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("models: {}\n")
+    monkeypatch.setattr("zoo.registry.packaged_registry", lambda: empty)
+
+
+def test_hostile_yaml(short: None, tmp_path: Path) -> None:
     path = tmp_path / "hostile.yaml"
 
     def as_registry(text: str) -> None:
@@ -202,7 +248,87 @@ def test_hostile_yaml(canary: Path, tmp_path: Path) -> None:
     named = [{"models": {"x-y": {**whole, "model": {"class_path": n, "init_args": {}}}}} for n in CLASSES]
     refused([yaml.safe_dump(n) for n in named], as_registry)
     dangerous = [tag for tag in TAGS if "python" in tag or tag.startswith(("!canary", "&", "*", "["))]
-    refused([f"---\nx: {tag}\n---\n" for tag in dangerous], metadata)
+    laughs = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(40))
+    merges = "a0: &a0 {x: 1}\n" + "".join(
+        f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 9)}]}}\n" for i in range(40)
+    )
+    cards = [f"---\nx: {tag}\n---\n" for tag in dangerous]
+    cards += [f"---\n{bomb}datasets: *a40\n---\n" for bomb in (laughs, merges)]
+    cards += ["---\na: &a [*a]\n---\n", "---\n" + "x: 1\n" * 100_000 + "---\n", "---\n- x\n---\n", "---\nx\n---\n"]
+    refused(cards, metadata)
+    malformed = ["model-index: {1: a, b: c}", "datasets: 7", "tags: 7", "tags: {a: b}", "license: [[[x]]]"]
+    honest = (tmp_path / "warm" / "README.md").read_text()
+    for text in malformed:  # a card on the Hub that is only odd does not stop a push
+        assert "zoo:begin" in join_cards(f"---\n{text}\n---\nhello\n", honest)
+    refused(cards, lambda text: join_cards(text, honest))
+
+
+def test_hostile_listings(
+    canary: Path, hub: HubServer, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, secret = contents(saved), tmp_path / "evil.txt"
+    for i, name in enumerate(LISTED):  # beside a good model they are ignored
+        hub.add(f"me/r{i}", {**files, name: b"evil"})
+    hub.add("me/all", {**files, **dict.fromkeys(LISTED, b"evil")})
+    for repo in ["me/all", *(f"me/r{i}" for i in range(0, len(LISTED), 9))]:
+        assert contents(pull(repo)) == files
+    for i, name in enumerate(LISTED):  # in its place they are no model
+        hub.add(f"me/r{i}", {name: b"evil"})
+    refused([f"me/r{i}" for i in range(len(LISTED))], pull)
+    resolved = {
+        unquote(path).partition("/resolve/")[2].partition("/")[2] for _, path, _ in hub.log if "/resolve/" in path
+    }
+    assert resolved == set(files) and not secret.exists()
+    cached = {p.relative_to(tmp_path / "cache").parts[0] for p in (tmp_path / "cache").rglob("*")}
+    assert all(part.startswith("models--me--") for part in cached)
+
+    def answered(change: Callable[[dict[str, Any]], Any]) -> None:
+        answer = hub_info(hub, "me/all")
+        change(answer)
+        hub.fault("answer", "GET /api/models/me/all/revision", answer, times=3)
+        try:
+            pull("me/all", cache_dir=tmp_path / "other")
+        finally:
+            hub.faults.clear()
+
+    def with_hash(value: Any) -> Callable[[dict[str, Any]], Any]:
+        return lambda answer: [s.update(blobId=value, lfs=None) for s in answer["siblings"]]
+
+    sizes = [-1, 1 << 60, None, "9", 1.5, True, [], {}]
+    changes = [lambda a, v=v: a.update(sha=v) for v in HASHES]
+    changes += [with_hash(v) for v in HASHES]
+    changes += [lambda a, v=v: [s.update(lfs={"sha256": v, "size": 3}) for s in a["siblings"]] for v in HASHES[:9]]
+    changes += [lambda a, v=v: [s.update(size=v) for s in a["siblings"]] for v in sizes]
+    changes += [
+        lambda a, v=v: a.update(siblings=v) for v in (None, 7, "x", [None], [7], [{}], {"a": 1}, [{"rfilename": 7}])
+    ]
+    refused(changes, answered)
+    assert not list((tmp_path / "other").rglob("model.safetensors"))
+
+
+def hub_info(hub: HubServer, repo_id: str) -> dict[str, Any]:
+    """Return what the Hub says of a repository and its files."""
+    commit = hub.repos[repo_id].branches["main"]
+    found = [{"rfilename": n, **b.facts()} for n, b in hub.repos[repo_id].commits[commit].items()]
+    return {"id": repo_id, "sha": commit, "siblings": found}
+
+
+def test_branch_that_is_named_like_a_commit(canary: Path, hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    good = hub.add("me/tiny", contents(saved))
+    evil = hub.add("me/tiny", contents(tiny_folder(tmp_path / "evil", seed=1)), branch=good)
+    assert hub.repos["me/tiny"].branches[good] == evil
+    with pytest.raises(errors.CorruptWeightsError, match=f"{good} was asked for, but the answer is commit {evil}"):
+        load(f"me/tiny@{good}")
+    del hub.repos["me/tiny"].branches[good]
+    assert load(f"me/tiny@{good}").source.commit == good
+
+
+def test_names_that_the_hub_lists_are_names(canary: Path, hub: HubServer, saved: Path) -> None:
+    found = [{"id": f"me/{name}"} for name in [*LISTED, *NAMES]] + [{"id": "you/tiny"}, {"id": "me/tiny"}, {"id": None}]
+    hub.fault("answer", "GET /api/models", found)
+    listed = zoo.hub.list("me")
+    assert "me/tiny" in listed and all(check_repo_id(name).startswith("me/") for name in listed)
+    assert len(listed) < 25
 
 
 def test_links_out_of_a_folder_are_not_pushed(canary: Path, tmp_path: Path) -> None:
@@ -215,53 +341,150 @@ def test_links_out_of_a_folder_are_not_pushed(canary: Path, tmp_path: Path) -> N
     refused(sorted(contents(tmp_path / "warm")), linked)
 
 
-def mutated(data: bytes, random: random.Random) -> bytes:
-    """Return ``data`` with a few bytes flipped, cut, doubled, or replaced by what breaks parsers."""
+def test_special_files_in_a_folder(canary: Path, tmp_path: Path) -> None:
+    def special(payload: tuple[str, str]) -> None:
+        name, target = payload
+        folder = tiny_folder(tmp_path / f"special-{name}-{target.replace('/', '-')}")
+        (folder / name).unlink()
+        os.mkfifo(folder / name) if target == "fifo" else (folder / name).symlink_to(target)
+        load_pretrained(folder)
+
+    targets = ("fifo", "/dev/zero", "/proc/self/environ", "/proc/self/mem", "/etc/passwd", "..", ".", "config.json")
+    refused([(n, t) for n in ("model.safetensors", "config.json") for t in targets if n != t], special)
+
+
+def test_payloads_are_many() -> None:
+    assert len(counted) >= 500 or not counted  # none where this test runs alone
+    print(f"{len(counted)} hostile payloads refused")
+
+
+# -- mutations --------------------------------------------------------------------------------------------------------
+
+BREAKERS = [
+    b"[", b"}", b'"', b"null", b"-1", b"1e999", b"\xff", b"\x00", b": ", b"!!x ", b"&a ", b"*a", b"\\u0000", b"{" * 99,
+    b"true", b'"name"', b'"args"', b"class_path", b"9" * 30, b"\xe2\x80\xae",
+]  # fmt: skip
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from([*CLASSES[:40], "VAE", "MLP"]),
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["flip", "cut", "double", "insert"]), st.integers(0, 1 << 16), st.integers(0, 255)),
+    min_size=1,
+    max_size=4,
+)
+CHECKED = settings(
+    derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+
+
+def edited(data: bytes, edits: list[tuple[str, int, int]]) -> bytes:
+    """Return ``data`` with a few bytes flipped, cut, doubled, or joined by what breaks parsers."""
     out = bytearray(data)
-    for _ in range(random.randint(1, 4)):
-        at = random.randrange(len(out) + 1)
-        kind = random.randrange(4)
-        if kind == 0 and out:
-            out[at % len(out)] = random.randrange(256)
-        elif kind == 1:
-            del out[at : at + random.randint(1, 20)]
-        elif kind == 2:
-            out[at:at] = out[at : at + random.randint(1, 20)]
+    for kind, place, value in edits:
+        at = place % (len(out) + 1)
+        if kind == "flip" and out:
+            out[at % len(out)] ^= value or 1
+        elif kind == "cut":
+            del out[at : at + value % 20 + 1]
+        elif kind == "double":
+            out[at:at] = out[at : at + value % 20 + 1]
         else:
-            out[at:at] = random.choice([b"[", b"}", b'"', b"null", b"-1", b"1e999", b"\xff", b"\x00", b": ", b"!!x "])
+            out[at:at] = BREAKERS[value % len(BREAKERS)]
     return bytes(out)
 
 
-def mutate(tmp_path: Path, number: int) -> None:
-    """Read ``number`` mutations in all of weights, configuration and registry: a model, or a `ZooError`."""
-    files, source = contents(tmp_path / "warm"), Source("folder")
-    small = (tmp_path / "registry.yaml").read_bytes()
-    path, rng = tmp_path / "mutated.yaml", random.Random(0)
-    size = 8 + struct.unpack("<Q", files["model.safetensors"][:8])[0]
-    head, tail = files["model.safetensors"][:size], files["model.safetensors"][size:]
-    refusals = 0
-    for i in range(number):
+def grafted(tree: Any, place: int, graft: Any) -> Any:
+    """Return a copy of JSON data in which one place, found by number, holds something else."""
+    tree, places = copy.deepcopy(tree), []
+
+    def collect(node: Any) -> None:
+        for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            collect(node[key])
+
+    collect(tree)
+    node, key = places[place % len(places)]
+    node[key] = graft
+    return tree
+
+
+class Mutations:
+    """Reads mutated files: a model or registry, or one clean error; counts both."""
+
+    def __init__(self, folder: Path, overlay: Path, scratch: Path) -> None:
+        self.files, self.scratch = contents(folder), scratch
+        size = 8 + struct.unpack("<Q", self.files["model.safetensors"][:8])[0]
+        self.head, self.tail = self.files["model.safetensors"][:size], self.files["model.safetensors"][size:]
+        self.config, self.overlay = json.loads(self.files["config.json"]), overlay.read_bytes()
+        self.header = json.loads(self.head[8:])
+        self.taken = self.refused = 0
+
+    def read(self, action: Callable[[], Any]) -> None:
         try:
-            if i % 3 == 0:
-                changed = {**files, "model.safetensors": mutated(head, rng) + tail}
-                load_files(changed, "x", source, verify=False)
-            elif i % 3 == 1:
-                changed = {**files, "config.json": mutated(files["config.json"], rng)}
-                changed["SHA256SUMS"] = sums_text(changed).encode()
-                load_files(changed, "x", source, verify=False)
-            else:
-                path.write_bytes(mutated(small, rng))
-                load_registry(str(path))
-        except errors.ZooError:
-            refusals += 1
-    assert number / 2 < refusals < number
+            action()
+            self.taken += 1
+        except errors.ZooError as error:
+            assert str(error)
+            self.refused += 1
+
+    def load(self, **changed: bytes) -> None:
+        files = {**self.files, **{name.replace("_", "."): data for name, data in changed.items()}}
+        self.read(lambda: load_files(files, "here", Source("folder"), verify=False))
+
+    def registry(self, data: bytes) -> None:
+        self.scratch.write_bytes(data)
+        self.read(lambda: load_registry(str(self.scratch)))
+
+    def run(self, number: int) -> None:
+        """Try ``number`` mutations: bytes and structure of the weights' header, of config.json and of a registry."""
+        tests = [
+            (6, given(EDITS)(lambda edits: self.load(model_safetensors=edited(self.head, edits) + self.tail))),
+            (6, given(EDITS)(lambda edits: self.load(config_json=edited(self.files["config.json"], edits)))),
+            (5, given(EDITS)(lambda edits: self.registry(edited(self.overlay, edits)))),
+            (1, given(st.integers(0, 999), TREES)(self.structure_of_header)),
+            (1, given(st.integers(0, 999), TREES)(self.structure_of_config)),
+            (1, given(st.integers(0, 999), TREES)(self.structure_of_registry)),
+        ]
+        for share, test in tests:
+            settings(CHECKED, max_examples=number * share // 20)(test)()
+        assert self.refused + self.taken >= 0.99 * number and self.refused > self.taken > 0
+
+    def structure_of_header(self, place: int, graft: Any) -> None:
+        text = json.dumps(grafted(self.header, place, graft)).encode()
+        self.load(model_safetensors=struct.pack("<Q", len(text)) + text + self.tail)
+
+    def structure_of_config(self, place: int, graft: Any) -> None:
+        self.load(config_json=json.dumps(grafted(self.config, place, graft)).encode())
+
+    def structure_of_registry(self, place: int, graft: Any) -> None:
+        self.registry(yaml.safe_dump(grafted(yaml.safe_load(self.overlay), place, graft)).encode("utf-8", "replace"))
 
 
-def test_mutations_end_in_a_model_or_a_clean_error(canary: Path, tmp_path: Path) -> None:
-    mutate(tmp_path, 300)
+@pytest.fixture
+def mutations(short: None, tmp_path: Path) -> Mutations:
+    return Mutations(tmp_path / "warm", tmp_path / "registry.yaml", tmp_path / "mutated.yaml")
+
+
+def test_mutations_end_in_a_model_or_a_clean_error(mutations: Mutations) -> None:
+    mutations.run(300)
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutations(canary: Path, tmp_path: Path) -> None:
-    mutate(tmp_path, 10_000)
-    assert zoo.list()
+def test_ten_thousand_mutations_within_a_minute(mutations: Mutations) -> None:
+    started = time.perf_counter()
+    mutations.run(10_100)
+    spent = time.perf_counter() - started
+    total = mutations.refused + mutations.taken
+    print(f"{total:,} mutations in {spent:.1f} s: {mutations.taken:,} gave a model or a registry, the rest one error")
+    assert total >= 10_000 and spent < 60

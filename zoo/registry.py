@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from zoo.errors import ConfigError, DataError, RegistryError, UnknownModelError, close_matches
-from zoo.spec import allowed, build, class_paths
+from zoo.spec import allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -36,6 +36,7 @@ _ENTRY = {
     *("evaluation", "expected", "weights"),
 }
 _MAX_BYTES = 2_000_000
+_KINDS = {"family": str, "summary": str, "extends": str}  # all other fields of an entry are mappings
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,10 @@ def load_registry(*overlays: str | Path) -> Registry:
         paths.append(Path(os.environ["ZOO_REGISTRY"]))
     paths += [Path(p) for p in overlays]
     stamp = tuple((str(p), p.stat().st_mtime_ns if p.is_file() else 0) for p in [packaged_registry(), *paths])
-    return _load(stamp)
+    try:
+        return _load(stamp)
+    except RecursionError as error:
+        raise RegistryError(f"registry {stamp[-1][0]}: nested too deeply, or in itself") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -229,9 +233,25 @@ def _read(path: Path) -> dict[str, Any]:
     for key in content:
         if key not in _TOP:
             raise RegistryError(f"registry {path}: unknown key {key!r}.{close_matches(str(key), _TOP)}")
+    _check_sections(path, content)
     if content.get("format", 1) != 1:
         raise RegistryError(f"registry {path}: format {content['format']!r} is newer than this zoo; upgrade the zoo")
     return content
+
+
+def _check_sections(path: Path, content: Mapping[str, Any]) -> None:
+    for section in ("aliases", "deprecated", "data", "models"):
+        if not isinstance(content.get(section) or {}, dict):
+            raise RegistryError(f"registry {path}: {section!r} must be a mapping")
+    for section in ("aliases", "deprecated"):
+        if not all(isinstance(word, str) for pair in (content.get(section) or {}).items() for word in pair):
+            raise RegistryError(f"registry {path}: {section!r} must map names to names")
+    for name, spec in (content.get("data") or {}).items():
+        if not (isinstance(name, str) and is_spec(spec) and isinstance(spec.get("init_args") or {}, dict)):
+            raise RegistryError(f"registry {path}: the data set {name!r} must have a class_path, and init_args at most")
+    allow = content.get("allow") or []
+    if not isinstance(allow, builtins.list) or not all(isinstance(prefix, str) for prefix in allow):
+        raise RegistryError(f"registry {path}: 'allow' must be a list of class paths")
 
 
 def _check_entry(path: str, name: Any, entry: Any) -> None:
@@ -244,6 +264,10 @@ def _check_entry(path: str, name: Any, entry: Any) -> None:
             raise RegistryError(
                 f"registry {path}: entry {name!r} has an unknown key {key!r}.{close_matches(str(key), _ENTRY)}"
             )
+        kind = _KINDS.get(key, dict)
+        if not isinstance(entry[key], kind):
+            what = "text" if kind is str else "a mapping"
+            raise RegistryError(f"registry {path}: {key!r} of entry {name!r} must be {what}")
 
 
 def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -274,9 +298,16 @@ def _entry(name: str, content: Mapping[str, Any], allow: tuple[str, ...]) -> Ent
     for part in ("family", "model", "data"):
         if part not in content:
             raise RegistryError(f"registry: entry {name!r} lacks {part!r}")
-    for path in sorted(class_paths([content["model"], content["data"]])):
+    for part in ("model", "data"):
+        if not is_spec(content[part]) or not isinstance(content[part].get("init_args") or {}, dict):
+            raise RegistryError(f"registry: {part!r} of entry {name!r} must have a class_path, and init_args at most")
+    try:
+        paths = sorted(class_paths([content["model"], content["data"]]))
+    except ConfigError as error:
+        raise RegistryError(f"registry: entry {name!r}: {error}") from error
+    for path in paths:
         if not allowed(path, allow):
-            raise RegistryError(f"registry: entry {name!r} names {path!r}, which is not on the allow-list")
+            raise RegistryError(f"registry: entry {name!r} names {path[:200]!r}, which is not on the allow-list")
     return Entry(name=name, allow=allow, **content)
 
 

@@ -46,10 +46,14 @@ class Recorded:
         """Class path and arguments, defaults included, as plain data."""
         cls = type(self)
         arguments = self.__dict__["_arguments"]
-        try:
-            init_args = {name: plain(value) for name, value in arguments.items()}
-        except ConfigError as error:
-            raise ConfigError(f"{cls.__name__} cannot be written as plain data: {error}") from error
+        init_args = {}
+        for name, value in arguments.items():
+            try:
+                init_args[name] = plain(value)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{cls.__name__} cannot be written as plain data: argument {name!r}: {error}"
+                ) from error
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
 
 
@@ -75,7 +79,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        if not all(isinstance(k, str) for k in value):
+            raise ConfigError("a mapping whose keys are not all strings is not plain data")
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, Recorded):
         return value.spec
     path = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -97,7 +103,9 @@ def allowed(class_path: str, extra: Iterable[str] = ()) -> bool:
 def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
     """Import the class, after the allow-list has been asked. Raises `ConfigError`."""
     if not isinstance(class_path, str) or not allowed(class_path, extra):
-        raise ConfigError(f"class {class_path!r} is not on the allow-list, so it is not imported; use a class of zoo.")
+        raise ConfigError(
+            f"class {str(class_path)[:200]!r} is not on the allow-list, so it is not imported; use a class of zoo."
+        )
     module, _, name = class_path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -114,8 +122,10 @@ def is_spec(value: Any) -> bool:
 
 
 def class_paths(value: Any) -> set[str]:
-    """Collect every class path that a spec, or any nesting of lists and mappings, names."""
+    """Collect every class path that a spec, or any nesting of lists and mappings, names. Raises `ConfigError`."""
     if isinstance(value, Mapping):
+        if is_spec(value) and not isinstance(value["class_path"], str):
+            raise ConfigError(f"a class path must be text, got {str(value['class_path'])[:100]!r}")
         own = {value["class_path"]} if is_spec(value) else set()
         return own.union(*(class_paths(v) for v in value.values())) if value else own
     if isinstance(value, (list, tuple)):
@@ -159,7 +169,7 @@ def check_arguments(cls: type, args: Mapping[str, Any]) -> None:
         wrong_bool = isinstance(value, bool) and kind is not None and kind is not bool
         if kind is not None and (wrong_bool or not isinstance(value, kind)):
             expected = str(parameters[name].annotation)
-            raise ConfigError(f"{cls.__name__}: argument {name!r} must be of type {expected}, got {value!r}")
+            raise ConfigError(f"{cls.__name__}: argument {name!r} must be of type {expected}, got {repr(value)[:200]}")
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
     if missing:
         raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}")
@@ -194,7 +204,9 @@ def from_public(public: Any, names: Mapping[str, str]) -> Any:
         return {k: from_public(v, names) for k, v in public.items()}
     name, args = public["name"], public["args"]
     if not isinstance(name, str) or name not in names:
-        raise ConfigError(f"class {name!r} is not registered in this version.{close_matches(str(name), names)}")
+        raise ConfigError(
+            f"class {str(name)[:200]!r} is not registered in this version.{close_matches(str(name), names)}"
+        )
     if not isinstance(args, Mapping):
         raise ConfigError(f"the arguments of {name!r} must be a mapping")
     return {"class_path": names[name], "init_args": {k: from_public(v, names) for k, v in args.items()}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,12 +15,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", default="main", help="branch; created if need be (default main)")
     parser.add_argument("--tag", default=None, help="name to give the commit, such as v1")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--dry_run", action="store_true", help="check everything and send nothing")
+    parser.add_argument("--dry_run", action="store_true", help="build, check and show everything, and send nothing")
     parser.epilog = "The token comes from HF_TOKEN or `hf auth login`. Another Hub: set HF_ENDPOINT."
 
 
 def run(args: argparse.Namespace) -> int:
     from zoo.hub import push
+
+    shown: dict[str, int] = {}
+
+    def show(files: Mapping[str, int]) -> None:
+        shown.update(files)
+        for name, size in files.items():
+            print(f"{size:>12,}  {name}")
+        print(f"{sum(files.values()):>12,}  bytes in {len(files)} files for {args.repo}", flush=True)
 
     result = push(
         args.which,
@@ -29,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
         tag=args.tag,
         dry_run=args.dry_run,
         progress=sys.stderr.isatty(),
+        show=show,
     )
-    for name, size in result.files.items():
-        print(f"{size:>12,}  {name}")
-    total = f"{len(result.files)} files, {sum(result.files.values()):,} bytes"
     if result.commit is None:
-        print(f"{total} would go to {result.url}; nothing was sent")
-    else:
-        print(f"{total} are at {result.url}" + (f", tagged {args.tag}" if args.tag else ""))
+        print(f"nothing was sent; it would go to {result.url}")
+        return 0
+    if result.files["README.md"] != shown["README.md"]:
+        print("README.md keeps what was written by hand on the Hub")
+    print(f"they are at {result.url}" + (f", tagged {args.tag}" if args.tag else ""))
     return 0

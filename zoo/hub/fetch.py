@@ -1,7 +1,6 @@
 """From a Hub into its cache: only the files of a model, each hashed before it gets its place.
 
-The layout is that of the client's own cache (``blobs/<etag>``, ``snapshots/<commit>/<file>``, ``refs/<revision>``), so
-that both see each other's files. Weights come last: a snapshot that has them is complete.
+Weights come last: a snapshot that has them is complete.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,62 +27,15 @@ from zoo.errors import (
     NotAZooModelError,
     UnsafeWeightsError,
 )
-from zoo.hub.layout import CONFIG, FILES, LIMITS, WEIGHTS, is_model_folder, is_pickle_name, parse_config
+from zoo.hub.cache import Snapshot, cached, link_to, storage, write_ref
+from zoo.hub.layout import CONFIG, FILES, LIMITS, WEIGHTS, is_pickle_name, parse_config, shown
 from zoo.hub.names import COMMIT
-from zoo.hub.session import FAILURES, Hub, log, passing, patient, pause_before, waits
+from zoo.hub.patience import passing, patient, pause_before, waits
+from zoo.hub.session import FAILURES, Hub, log
 
-__all__ = ["Snapshot", "cached", "content", "fetch", "fetch_or_cached", "missing", "purge"]
+__all__ = ["content", "fetch", "fetch_or_cached"]
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A model in the cache: its folder, its commit, and whether anything was downloaded for it just now."""
-
-    folder: Path
-    commit: str
-    fresh: bool = False
-
-
-def storage(cache: Path, repo_id: str) -> Path:
-    """Return the folder of a repository in the cache."""
-    return cache / f"models--{repo_id.replace('/', '--')}"
-
-
-def cached(cache: Path, repo_id: str, revision: str) -> Snapshot | None:
-    """Return the snapshot of a branch, tag or commit, if it is complete; asks nobody."""
-    folder = storage(cache, repo_id)
-    commit = _cached_commit(folder, revision)
-    snapshot = folder / "snapshots" / (commit or "none")
-    return Snapshot(snapshot, commit) if commit is not None and is_model_folder(snapshot) else None
-
-
-def missing(cache: Path, repo_id: str, revision: str) -> list[str]:
-    """Return the names of the files that a snapshot begun, but not complete, lacks; empty where none was begun."""
-    folder = storage(cache, repo_id)
-    snapshot = folder / "snapshots" / (_cached_commit(folder, revision) or "none")
-    return [name for name in (CONFIG, WEIGHTS) if not (snapshot / name).is_file()] if snapshot.is_dir() else []
-
-
-def _cached_commit(folder: Path, revision: str) -> str | None:
-    if COMMIT.fullmatch(revision):
-        return revision
-    try:
-        commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return commit if COMMIT.fullmatch(commit) else None
-
-
-def purge(snapshot: Snapshot) -> None:
-    """Take the weights and the configuration of a damaged snapshot out of the cache, blobs included."""
-    for name in (WEIGHTS, CONFIG):
-        path = snapshot.folder / name
-        blob = path.resolve()
-        path.unlink(missing_ok=True)
-        if blob.parent == snapshot.folder.parent.parent.resolve() / "blobs":
-            blob.unlink(missing_ok=True)
 
 
 def fetch(hub: Hub, revision: str, cache: Path) -> Snapshot:
@@ -97,24 +48,25 @@ def fetch(hub: Hub, revision: str, cache: Path) -> Snapshot:
         DownloadError, HubUnavailableError: the network, or the Hub, fails; what was complete before stays.
         CacheError: the cache cannot be written.
     """
-    info = hub.call(
-        lambda: hub.api.model_info(hub.repo_id, revision=revision, files_metadata=True, timeout=waits.timeout),
-        revision=revision,
-    )
-    if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
-        raise HubUnavailableError(f"{hub.repo_id} on {hub.endpoint}: the answer names no commit, so this is no Hub")
-    listing = {s.rfilename: s for s in info.siblings or []}
-    where = f"{hub.repo_id} at {info.sha[:12]} on {hub.endpoint}"
+    commit, listing = hub.call(lambda: _listing(hub, revision), revision=revision)
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise HubUnavailableError(f"{hub.here}: the answer names no commit, so this is no Hub")
+    if COMMIT.fullmatch(revision) and commit != revision:
+        raise CorruptWeightsError(
+            f"{hub.here}: commit {revision} was asked for, but the answer is commit {commit}: a branch or tag of that "
+            f"name is in the way, so nothing is downloaded; tell the owner"
+        )
+    where = f"{hub.repo_id} at {commit[:12]} on {hub.site}"
     _check_listing(listing, where)
     folder = storage(cache, hub.repo_id)
-    snapshot, fresh = Snapshot(folder / "snapshots" / info.sha, info.sha), False
+    snapshot, fresh = Snapshot(folder / "snapshots" / commit, commit), False
     try:
         for name in (n for n in FILES if n in listing):
             fresh |= _fetch_file(hub, name, listing[name], folder, snapshot)
             if name == CONFIG:
                 parse_config((snapshot.folder / CONFIG).read_bytes(), where)
-        if revision != info.sha:
-            _write_ref(folder / "refs" / revision, info.sha)
+        if revision != commit:
+            write_ref(folder / "refs" / revision, commit)
     except OSError as error:
         size = sum(s.size or 0 for name, s in listing.items() if name in FILES)
         raise CacheError(
@@ -124,12 +76,18 @@ def fetch(hub: Hub, revision: str, cache: Path) -> Snapshot:
     return replace(snapshot, fresh=fresh)
 
 
+def _listing(hub: Hub, revision: str) -> tuple[Any, dict[str, Any]]:
+    """Return the commit of a revision, and the records of its files by name."""
+    info = hub.api.model_info(hub.repo_id, revision=revision, files_metadata=True, timeout=waits.timeout)
+    return info.sha, {s.rfilename: s for s in info.siblings or [] if isinstance(s.rfilename, str)}
+
+
 def _check_listing(listing: Mapping[str, Any], where: str) -> None:
     if WEIGHTS not in listing:
         pickles = [name for name in listing if is_pickle_name(name)]
         if pickles:
             raise UnsafeWeightsError(
-                f"{where} holds its weights only as {pickles[0][:100]!r}, a format that can run code when loaded; the "
+                f"{where} holds its weights only as {shown(pickles[0])!r}, a format that can run code when loaded; the "
                 f"zoo reads safetensors only, so nothing was downloaded"
             )
     lacking = [name for name in (CONFIG, WEIGHTS) if name not in listing]
@@ -143,9 +101,7 @@ def _check_listing(listing: Mapping[str, Any], where: str) -> None:
 
 def _fetch_file(hub: Hub, name: str, record: Any, folder: Path, snapshot: Snapshot) -> bool:
     """Put one file into the cache, unless it is there; tell whether it was downloaded."""
-    etag = record.lfs.sha256 if record.lfs is not None else record.blob_id
-    if not isinstance(etag, str) or not _ETAG.fullmatch(etag):
-        raise HubUnavailableError(f"{hub.repo_id} on {hub.endpoint}: no hash is known for {name}, so this is no Hub")
+    etag = _hash_of(hub, name, record)
     blob, link = folder / "blobs" / etag, snapshot.folder / name
     absent = not blob.is_file()
     if absent:
@@ -158,25 +114,16 @@ def _fetch_file(hub: Hub, name: str, record: Any, folder: Path, snapshot: Snapsh
             part.unlink(missing_ok=True)
     if not link.is_file():
         link.parent.mkdir(parents=True, exist_ok=True)
-        _link(blob, link)
+        link_to(blob, link)
     return absent
 
 
-def _link(blob: Path, link: Path) -> None:
-    """Make ``link`` show the blob: by a relative symbolic link, by a copy where there are none."""
-    temporary = link.with_name(f".{link.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.symlink_to(Path("..", "..", "blobs", blob.name))
-    except OSError:
-        shutil.copyfile(blob, temporary)
-    os.replace(temporary, link)
-
-
-def _write_ref(path: Path, commit: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(commit, encoding="ascii")
-    os.replace(temporary, path)
+def _hash_of(hub: Hub, name: str, record: Any) -> str:
+    """Return the hash that the Hub keeps of a file, which becomes a file name. Raises `HubUnavailableError`."""
+    etag = getattr(record.lfs, "sha256", None) if record.lfs is not None else record.blob_id
+    if not isinstance(etag, str) or not _ETAG.fullmatch(etag):
+        raise HubUnavailableError(f"{hub.here}: no hash is known for {name}, so this is no Hub")
+    return etag
 
 
 def _download(hub: Hub, name: str, size: int, etag: str, commit: str, part: Path) -> None:
@@ -191,21 +138,29 @@ def _download(hub: Hub, name: str, size: int, etag: str, commit: str, part: Path
             return
         log.warning("%s: %s arrived damaged%s", hub.repo_id, name, "" if again else ", downloading it again")
     raise CorruptWeightsError(
-        f"{hub.repo_id} on {hub.endpoint}: {name} arrived damaged twice: its hash is {actual}, recorded is {etag}; "
+        f"{hub.here}: {name} arrived damaged twice: its hash is {actual}, recorded is {etag}; "
         f"nothing was left in the cache; try again, or tell the owner"
     )
 
 
 def content(hub: Hub, name: str, commit: str) -> bytes:
     """Return the bytes of one file of a commit, checked as every download, past the cache. Raises as `fetch` does."""
-    (record,) = hub.call(lambda: hub.api.get_paths_info(hub.repo_id, [name], revision=commit), revision=commit)
-    etag = record.lfs.sha256 if record.lfs is not None else record.blob_id
-    if record.size > LIMITS[name]:
-        raise NotAZooModelError(f"{hub.repo_id} on {hub.endpoint}: {name} has {record.size} bytes, too many to read")
-    with tempfile.TemporaryDirectory(prefix="zoo-hub-") as folder:
-        part = Path(folder, "part")
-        _download(hub, name, record.size, etag, commit, part)
-        return part.read_bytes()
+
+    def found() -> Any:
+        (record,) = hub.api.get_paths_info(hub.repo_id, [name], revision=commit)
+        return record
+
+    record = hub.call(found, revision=commit)
+    etag = _hash_of(hub, name, record)
+    if not isinstance(record.size, int) or not 0 <= record.size <= LIMITS[name]:
+        raise NotAZooModelError(f"{hub.here}: {name} has {record.size} bytes, too many to read")
+    try:
+        with tempfile.TemporaryDirectory(prefix="zoo-hub-") as folder:
+            part = Path(folder, "part")
+            _download(hub, name, record.size, etag, commit, part)
+            return part.read_bytes()
+    except OSError as error:
+        raise CacheError(f"{name} of {hub.here} cannot be kept for a moment: {error.strerror or error}") from error
 
 
 def _hash(stream: BinaryIO, size: int, etag: str) -> str:
@@ -242,7 +197,7 @@ def _receive(hub: Hub, name: str, url: str, size: int, stream: BinaryIO) -> None
     received = f"more than {size}" if got > size else str(got)
     broken = f", {type(failure).__name__}" if failure else ""
     raise DownloadError(
-        f"{hub.repo_id} on {hub.endpoint}: {name} has {size} bytes, but {received} arrived ({attempt} tries in "
+        f"{hub.here}: {name} has {size} bytes, but {received} arrived ({attempt} tries in "
         f"{spent:.0f} s{broken}); a proxy or login page in between? Try again"
     ) from failure
 
@@ -260,7 +215,7 @@ def _stream(hub: Hub, url: str, size: int, stream: BinaryIO) -> bool:
         if response.status_code != 206:
             stream.seek(0)
             stream.truncate()
-        for piece in response.iter_bytes():
+        for piece in response.iter_raw():  # as sent: what would unpack to more than the file is none of it
             stream.write(piece)
             if stream.tell() > size:
                 return False

@@ -6,6 +6,7 @@ holds: one form everywhere. Bytes are read once, hashed, and the same bytes are 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,21 +20,24 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+import zoo
 from zoo.errors import ConfigError, CorruptWeightsError, WeightsMismatchError
 from zoo.hub.layout import (
     CONFIG,
+    FORMAT,
     WEIGHTS,
     Pins,
     check_header,
     check_sums,
     parse_config,
     read_folder,
+    shown,
 )
 from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
 from zoo.spec import ALLOWED, build, from_public
 
-__all__ = ["load_files", "load_pretrained", "place", "public_names", "tied"]
+__all__ = ["load_files", "load_pretrained", "model_names", "place", "public_names", "tied"]
 
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """What a constructor raises when its arguments make no sense."""
@@ -49,9 +53,20 @@ _FILLS = {
 }
 
 
+_building = threading.Lock()
+"""One construction at a time: torch has one random stream, and one list of hooks, for all threads."""
+
+_PARTS = ("zoo.families.", "zoo.maths.", "zoo.nets.")
+
+
 def public_names() -> dict[str, str]:
-    """Return the short names that a published configuration may use, with their class paths."""
+    """Return the short names that a published configuration may mention, with their class paths."""
     return {**{path.rpartition(".")[2]: path for path in ALLOWED}, **load_registry().classes()}
+
+
+def model_names() -> dict[str, str]:
+    """Return those of `public_names` that a model may consist of: what reads files, as data modules do, is no part."""
+    return {n: path for n, path in public_names().items() if not path.startswith("zoo.") or path.startswith(_PARTS)}
 
 
 def load_pretrained(
@@ -105,7 +120,7 @@ def load_files(
     try:
         state = safetensors.torch.load(files[WEIGHTS])
     except SafetensorError as error:
-        raise CorruptWeightsError(f"{where}: {WEIGHTS} cannot be read: {error}") from error
+        raise CorruptWeightsError(f"{where}: {WEIGHTS} cannot be read: {shown(error, 300)}") from error
     _fill(model, state)
     model.source = replace(source, sha256=digests.get(WEIGHTS))
     return place(model, device, dtype).eval()
@@ -125,17 +140,18 @@ def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str)
     registry = load_registry()
     extra = tuple(sorted({prefix for entry in registry.values() for prefix in entry.allow}))
     try:
-        spec = from_public({"name": config["model"], "args": config["args"]}, public_names())
-        with _few_parameters(4 * len(header) + 100), torch.device("meta"), suppress(*_MALFORMED):
+        spec = from_public({"name": config["model"], "args": config["args"]}, model_names())
+        with _building, _few_parameters(4 * len(header) + 100), torch.device("meta"), suppress(*_MALFORMED):
             _check_shapes(build(spec, extra), header, where)
         # A constructor that reads numbers back has no shapes yet; what else is wrong comes up again here. The caller's
         # random stream is not ours to move.
-        with _NoInitialisation(), torch.random.fork_rng(devices=[]):
+        with _building, _NoInitialisation(), torch.random.fork_rng(devices=[]):
             model = build(spec, extra)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        mine = f"this is zoo {zoo.__version__}, which reads format {FORMAT}"
+        raise ConfigError(f"{where}: {shown(error, 500)} ({mine})") from error
     except _MALFORMED as error:
-        raise ConfigError(f"{where}: {CONFIG} does not describe a model: {error}") from error
+        raise ConfigError(f"{where}: {CONFIG} does not describe a model: {shown(error, 500)}") from error
     if not isinstance(model, GenerativeModel):
         raise ConfigError(f"{where}: {type(model).__name__} is no generative model")
     _check_shapes(model, header, where)
@@ -184,12 +200,13 @@ def _check_shapes(model: nn.Module, header: Mapping[str, tuple[str, tuple[int, .
     missing = [names[0] for names in tied(model) if not any(n in header for n in names)]
     unexpected = [name for name in header if name not in state]
     wrong = [
-        f"{name} is {list(header[name][1])} in the file and {list(value.shape)} in the model"
+        f"{name} is {shown(list(header[name][1]))} in the file and {list(value.shape)} in the model"
         for name, value in state.items()
         if name in header and tuple(value.shape) != header[name][1]
     ]
     parts = [
-        f"{title}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        f"{title}: {', '.join(shown(n, 300) for n in names[:5])}"
+        + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
         if names
     ]

@@ -22,6 +22,7 @@ from zoo.errors import (
 __all__ = [
     "CARD",
     "CONFIG",
+    "DIAGNOSTICS",
     "EVAL",
     "FILES",
     "FORMAT",
@@ -42,6 +43,7 @@ __all__ = [
     "read_file",
     "read_folder",
     "sha256",
+    "shown",
     "sums_text",
     "verify",
 ]
@@ -49,14 +51,22 @@ __all__ = [
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 SAMPLES, EVAL, SUMS = "samples.png", "eval.json", "SHA256SUMS"
 TEXTS, SOUND = "samples.txt", "samples.wav"
+DIAGNOSTICS = "diagnostics.png"
 
-FILES = (CONFIG, SUMS, EVAL, CARD, SAMPLES, TEXTS, SOUND, WEIGHTS)
+FILES = (CONFIG, SUMS, EVAL, CARD, SAMPLES, TEXTS, SOUND, DIAGNOSTICS, WEIGHTS)
 """All files of a model, in the order of downloading: a folder with weights has everything before them."""
 
 LIMITS = {
-    CONFIG: 1 << 20, SUMS: 1 << 16, EVAL: 4 << 20, CARD: 4 << 20, SAMPLES: 32 << 20, TEXTS: 4 << 20, SOUND: 32 << 20,
+    CONFIG: 1 << 20,
+    SUMS: 1 << 16,
+    EVAL: 4 << 20,
+    CARD: 4 << 20,
+    SAMPLES: 32 << 20,
+    TEXTS: 4 << 20,
+    SOUND: 32 << 20,
+    DIAGNOSTICS: 32 << 20,
     WEIGHTS: 8 << 30,
-}  # fmt: skip
+}
 """Largest size of each file, in bytes."""
 
 FORMAT = 1
@@ -85,6 +95,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def shown(text: object, limit: int = 100) -> str:
+    """Return foreign text for a message: cut, and without what a terminal would obey or hide."""
+    cut = str(text)[:limit]
+    return (cut if cut.isprintable() else repr(cut)[1:-1]) + ("..." if len(str(text)) > limit else "")
+
+
 def is_pickle_name(name: str) -> bool:
     """Tell whether a file of this name may run code when it is loaded."""
     return name.lower().endswith(_PICKLES)
@@ -99,9 +115,11 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of a file of a model, up to its size limit. Raises `ModelFolderError`."""
     try:
         size, limit = path.stat().st_size, LIMITS.get(path.name, 1 << 20)
-        if size > limit:
-            raise ModelFolderError(f"{path} has {size} bytes, more than the {limit} that this file may have")
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(min(size, limit) + 1)
+        if len(data) > min(size, limit):  # the size of some special files is no limit to what they give
+            raise ModelFolderError(f"{path} has {len(data)} bytes or more, but this file may have {limit} at most")
+        return data
     except OSError as error:
         raise ModelFolderError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -123,8 +141,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
                 f"{folder} holds weights only as {pickles[0]!r}, a format that can run code when loaded; the zoo reads "
                 f"safetensors only, convert them where you trust them"
             )
-        shown = ", ".join(found[:8]) or "nothing"
-        raise ModelFolderError(f"{folder} is no model folder: expected {CONFIG} and {WEIGHTS}, found {shown}")
+        there = ", ".join(map(shown, found[:8])) or "nothing"
+        raise ModelFolderError(f"{folder} is no model folder: expected {CONFIG} and {WEIGHTS}, found {there}")
     return {name: read_file(folder / name) for name in FILES if (folder / name).is_file()}
 
 

@@ -6,6 +6,7 @@ import builtins
 import re
 
 from zoo.errors import InvalidNameError, OfflineError
+from zoo.hub.names import check_repo_id
 from zoo.hub.session import Hub, offline
 
 __all__ = ["list"]
@@ -36,4 +37,12 @@ def list(namespace: str, *, token: str | None = None, endpoint: str | None = Non
         )
     hub = Hub(namespace, token=token, endpoint=endpoint)
     found = hub.call(lambda: [*hub.api.list_models(author=namespace, filter=LIBRARY, limit=MOST)])
-    return sorted(info.id for info in found if info.id.startswith(f"{namespace}/"))
+    return sorted({info.id for info in found if _is_ours(info.id, namespace)})
+
+
+def _is_ours(repo_id: object, namespace: str) -> bool:
+    """Tell whether the Hub's answer is a repository of the namespace, by a name that could be loaded."""
+    try:
+        return isinstance(repo_id, str) and check_repo_id(repo_id).startswith(f"{namespace}/")
+    except InvalidNameError:
+        return False

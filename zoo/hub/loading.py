@@ -16,7 +16,7 @@ from zoo.registry import Entry, pretrained_folder
 if TYPE_CHECKING:
     import torch
 
-    from zoo.hub.fetch import Snapshot
+    from zoo.hub.cache import Snapshot
     from zoo.model import GenerativeModel, Source
 
 __all__ = ["card", "load", "pull", "resolve"]
@@ -127,7 +127,7 @@ def pull(
 
 def resolve(name: str | Path, revision: str | None = None) -> Source:
     """Say where `load` would take ``name`` from, asking nobody. Raises `UnknownModelError` or `InvalidNameError`."""
-    from zoo.hub.fetch import cached
+    from zoo.hub.cache import cached
     from zoo.hub.session import cache_folder
     from zoo.model import Source
 
@@ -183,7 +183,7 @@ def _registered(entry: Entry, revision: str | None) -> Target:
 
 def _with_snapshot(target: Target, access: Access, use: Any) -> Any:
     """Return ``use(snapshot)``; a damaged snapshot leaves the cache and, online, is downloaded once more."""
-    from zoo.hub.fetch import purge
+    from zoo.hub.cache import purge
 
     snapshot = _snapshot(target, access)
     try:
@@ -210,7 +210,8 @@ def _offline(access: Access) -> bool:
 
 
 def _snapshot(target: Target, access: Access) -> Snapshot:
-    from zoo.hub.fetch import cached, fetch_or_cached, missing
+    from zoo.hub.cache import cached, missing
+    from zoo.hub.fetch import fetch_or_cached
     from zoo.hub.session import Hub, cache_folder
 
     cache = cache_folder(access.cache_dir)

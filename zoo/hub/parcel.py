@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CardError, ModelFolderError, ResultError, UnknownModelError, UnsafeWeightsError
 from zoo.hub import cards
+from zoo.hub.blocks import metadata
 from zoo.hub.layout import (
     CARD,
     EVAL,
@@ -21,9 +22,11 @@ from zoo.hub.layout import (
     is_pickle_name,
     read_file,
     read_folder,
+    sha256,
     sums_text,
 )
 from zoo.hub.names import is_path
+from zoo.hub.paths import without_folders
 from zoo.registry import load_registry, pretrained_folder
 
 if TYPE_CHECKING:
@@ -69,16 +72,33 @@ def _folder_of(what: str | Path) -> Path:
 
 
 def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:
+    """Return the files of a run; what they say of folders on this machine is cut down to the last part."""
     from zoo.runs import load_run, run_facts
 
     try:
         results = json.loads(read_file(run / EVAL)) if (run / EVAL).is_file() else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultError(f"{run / EVAL} is not valid JSON; evaluate the run again") from error
+    model = load_run(run)
+    _check_identity(results, model, run)
     samples = read_file(run / SAMPLES) if (run / SAMPLES).is_file() else None
     command = run_facts(run).get("command") if (run / "run.json").is_file() else None
+    command = without_folders(command)
     command = " ".join(map(str, command)) if isinstance(command, list) else command
-    return _of_model(load_run(run), repo_id, results, samples, command)
+    return _of_model(model, repo_id, without_folders(results), samples, command)
+
+
+def _check_identity(results: Any, model: GenerativeModel, run: Path) -> None:
+    """Refuse results of other weights. Raises `ResultError`."""
+    from zoo.hub.saving import weights_file
+
+    identity = results.get("identity") if isinstance(results, Mapping) else None
+    recorded = identity.get("weights_sha256") if isinstance(identity, Mapping) else None
+    if recorded is not None and recorded != sha256(weights_file(model)):
+        raise ResultError(
+            f"{run / EVAL} holds results of other weights than those of the newest checkpoint of {run}; evaluate the "
+            f"run again, or remove the file"
+        )
 
 
 def _of_model(
@@ -114,7 +134,7 @@ def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:
         text = files[CARD].decode("utf-8")
     except UnicodeDecodeError as error:
         raise CardError(f"{where}: {CARD} is not UTF-8 text") from error
-    for result in _model_index(cards.metadata(text)):
+    for result in _model_index(metadata(text)):
         cards.metric_values({"metrics": {str(m.get("type")): m.get("value") for m in result}})
     return {**files, SUMS: sums_text(files).encode("ascii")}
 

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, ModelFolderError, ResultError
 from zoo.hub import cards
-from zoo.hub.folder import public_names, tied
+from zoo.hub.blocks import merge_card
+from zoo.hub.folder import model_names, public_names, tied
 from zoo.hub.layout import (
     CARD,
     CONFIG,
+    DIAGNOSTICS,
     EVAL,
     FILES,
     FORMAT,
@@ -33,9 +35,10 @@ from zoo.hub.layout import (
     sha256,
     sums_text,
 )
+from zoo.hub.paths import without_folders
 from zoo.model import GenerativeModel
 from zoo.registry import load_registry
-from zoo.spec import is_spec, to_public
+from zoo.spec import from_public, is_spec, to_public
 
 __all__ = ["public_form", "save_pretrained", "weights_file"]
 
@@ -61,8 +64,10 @@ def save_pretrained(
         card: text of README.md; one is made from the facts if left out. What a person wrote around the generated block
             of a card that is overwritten is kept.
         results: the content of eval.json.
-        samples: a PNG file, or its bytes; or several files: ``samples.png``, ``samples.txt``, ``samples.wav``.
-        data: spec of the data the model was trained on; the registry's if left out.
+        samples: a PNG file, or its bytes; or several files: ``samples.png``, ``samples.txt``, ``samples.wav``, and
+            ``diagnostics.png``, for the card to show.
+        data: spec of the data the model was trained on, of whose paths the last part is kept; the registry's if left
+            out.
         overwrite: replace a model folder, never another kind of folder.
 
     Raises:
@@ -76,13 +81,14 @@ def save_pretrained(
     files = {WEIGHTS: weights_file(model)}
     files[CONFIG] = _config(model, files[WEIGHTS], data)
     if results is not None:
+        cards.metric_values(results)  # names the metric that is no number
         files[EVAL] = _json(results, ResultError, "the results")
     if samples is not None:
         files |= _samples(samples)
     load = f"./{folder.name}"
     text = card or cards.card_of(model.source.name, public_form(model), results, SAMPLES in files, load=load)
     if (folder / CARD).is_file():
-        text = cards.merge_card(read_file(folder / CARD).decode("utf-8"), text)
+        text = merge_card(read_file(folder / CARD).decode("utf-8"), text)
     files[CARD] = text.encode("utf-8")
     files[SUMS] = sums_text(files).encode("ascii")
     _write(folder, files)
@@ -165,7 +171,14 @@ def _json(content: Any, error: type[Exception], what: str) -> bytes:
 
 def public_form(model: GenerativeModel) -> dict[str, Any]:
     """Return ``{"name": class, "args": {...}}``, which names no import path. Raises `ConfigError`."""
-    return to_public(model.spec, public_names())
+    public = to_public(model.spec, model_names())
+    for name, value in public["args"].items():
+        _json(value, ConfigError, f"argument {name!r} of {type(model).__name__}")
+    if from_public(public, model_names()) != model.spec:
+        raise ConfigError(
+            f"{type(model).__name__} cannot be published: its arguments would not be read back as they are"
+        )
+    return public
 
 
 def _public_data(model: GenerativeModel, data: Mapping[str, Any] | None) -> Any:
@@ -173,8 +186,9 @@ def _public_data(model: GenerativeModel, data: Mapping[str, Any] | None) -> Any:
     if data is None and model.source.name in registry:
         data = registry[model.source.name].data
     if data is None or not is_spec(data):
-        return dict(data) if data is not None else None
-    return to_public({"class_path": data["class_path"], "init_args": data.get("init_args") or {}}, public_names())
+        return without_folders(data)
+    spec = {"class_path": data["class_path"], "init_args": data.get("init_args") or {}}
+    return without_folders(to_public(spec, public_names()))
 
 
 def _samples(samples: bytes | str | Path | Mapping[str, bytes]) -> dict[str, bytes]:
@@ -183,8 +197,11 @@ def _samples(samples: bytes | str | Path | Mapping[str, bytes]) -> dict[str, byt
         return {SAMPLES: _png(samples)}
     for name, content in samples.items():
         good = {SAMPLES: content.startswith(_PNG), SOUND: content.startswith(b"RIFF"), TEXTS: b"\0" not in content}
+        good[DIAGNOSTICS] = good[SAMPLES]
         if not good.get(name, False):
-            raise ModelFolderError(f"{name} is no file of samples: a PNG as {SAMPLES}, a WAV as {SOUND}, or {TEXTS}")
+            raise ModelFolderError(
+                f"{name} is no file of samples: a PNG as {SAMPLES} or {DIAGNOSTICS}, a WAV as {SOUND}, or {TEXTS}"
+            )
     return dict(samples)
 
 

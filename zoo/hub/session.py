@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
@@ -21,39 +20,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, httpx
+from huggingface_hub.utils import build_hf_headers, httpx
 
 import zoo
 from zoo import errors
+from zoo.hub.layout import shown
+from zoo.hub.patience import passing, patient, pause_before, waits
 
-__all__ = ["Hub", "Waits", "cache_folder", "offline", "waits"]
+__all__ = ["FAILURES", "Hub", "cache_folder", "offline"]
 
 log = logging.getLogger("zoo.hub")
 T = TypeVar("T")
 
-FAILURES = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, TypeError, RuntimeError)
+FAILURES = (
+    httpx.HTTPError, httpx.InvalidURL, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 """What the client raises, transport errors and malformed answers included."""
-
-
-@dataclass
-class Waits:
-    """How long the Hub is waited for.
-
-    Args:
-        timeout: seconds to connect, and between two pieces of an answer.
-        tries: of one request.
-        pause: seconds before the second try, doubled before each further one.
-        limit: seconds without any answer that is no error, after which an upload is given up.
-    """
-
-    timeout: float = 8.0
-    tries: int = 3
-    pause: float = 1.0
-    limit: float = 25.0
-
-
-waits = Waits()
-"""The setting in force; assign its fields to change it."""
 
 
 def offline() -> bool:
@@ -81,12 +63,20 @@ class Hub:
         repo_id: ``namespace/name``.
         token: of the user; looked up in HF_TOKEN and the login file if left out.
         endpoint: address of the Hub; HF_ENDPOINT, as it is now, if left out.
+
+    Attributes:
+        site: the address without a user and password in it, for messages.
+        here: repository and site.
     """
 
     def __init__(self, repo_id: str, *, token: str | None = None, endpoint: str | None = None) -> None:
         self.repo_id = repo_id
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        self.site = re.sub(r"(?<=//)[^/@]*@", "", self.endpoint)
+        self.here = f"{repo_id} on {self.site}"
         self.token, self.origin = _token(token)
+        self._failing: float | None = None
+        self._status: int | None = None
         self.api = HfApi(
             self.endpoint, token=self.token or False, library_name="generative-zoo", library_version=zoo.__version__
         )
@@ -97,6 +87,27 @@ class Hub:
             token=self.token or False, library_name="generative-zoo", library_version=zoo.__version__
         )
 
+    def silence(self) -> float:
+        """Return the seconds since the Hub last answered well, or was first asked."""
+        if self._failing is None:
+            self._failing = time.monotonic()
+        return time.monotonic() - self._failing
+
+    def heard(self, status: int, *, good: bool) -> None:
+        """Note an answer."""
+        self._status = status
+        if good:
+            self._failing = None
+
+    def moved(self) -> None:
+        """Note that the Hub takes what is sent, so that a long upload may still be tried again when it breaks."""
+        if self._failing is not None:
+            self._failing = time.monotonic()
+
+    def last_status(self) -> str:
+        """Return the status of the last answer, as part of a message."""
+        return f", the last answer had status {self._status}" if self._status is not None else ""
+
     def call(self, action: Callable[[], T], *, revision: str | None = None, writing: bool = False) -> T:
         """Return ``action()``, tried again while the Hub is unwell, every failure as one error of the zoo."""
         started = time.monotonic()
@@ -105,9 +116,9 @@ class Hub:
                 with patient(self):
                     return action()
             except FAILURES as error:
-                if not passing(error) or attempt == waits.tries:
-                    tried = (attempt, time.monotonic() - started)
-                    raise self.explain(error, revision=revision, writing=writing, tried=tried) from error
+                spent = time.monotonic() - started
+                if not passing(error) or attempt == waits.tries or spent > waits.limit:
+                    raise self.explain(error, revision=revision, writing=writing, tried=(attempt, spent)) from error
                 time.sleep(pause_before(attempt, error))
         raise AssertionError("unreachable")
 
@@ -120,7 +131,7 @@ class Hub:
         tried: tuple[int, float] = (1, 0.0),
     ) -> errors.ZooError:
         """Return the error of the zoo that says what happened, where, and what to do."""
-        here = f"{self.repo_id} on {self.endpoint}"
+        here = self.here
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if isinstance(error, errors.ZooError):
             return error
@@ -131,7 +142,7 @@ class Hub:
         if isinstance(error, HFValidationError):
             return errors.InvalidNameError(str(error))
         if isinstance(error, GatedRepoError):
-            return errors.AccessNotGrantedError(f"{here} is gated: ask for access at {self.endpoint}/{self.repo_id}")
+            return errors.AccessNotGrantedError(f"{here} is gated: ask for access at {self.site}/{self.repo_id}")
         if isinstance(error, RevisionNotFoundError):
             return errors.RevisionNotFoundError(
                 f"{here} has no revision {revision or 'main'!r}; {self._known_revisions()}"
@@ -147,7 +158,7 @@ class Hub:
             )
         if status == 403:
             return self._forbidden(here, writing)
-        return self._unwell(error, here, status, tried)
+        return self._unwell(error, here, status, tried, writing)
 
     def _not_accessible(self, here: str) -> errors.ZooError:
         if self.token is None:
@@ -181,15 +192,18 @@ class Hub:
                 refs = self.api.list_repo_refs(self.repo_id)
         except (*FAILURES, errors.ZooError):
             return "its revisions cannot be listed"
-        tags, branches = ([str(r.name) for r in found[:20]] for found in (refs.tags, refs.branches))
+        tags, branches = ([shown(r.name) for r in found[:20]] for found in (refs.tags, refs.branches))
         return f"its tags are: {', '.join(tags) or 'none'}; its branches: {', '.join(branches) or 'none'}"
 
-    def _unwell(self, error: Exception, here: str, status: int | None, tried: tuple[int, float]) -> errors.ZooError:
+    def _unwell(
+        self, error: Exception, here: str, status: int | None, tried: tuple[int, float], writing: bool
+    ) -> errors.ZooError:
         spent = f"{tried[0]} {'try' if tried[0] == 1 else 'tries'} in {tried[1]:.0f} s"
         if status is not None:
-            kind = errors.HubUnavailableError if status >= 500 or status in (408, 429) else errors.PushError
+            refused = errors.PushError if writing else errors.DownloadError
+            kind = errors.HubUnavailableError if status >= 500 or status in (408, 429) else refused
             return kind(
-                f"{here} answered with status {status} ({spent}); {'try later' if status >= 429 else 'refused'}"
+                f"{here} answered with status {status} ({spent}); {'refused' if kind is refused else 'try later'}"
             )
         if isinstance(error, httpx.TimeoutException):
             return errors.HubUnavailableError(f"{here} does not answer ({spent}); check the network, or try later")
@@ -205,51 +219,6 @@ class Hub:
             f"{here} does not answer as a Hub does ({type(error).__name__}): a proxy or login page in between, or a "
             f"wrong HF_ENDPOINT?"
         )
-
-
-def passing(error: BaseException) -> bool:
-    """Tell whether trying again may help."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in (408, 429, 500, 502, 503, 504)
-    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
-
-
-def pause_before(attempt: int, error: BaseException | None = None) -> float:
-    """Return the seconds to wait after failed try number ``attempt``, as the Hub asks for, within the limit."""
-    pause = waits.pause * 2 ** (attempt - 1)
-    if isinstance(error, HfHubHTTPError) and error.response.headers.get("Retry-After", "").isdigit():
-        pause = max(pause, int(error.response.headers["Retry-After"]))
-    return min(pause, waits.limit / waits.tries)
-
-
-@contextmanager
-def patient(hub: Hub) -> Iterator[None]:
-    """Give every request of the client a timeout, and an end to its own retries."""
-    session, answered = get_session(), [time.monotonic()]
-
-    def before(request: Any) -> None:
-        if time.monotonic() - answered[0] > waits.limit:
-            raise errors.HubUnavailableError(
-                f"{hub.repo_id} on {hub.endpoint} gave no usable answer within {waits.limit:.0f} s; try later"
-            )
-        old = request.extensions.get("timeout") or {}
-        keys = ("connect", "read", "write", "pool")
-        request.extensions["timeout"] = {k: min(old.get(k) or waits.timeout, waits.timeout) for k in keys}
-
-    def after(response: Any) -> None:
-        if response.status_code < 500 and response.status_code not in (408, 429):
-            answered[0] = time.monotonic()
-
-    hooks = session.event_hooks
-    session.event_hooks = {"request": [*hooks["request"], before], "response": [*hooks["response"], after]}
-    try:
-        yield
-    finally:
-        now = session.event_hooks
-        session.event_hooks = {
-            "request": [h for h in now["request"] if h is not before],
-            "response": [h for h in now["response"] if h is not after],
-        }
 
 
 def _token(token: str | None) -> tuple[str | None, str]:

@@ -9,7 +9,7 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,18 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from tqdm import tqdm
 
 from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, PushError
-from zoo.hub.cards import join_cards
+from zoo.hub.blocks import join_cards
 from zoo.hub.fetch import content
 from zoo.hub.layout import CARD, FILES, SUMS, sums_text
 from zoo.hub.names import check_repo_id, check_revision
 from zoo.hub.parcel import collect
-from zoo.hub.session import FAILURES, Hub, offline, passing, patient, pause_before, waits
+from zoo.hub.patience import passing, patient, pause_before, waits
+from zoo.hub.session import FAILURES, Hub, offline
 
 if TYPE_CHECKING:
     from zoo.model import GenerativeModel
 
 __all__ = ["PushResult", "push"]
-
-
-BAR_DELAY = 2.0
-"""Seconds after which an upload shows how far it is."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,11 @@ def push(
     endpoint: str | None = None,
     dry_run: bool = False,
     progress: bool = False,
+    show: Callable[[Mapping[str, int]], None] | None = None,
 ) -> PushResult:
     """Publish a model as one commit. A registered name stands for its bundled weights, a run for its newest checkpoint.
 
-    What a person wrote around the generated block of a card that is only on the Hub is kept.
+    What a person wrote around the generated block of the card on the Hub is kept, beside what the local card says.
 
     Args:
         folder_or_model: a model, a model folder, a run folder, or a registered name.
@@ -79,7 +77,8 @@ def push(
         tag: name to give the commit.
         endpoint: of the Hub; HF_ENDPOINT if left out.
         dry_run: check everything and say what would be uploaded, with no request.
-        progress: show a bar on stderr where the upload takes longer than two seconds.
+        progress: show a bar on stderr while the files go up.
+        show: called with name -> bytes of all files, once they are built and checked, before anything is sent.
 
     Raises:
         ModelFolderError, CorruptWeightsError, WeightsMismatchError, CardError: what would be pushed is not in order,
@@ -95,24 +94,25 @@ def push(
         check_revision(tag)
     files = collect(folder_or_model, repo_id)
     hub = Hub(repo_id, token=token, endpoint=endpoint)
+    if show is not None:
+        show(_sizes(files))
     if dry_run:
-        return PushResult(repo_id, None, f"{hub.endpoint}/{repo_id}", _sizes(files))
+        return PushResult(repo_id, None, f"{hub.site}/{repo_id}", _sizes(files))
     if offline():
         raise OfflineError(f"{repo_id} cannot be pushed: HF_HUB_OFFLINE forbids the network; unset it")
     if hub.token is None:
-        raise AuthError(f"pushing to {repo_id} on {hub.endpoint} needs a token: run `hf auth login`, or set HF_TOKEN")
+        raise AuthError(f"pushing to {hub.here} needs a token: run `hf auth login`, or set HF_TOKEN")
     head, remote = _prepare(hub, revision, private)
     if CARD in remote:
         files = _with_remote_card(hub, files, head)
-    with tqdm(
-        total=sum(map(len, files.values())), desc=repo_id, unit="B", unit_scale=True, delay=BAR_DELAY, leave=False,
-        disable=not progress,
-    ) as bar:  # fmt: skip
+    total = sum(map(len, files.values()))
+    with tqdm(total=total, desc=repo_id, unit="B", unit_scale=True, disable=not progress) as bar:
         commit = _commit(hub, files, remote, revision, head, bar)
+        bar.update(total - bar.n)  # what the Hub had already did not move it
     _read_back(hub, files, commit)
     if tag is not None:
         _tag(hub, tag, commit)
-    return PushResult(repo_id, commit, f"{hub.endpoint}/{repo_id}/tree/{commit}", _sizes(files))
+    return PushResult(repo_id, commit, f"{hub.site}/{repo_id}/tree/{commit}", _sizes(files))
 
 
 def _sizes(files: Mapping[str, bytes]) -> dict[str, int]:
@@ -126,22 +126,23 @@ def _with_remote_card(hub: Hub, files: dict[str, bytes], head: str) -> dict[str,
     try:
         text = join_cards(content(hub, CARD, head).decode("utf-8", "replace"), files[CARD].decode("utf-8"))
     except CardError as error:
-        raise CardError(f"nothing was pushed to {hub.repo_id} on {hub.endpoint}: {error}") from error
+        raise CardError(f"nothing was pushed to {hub.here}: {error}") from error
     files = {**files, CARD: text.encode("utf-8")}
     return {**files, SUMS: sums_text(files).encode("ascii")}
 
 
 class _Watched(io.BytesIO):
-    """Bytes whose reading moves a bar; going back to the start, as after hashing, takes it back."""
+    """Bytes whose reading moves a bar, and shows that the Hub takes them; going back, as after hashing, undoes it."""
 
-    def __init__(self, data: bytes, bar: tqdm) -> None:
+    def __init__(self, data: bytes, bar: tqdm, hub: Hub) -> None:
         super().__init__(data)
-        self.bar, self.seen = bar, 0
+        self.bar, self.hub, self.seen = bar, hub, 0
 
     def _note(self) -> None:
         moved, self.seen = self.tell() - self.seen, self.tell()
         if moved:
             self.bar.update(moved)
+            self.hub.moved()
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
@@ -169,7 +170,7 @@ def _prepare(hub: Hub, revision: str, private: bool | None) -> tuple[str, set[st
 
     info = hub.call(found, writing=True)
     if private and not info.private:
-        raise PushError(f"{hub.repo_id} on {hub.endpoint} exists and is public, so it is not pushed to as private")
+        raise PushError(f"{hub.here} exists and is public, so it is not pushed to as private")
     if revision != "main":
         hub.call(lambda: hub.api.create_branch(hub.repo_id, branch=revision, exist_ok=True), writing=True)
         info = hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision), revision=revision, writing=True)
@@ -181,7 +182,7 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
     started = time.monotonic()
     for attempt in range(1, waits.tries + 1):
         bar.update(-bar.n)
-        operations: list[Any] = [CommitOperationAdd(n, _Watched(data, bar)) for n, data in files.items()]
+        operations: list[Any] = [CommitOperationAdd(n, _Watched(data, bar, hub)) for n, data in files.items()]
         operations += [CommitOperationDelete(n) for n in FILES if n in remote and n not in files]
         try:
             with patient(hub), _plain_transfer():
@@ -190,7 +191,7 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
                 ).oid
         except FAILURES as error:
             if isinstance(error, ValueError) and f"metadata in {CARD}" in str(error):
-                raise CardError(f"{hub.repo_id} on {hub.endpoint}: {' '.join(str(error).split())}") from error
+                raise CardError(f"{hub.here}: {' '.join(str(error).split())}") from error
             moved = isinstance(error, HfHubHTTPError) and error.response.status_code in (409, 412)
             if not moved and not passing(error):
                 raise hub.explain(error, revision=revision, writing=True) from error
@@ -198,13 +199,13 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
             if now != head:
                 if _differing(hub, files, now):
                     raise PushConflictError(
-                        f"{hub.repo_id} on {hub.endpoint}: branch {revision!r} moved from {head} to {now} during the "
+                        f"{hub.here}: branch {revision!r} moved from {head} to {now} during the "
                         f"push; nothing was changed, look at the new commit and push again"
                     ) from error
                 return now  # the commit had happened, its answer was lost
-            if moved or attempt == waits.tries:
-                tried = (attempt, time.monotonic() - started)
-                raise hub.explain(error, revision=revision, writing=True, tried=tried) from error
+            spent = time.monotonic() - started
+            if moved or attempt == waits.tries or spent > waits.limit:
+                raise hub.explain(error, revision=revision, writing=True, tried=(attempt, spent)) from error
             time.sleep(pause_before(attempt, error))
     raise AssertionError("unreachable")
 
@@ -241,9 +242,7 @@ def _same(info: Any, data: bytes) -> bool:
 def _read_back(hub: Hub, files: Mapping[str, bytes], commit: str) -> None:
     wrong = _differing(hub, files, commit)
     if wrong:
-        raise PushError(
-            f"{hub.repo_id} on {hub.endpoint}: commit {commit} does not hold {', '.join(wrong)} as sent; push again"
-        )
+        raise PushError(f"{hub.here}: commit {commit} does not hold {', '.join(wrong)} as sent; push again")
 
 
 def _tag(hub: Hub, tag: str, commit: str) -> None:
@@ -255,7 +254,6 @@ def _tag(hub: Hub, tag: str, commit: str) -> None:
             if hub.call(lambda: hub.api.model_info(hub.repo_id, revision=tag)).sha == commit:
                 return
             raise PushError(
-                f"{hub.repo_id} on {hub.endpoint} was pushed as {commit}, but the tag {tag!r} exists on another "
-                f"commit; choose another tag"
+                f"{hub.here} was pushed as {commit}, but the tag {tag!r} exists on another commit; choose another tag"
             ) from error
         raise hub.explain(error, revision=commit, writing=True) from error
