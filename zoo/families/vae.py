@@ -19,20 +19,15 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, close_matches
+from zoo.errors import ConfigError, DataError
 from zoo.maths.annealing import annealed, check_schedule
-from zoo.maths.distributions import Bernoulli, DiscretizedLogistic, Gaussian, gaussian_kl
+from zoo.maths.distributions import gaussian_kl
+from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, observation
 from zoo.model import Batch, LikelihoodModel, Player, seeded
 
 __all__ = ["VAE"]
-
-LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256, "gaussian": None, "cross_entropy": None}
-"""Likelihoods of a pixel -> levels of the data that they are meant for (None: continuous, or any)."""
-
-SCALES = ("predicted", "pixel", "shared")
 
 CHUNK = 2**20
 """Numbers in one layer of decoder outputs while importance samples are evaluated: large products, in cache."""
@@ -45,13 +40,13 @@ class VAE(LikelihoodModel):
         encoder: (B, *shape) -> (B, 2 latent_dim), means and log-variances of q(z | x); only the means, (B, latent_dim),
             with a ``posterior_scale``.
         decoder: (B, latent_dim) -> (B, ...), one value a dimension of x (logits or locations), twice as many with
-            predicted scales: locations, then scales.
+            predicted scales: locations, then scales; ``levels`` logits a dimension for ``categorical``.
         shape: of an example.
         latent_dim: size of z.
-        likelihood: of a dimension of x: ``bernoulli`` (data 0 or 1), ``discretized_logistic`` (8-bit data) or
-            ``gaussian`` (continuous data; grey levels are dequantised uniformly). ``cross_entropy`` is none: the
-            Bernoulli's formula as a mere reconstruction loss of grey levels; such a model has no likelihood.
-        levels: grey levels of the data; left out, 2, 256, continuous and any, in this order.
+        likelihood: of a dimension of x: ``bernoulli`` (data 0 or 1), ``discretized_logistic`` or ``categorical``
+            (8-bit data), or ``gaussian`` (continuous data; grey levels are dequantised uniformly). ``cross_entropy`` is
+            none: the Bernoulli's formula as a mere reconstruction loss of grey levels; such a model has no likelihood.
+        levels: grey levels of the data; left out, those that the likelihood is meant for.
         scale: of the logistic or Gaussian: ``predicted`` by the decoder, or learned for each ``pixel``, or one
             ``shared``.
         min_log_scale: the log of a scale, in units of x, stays above this.
@@ -93,7 +88,7 @@ class VAE(LikelihoodModel):
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         super().__init__()
-        _check(likelihood, levels, scale)
+        check_observation(likelihood, levels, scale)
         _check_kl(beta, posterior_scale, free_bits)
         check_schedule(kl_schedule, kl_steps, kl_cycles)
         self.encoder, self.decoder = encoder, decoder
@@ -104,7 +99,8 @@ class VAE(LikelihoodModel):
         self.beta, self.lr, self.betas = beta, lr, (float(betas[0]), float(betas[1]))
         self.posterior_scale, self.free_bits = posterior_scale, free_bits
         self.kl_schedule, self.kl_steps, self.kl_cycles = kl_schedule, kl_steps, kl_cycles
-        if not self._is_binary and scale != "predicted":
+        self.raw_scale: nn.Parameter | None = None
+        if likelihood in ("discretized_logistic", "gaussian") and scale != "predicted":
             sizes = self.shape if scale == "pixel" else (1,) * len(self.shape)
             self.raw_scale = nn.Parameter(torch.full(sizes, -1.0))
 
@@ -149,29 +145,16 @@ class VAE(LikelihoodModel):
         """Return the mean of p(x | z): (B, latent_dim) -> (B, *shape) in data range."""
         return self._to_data(self.observation(z, labels).mean)
 
-    def observation(self, z: Tensor, labels: Tensor | None = None) -> Bernoulli | DiscretizedLogistic | Gaussian:
+    def observation(self, z: Tensor, labels: Tensor | None = None) -> Observation:
         """Return p(x | z), element by element: (B, latent_dim) -> a distribution over (B, *shape)."""
         out = self.decoder(self._decoder_input(z, labels))
-        if self._is_binary:
-            return Bernoulli(out.reshape(-1, *self.shape))
-        if self.scale == "predicted":
-            location, raw = out.reshape(-1, 2, *self.shape).unbind(1)  # (B, *shape) each
-        else:
-            location, raw = out.reshape(-1, *self.shape), self.raw_scale
-        log_scale = self.min_log_scale + F.softplus(raw - self.min_log_scale)
-        if self.observed == "gaussian":
-            return Gaussian(location, log_scale)
-        return DiscretizedLogistic(location, log_scale, self.levels)
+        return observation(self.observed, out, self.shape, self.levels, self.raw_scale, self.min_log_scale)
 
     def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
         return x
 
     def _decoder_input(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return z
-
-    @property
-    def _is_binary(self) -> bool:
-        return self.observed in ("bernoulli", "cross_entropy")
 
     # -- the objective ------------------------------------------------------------------------------------------------
 
@@ -318,13 +301,3 @@ def _check_kl(beta: float, posterior_scale: float | None, free_bits: float) -> N
         raise ConfigError(
             f"posterior_scale must be positive and finite, or left out to be learned, got {posterior_scale}"
         )
-
-
-def _check(likelihood: str, levels: int | None, scale: str) -> None:
-    if likelihood not in LIKELIHOODS:
-        near = close_matches(likelihood, LIKELIHOODS)
-        raise ConfigError(f"unknown likelihood {likelihood!r}.{near} There are: {', '.join(LIKELIHOODS)}")
-    if scale not in SCALES:
-        raise ConfigError(f"unknown scale {scale!r}.{close_matches(scale, SCALES)} There are: {', '.join(SCALES)}")
-    if levels is not None and (levels < 2 or (likelihood == "bernoulli" and levels != 2)):
-        raise ConfigError(f"a {likelihood} likelihood does not describe data with {levels} levels")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Bernoulli", "DiscretizedLogistic", "Gaussian", "gaussian_kl"]
+__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "gaussian_kl"]
 
 
 class Bernoulli:
@@ -37,6 +37,35 @@ class Bernoulli:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         u = torch.rand(self.logits.shape, generator=generator, device=self.logits.device, dtype=self.logits.dtype)
         return (u < self.mean).to(self.logits.dtype)
+
+
+class Categorical:
+    """A grey level k / (levels - 1) with a probability of its own: P(k) = softmax(logits)_k.
+
+    Args:
+        logits: (..., levels).
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return log P(x), in nats, of values k / (levels - 1)."""
+        k = (x * (self.logits.shape[-1] - 1)).round().long()
+        return self.logits.log_softmax(-1).gather(-1, k[..., None])[..., 0]
+
+    @property
+    def mean(self) -> Tensor:
+        return self.logits.softmax(-1) @ self._values()
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        options = {"generator": generator, "device": self.logits.device, "dtype": self.logits.dtype}
+        u = torch.rand(self.logits.shape[:-1], **options)
+        below = (self.logits.softmax(-1).cumsum(-1) <= u[..., None]).sum(-1)
+        return self._values()[below.clamp(max=self.logits.shape[-1] - 1)]
+
+    def _values(self) -> Tensor:
+        return torch.linspace(0, 1, self.logits.shape[-1], device=self.logits.device, dtype=self.logits.dtype)
 
 
 class DiscretizedLogistic:

@@ -1,0 +1,65 @@
+"""What a decoder says about an example: p(x | z), number by number, from the outputs of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import ConfigError, close_matches
+from zoo.maths.distributions import Bernoulli, Categorical, DiscretizedLogistic, Gaussian
+
+__all__ = ["LIKELIHOODS", "SCALES", "Observation", "check_observation", "observation"]
+
+LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256, "categorical": 256, "gaussian": None, "cross_entropy": None}
+"""Likelihoods -> levels of the data that they are meant for (None: continuous, or any)."""
+
+SCALES = ("predicted", "pixel", "shared")
+"""Where the scale of a logistic or Gaussian comes from: the network, a parameter for each number, or one for all."""
+
+Observation = Bernoulli | Categorical | DiscretizedLogistic | Gaussian
+
+
+def observation(
+    likelihood: str,
+    out: Tensor,
+    shape: Sequence[int],
+    levels: int | None,
+    raw_scale: Tensor | None = None,
+    min_log_scale: float = -5.0,
+) -> Observation:
+    """Return the distribution of examples (B, *shape).
+
+    Args:
+        likelihood: one of `LIKELIHOODS`; ``cross_entropy`` has the Bernoulli's formula.
+        out: of the network, (B, ...): logits or locations in the order of the example's numbers; after all locations
+            the scales, where they are predicted; for a categorical, ``levels`` logits for each number, side by side.
+        shape: of an example.
+        levels: of the data.
+        raw_scale: the scale's parameter, before the softplus, which broadcasts to ``shape``; none for a predicted one.
+        min_log_scale: the log of a scale stays above this.
+    """
+    if likelihood in ("bernoulli", "cross_entropy"):
+        return Bernoulli(out.reshape(-1, *shape))
+    if likelihood == "categorical":
+        return Categorical(out.reshape(-1, *shape, levels))
+    if raw_scale is None:
+        location, raw_scale = out.reshape(-1, 2, *shape).unbind(1)  # (B, *shape) each
+    else:
+        location = out.reshape(-1, *shape)
+    log_scale = min_log_scale + F.softplus(raw_scale - min_log_scale)
+    if likelihood == "gaussian":
+        return Gaussian(location, log_scale)
+    return DiscretizedLogistic(location, log_scale, levels or 256)
+
+
+def check_observation(likelihood: str, levels: int | None, scale: str) -> None:
+    """Raise `ConfigError` for an unknown likelihood or scale, or levels that do not fit."""
+    if likelihood not in LIKELIHOODS:
+        near = close_matches(likelihood, LIKELIHOODS)
+        raise ConfigError(f"unknown likelihood {likelihood!r}.{near} There are: {', '.join(LIKELIHOODS)}")
+    if scale not in SCALES:
+        raise ConfigError(f"unknown scale {scale!r}.{close_matches(scale, SCALES)} There are: {', '.join(SCALES)}")
+    if levels is not None and (levels < 2 or (likelihood == "bernoulli" and levels != 2)):
+        raise ConfigError(f"a {likelihood} likelihood does not describe data with {levels} levels")
