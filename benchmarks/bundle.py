@@ -2,6 +2,9 @@
 
     python benchmarks/bundle.py RUN NAME --search "what was tried before, and what it cost"
 
+A model of several stages is trained by several commands: --command "zoo fit ... && zoo fit ...".
+Where RUN is the bundled folder itself, only its card and its diagnostics are renewed, from the results in it.
+
 The weights are the averaged ones. The pins are written first, so that the evaluation loads the bundle by name as a user
 would; the card is made last, from the results.
 """
@@ -10,17 +13,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import zoo
+from zoo.diagnostics import DIAGNOSTICS, OVERVIEW
 from zoo.errors import RunError
-from zoo.hub import build_card, card, save_pretrained
+from zoo.hub import build_card, card, merge_card, save_pretrained, verify
+from zoo.hub.layout import CARD, EVAL, SAMPLES, SUMS, read_folder, sums_text
 from zoo.images import png_bytes
-from zoo.registry import load_registry, packaged_registry, pretrained_folder
+from zoo.registry import Entry, load_registry, packaged_registry, pretrained_folder
 from zoo.runs import load_run, run_facts
 
 LIMIT = 4_000_000  # bytes of a bundled folder
@@ -45,15 +52,72 @@ def pin(name: str, folder: Path) -> None:
     path.write_text(text[: start.end()] + block + ("\n" if after else "") + after, encoding="utf-8")
 
 
+@functools.lru_cache(maxsize=1)
+def diagnostics(name: str) -> tuple[dict[str, bytes], str]:
+    """Return the page of diagnostics as a file, and the card's section on it; nothing for models that have none."""
+    model = zoo.load(name)
+    if not any(d.applies(model) for d in DIAGNOSTICS.values()):
+        return {}, ""
+    with tempfile.TemporaryDirectory() as out:
+        facts = zoo.diagnose(name, out=out).facts()["diagnostics"]
+        page = (Path(out) / OVERVIEW).read_bytes()
+    lines = []
+    if "posterior" in facts:
+        p = facts["posterior"]
+        active = f"{p['active_units']} of {p['latent_dim']} latent units are active (Var_x E[z | x] > {p['threshold']})"
+        lines.append(f"- {active}; the KL is {p['kl_nats']:.1f} nats on the test images.")
+    if "codebook" in facts:
+        p = facts["codebook"]
+        size = f"{p['used_codes']:,} of {p['codebooks'] * p['codebook_size']:,} codes"
+        lines.append(f"- {size} occur on the test images; the perplexity is {p['perplexity']:.1f}.")
+    if "reconstructions" in facts:
+        kept = 100 * facts["reconstructions"]["explained_variance"]
+        lines.append(f"- Reconstructions keep {kept:.1f} % of the variance of the pixels.")
+    return {OVERVIEW: page}, "\n".join(
+        [*lines, "", f"![diagnostics]({OVERVIEW})", "", f"Made by `zoo diagnose {name}`."]
+    )
+
+
+def card_text(entry: Entry, folder: Path, results: dict[str, Any], search: str, command: str | None, page: str) -> str:
+    """Return the card of a bundled folder."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return build_card(
+        entry.name, summary=entry.summary, paper=entry.paper, results=results, samples=True, data_licence=DATA,
+        model={"name": config["model"], "args": config["args"]}, command=command,
+        extra={title: text for title, text in (("Diagnostics", page), ("Search", search)) if text},
+    )  # fmt: skip
+
+
+def renew(entry: Entry, folder: Path, search: str, command: str | None) -> None:
+    """Write the card and the diagnostics of a bundled folder anew; weights, configuration and results stay."""
+    files = read_folder(folder)
+    old = files[CARD].decode("utf-8")
+    kept = re.search(r"\n## Search\n\n(.*?)\n(?:<!-- zoo:end|## )", old, re.DOTALL)
+    pictures, page = diagnostics(entry.name)
+    text = card_text(entry, folder, json.loads(files[EVAL]), search or (kept[1] if kept else ""), command, page)
+    files |= {**pictures, CARD: merge_card(old, text).encode("utf-8")}
+    del files[SUMS]
+    files[SUMS] = sums_text(files).encode("ascii")
+    for name in (*pictures, CARD, SUMS):
+        (folder / name).write_bytes(files[name])
+    verify(folder)
+    print(f"{folder}: {', '.join([*pictures, CARD])}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--search", default="", help="the search runs, for the card")
+    parser.add_argument("--command", help="what trains it again, if it is not `zoo fit --model NAME`")
     parser.add_argument("--samples", type=int, default=10_000)
     args = parser.parse_args()
 
-    entry, facts = load_registry().resolve(args.name), run_facts(args.run)
+    entry = load_registry().resolve(args.name)
+    if args.run.resolve() == pretrained_folder(entry.name).resolve():
+        renew(entry, args.run, args.search, args.command)
+        return
+    facts = run_facts(args.run)
     if facts["status"] != "finished":
         raise SystemExit(f"{args.run} is {facts['status']}, not finished")
     model = load_run(args.run)
@@ -64,24 +128,15 @@ def main() -> None:
 
     spent = facts["cost"]
     training = {"steps": facts["step"], **{k: spent[k] for k in ("examples", "seconds", "hardware")}}
-    training["command"] = f"zoo fit --model {entry.name}"
+    training["command"] = args.command or f"zoo fit --model {entry.name}"
+    training |= {"stages": spent["stages"]} if "stages" in spent else {}
     cost = {"training_tflop": spent["training_tflop"], "training": training}
     with tempfile.TemporaryDirectory() as out:
         zoo.evaluate(entry.name, samples=args.samples, cost=cost, ema=facts["ema"] is not None, out=out)
         results = json.loads((Path(out) / "eval.json").read_text(encoding="utf-8"))
-    extra = {"Search": args.search} if args.search else {}
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = build_card(
-        entry.name,
-        summary=entry.summary,
-        paper=entry.paper,
-        model={"name": config["model"], "args": config["args"]},
-        results=results,
-        samples=True,
-        data_licence=DATA,
-        extra=extra,
-    )
-    save_pretrained(model, folder, card=text, results=results, samples=samples, overwrite=True)
+    files = {SAMPLES: samples, **diagnostics(entry.name)[0]}
+    text = card_text(entry, folder, results, args.search, args.command, diagnostics(entry.name)[1])
+    save_pretrained(model, folder, card=text, results=results, samples=files, overwrite=True)
     size = sum(p.stat().st_size for p in folder.iterdir())
     print(f"{folder}: {size:,} bytes")
     if size > LIMIT:

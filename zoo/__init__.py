@@ -16,15 +16,27 @@ _PUBLIC = {
     "load": "zoo.hub",
     "pull": "zoo.hub",
     "push": "zoo.hub",
+    "diagnose": "zoo.api",
     "evaluate": "zoo.api",
     "GenerativeModel": "zoo.model",
     "ZooError": "zoo.errors",
 }
 
-__all__ = ["GenerativeModel", "ZooError", "__version__", "create", "evaluate", "list", "load", "pull", "push"]
+__all__ = [
+    "GenerativeModel",
+    "ZooError",
+    "__version__",
+    "create",
+    "diagnose",
+    "evaluate",
+    "list",
+    "load",
+    "pull",
+    "push",
+]
 
 if TYPE_CHECKING:
-    from zoo.api import evaluate
+    from zoo.api import diagnose, evaluate
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push
     from zoo.model import GenerativeModel

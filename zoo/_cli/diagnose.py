@@ -1,0 +1,91 @@
+"""``zoo diagnose NAME|RUN``: look into the latents of a trained model, and write pictures and diagnostics.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("which", metavar="NAME|RUN", help="a name, an address on the Hub, or a run folder")
+    parser.add_argument("--data", metavar="NAME", help="data set (default: what the model was trained on)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where the files go (default: diagnostics in the run folder, else diagnostics/NAME)",
+    )
+    parser.add_argument("--only", metavar="NAMES", help="such as posterior,interpolation (default: all that apply)")
+    parser.add_argument("--examples", type=int, default=10_000, help="test examples to look at (default 10000)")
+    parser.add_argument("--pair", metavar="I,J", help="the two test examples between which to interpolate")
+    parser.add_argument("--without", metavar="LABELS", help="attribute arithmetic moves examples with these labels ...")
+    parser.add_argument(
+        "--having", metavar="LABELS", help="... towards those with these (default: the closest classes)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument("--json", action="store_true", help="print the content of diagnostics.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    out = _target(args.which, args.out)
+    pair = _integers("--pair", args.pair)
+    if args.pair is not None and len(pair) != 2:
+        raise ConfigError(f"--pair takes two indices, such as 0,7, got {args.pair!r}")
+    sets = {name: _integers(f"--{name}", getattr(args, name)) for name in ("without", "having")}
+
+    import zoo
+
+    found = zoo.diagnose(
+        args.which, args.data, only=args.only.split(",") if args.only is not None else None, examples=args.examples,
+        pair=tuple(pair) if pair else None, device=args.device, out=out, **sets,
+    )  # fmt: skip
+    facts = found.facts()
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    print(f"{args.which} on {facts['data']['examples']:,} test examples of {facts['data']['name']}")
+    for name, values in facts["diagnostics"].items():
+        print(f"  {name:<16} {_short(values)}")
+    print(f"written to {out}: diagnostics.png, diagnostics.json, {', '.join(f'{n}.png' for n in found.findings)}")
+    return 0
+
+
+def _target(which: str, out: str | None) -> Path:
+    """Return the folder for the files; never one inside the installed package."""
+    path = Path(which)
+    if out is not None:
+        target = Path(out)
+    elif path.is_dir() and (path / "checkpoints").is_dir():
+        target = path / "diagnostics"
+    else:
+        parts = [path.resolve().name] if path.is_dir() else which.partition("@")[0].split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise ConfigError(f"{which!r} is neither a name nor a folder that exists")
+        target = Path("diagnostics").joinpath(*parts)
+    package = Path(__file__).resolve().parents[1]
+    if package in (target.resolve(), *target.resolve().parents):
+        raise ConfigError(
+            f"{target} is inside the installed package, which diagnoses do not change; give another --out"
+        )
+    return target
+
+
+def _integers(option: str, text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text is not None else []
+    except ValueError as error:
+        raise ConfigError(f"{option} takes integers separated by commas, got {text!r}") from error
+
+
+def _short(values: dict[str, Any]) -> str:
+    """Return the facts that are one number or a few, in one line."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, float):
+            words.append(f"{name.replace('_', ' ')} {value:.4g}")
+        elif not isinstance(value, list) or len(value) <= 2:
+            words.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(words)

@@ -1,0 +1,46 @@
+"""(model, data) -> pictures and numbers that show how a model represents its data.
+
+`examine` does everything that a model's abilities allow; each diagnostic is a function of its own as well.
+"""
+
+from zoo.diagnostics.abilities import decode, latents, reconstruct
+from zoo.diagnostics.codes import Usage, codebook_usage, plot_usage
+from zoo.diagnostics.diagnosis import DIAGNOSTICS, OVERVIEW, Diagnosis, Diagnostic, Finding, Subject, examine
+from zoo.diagnostics.latents import (
+    Arithmetic,
+    Scatter,
+    analogies,
+    attribute_arithmetic,
+    closest_classes,
+    interpolation,
+    latent_scatter,
+    plot_scatter,
+)
+from zoo.diagnostics.posterior import Collapse, plot_collapse, posterior_collapse
+
+__all__ = [
+    "DIAGNOSTICS",
+    "OVERVIEW",
+    "Arithmetic",
+    "Collapse",
+    "Diagnosis",
+    "Diagnostic",
+    "Finding",
+    "Scatter",
+    "Subject",
+    "Usage",
+    "analogies",
+    "attribute_arithmetic",
+    "closest_classes",
+    "codebook_usage",
+    "decode",
+    "examine",
+    "interpolation",
+    "latent_scatter",
+    "latents",
+    "plot_collapse",
+    "plot_scatter",
+    "plot_usage",
+    "posterior_collapse",
+    "reconstruct",
+]

@@ -1,0 +1,98 @@
+"""What a model can do, which decides the diagnostics that it gets: dispatch is on abilities, never on names.
+
+A family takes part by having the methods of a protocol here. Where such a method has an argument ``labels``, a
+conditional model is told the class of each example.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Embeds", "Encodes", "HasCodes", "HasPosterior", "decode", "in_batches", "latents", "reconstruct"]
+
+_BATCH = 500
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Examples to latents and back: ``decode`` takes what ``encode`` gives, or the first of what it gives."""
+
+    def encode(self, x: Tensor, *args: Any, **kwargs: Any) -> Any: ...
+
+    def decode(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class HasPosterior(Encodes, Protocol):
+    """A Gaussian posterior: ``posterior(x)`` gives mean and log-variance of q(z | x), (B, latent_dim) each."""
+
+    def posterior(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class HasCodes(Protocol):
+    """Discrete latents: ``codes(x)`` gives int64 (B, G, ...), of each of G codebooks, 0 to ``codebook_size`` - 1."""
+
+    codebook_size: int
+
+    def codes(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Embeds(HasCodes, Protocol):
+    """Codes as vectors: ``observation(embed(codes))`` is p(x | codes), with a ``mean``."""
+
+    def embed(self, codes: Tensor) -> Tensor: ...
+
+    def observation(self, z: Tensor) -> Any: ...
+
+
+@torch.no_grad()
+def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor | None = None) -> Any:
+    """Apply a method of the model to x (N, ...), on its device, with labels where it takes them; results on the CPU.
+
+    Returns:
+        A tensor (N, ...), or as many tensors as the method gives.
+    """
+    told = labels is not None and model.num_classes > 0 and "labels" in inspect.signature(method).parameters
+    parts = []
+    for start in range(0, len(x), _BATCH):
+        part = slice(start, start + _BATCH)
+        given = {"labels": labels[part].to(model.device)} if told else {}  # type: ignore[index]
+        found = method(x[part].to(model.device), **given)
+        parts.append(tuple(t.cpu() for t in found) if isinstance(found, tuple) else (found.cpu(),))
+    whole = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return whole if len(whole) > 1 else whole[0]
+
+
+def _embedding(model: Any) -> Embeds | None:
+    """Return what turns codes into vectors: the model, or the autoencoder inside a model of its codes."""
+    inner = getattr(model, "autoencoder", model)
+    return inner if isinstance(inner, Embeds) else None
+
+
+def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the latent of each example, (N, *shape) -> (N, ...): of a posterior the mean, of codes their vectors."""
+    embedding = _embedding(model)
+    if embedding is not None:
+        return in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
+    z = in_batches(model, model.encode, x, labels)
+    return z[0] if isinstance(z, tuple) else z
+
+
+def decode(model: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the example that each latent stands for, in data range: (N, ...) -> (N, *shape)."""
+    embedding = _embedding(model)
+    if embedding is not None:
+        return in_batches(model, lambda z: embedding.observation(z).mean, z)
+    return in_batches(model, model.decode, z, labels)
+
+
+def reconstruct(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return what is left of each example after its latent: (N, *shape) -> (N, *shape), both in data range."""
+    return decode(model, latents(model, x, labels), labels)

@@ -1,0 +1,283 @@
+"""All diagnostics that fit a model, as numbers and pictures, and the folder they are written to.
+
+Each diagnostic says which models it applies to, and turns a `Subject` into a `Finding`. A family with abilities of its
+own brings further ones: one more entry in `DIAGNOSTICS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.diagnostics import abilities
+from zoo.diagnostics.abilities import Encodes, HasCodes, HasPosterior
+from zoo.diagnostics.codes import codebook_usage, plot_usage
+from zoo.diagnostics.figures import page, png, sheet_of
+from zoo.diagnostics.latents import (
+    analogies,
+    attribute_arithmetic,
+    closest_classes,
+    interpolation,
+    latent_scatter,
+    plot_scatter,
+)
+from zoo.diagnostics.posterior import plot_collapse, posterior_collapse
+from zoo.errors import ConfigError, DataError, close_matches
+from zoo.model import GenerativeModel
+
+if TYPE_CHECKING:
+    from zoo.data.base import TensorData
+
+__all__ = ["DIAGNOSTICS", "FILE", "OVERVIEW", "Diagnosis", "Diagnostic", "Finding", "Subject", "examine"]
+
+FILE, OVERVIEW = "diagnostics.json", "diagnostics.png"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is diagnosed, and on what.
+
+    Attributes:
+        model: in eval mode.
+        x: examples of the test split in data range, (N, *shape).
+        labels: (N,).
+        pair: indices of the two ends of interpolations; chosen where it is none.
+        without, having: label sets of attribute arithmetic; chosen where they are empty.
+    """
+
+    model: Any
+    x: Tensor
+    labels: Tensor
+    pair: tuple[int, int] | None = None
+    without: Sequence[int] = ()
+    having: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one diagnostic found: plain data, and a picture, uint8 (height, width, 3)."""
+
+    facts: dict[str, Any]
+    picture: np.ndarray
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One way to look at a model.
+
+    Attributes:
+        title: for the reader.
+        applies: whether a model can be looked at in this way.
+        look: the look.
+    """
+
+    title: str
+    applies: Callable[[Any], bool]
+    look: Callable[[Subject], Finding]
+
+
+def _posterior(subject: Subject) -> Finding:
+    report = posterior_collapse(subject.model, subject.x, subject.labels)
+    return Finding(report.facts(), plot_collapse(report))
+
+
+def _codebook(subject: Subject) -> Finding:
+    report = codebook_usage(subject.model, subject.x)
+    return Finding(report.facts(), plot_usage(report))
+
+
+def _scatter(subject: Subject) -> Finding:
+    report = latent_scatter(subject.model, subject.x, subject.labels)
+    shown = slice(None, 5_000)  # more would hide each other
+    return Finding(
+        report.facts(),
+        plot_scatter(dataclasses.replace(report, points=report.points[shown], labels=subject.labels[shown])),
+    )
+
+
+def _interpolation(subject: Subject) -> Finding:
+    i, j = subject.pair or _pair(subject)
+    steps, ends, labels = 11, subject.x[[i, j]], subject.labels[[i, j]]
+    strip = interpolation(subject.model, ends, steps, labels)
+    change = (strip[1:] - strip[:-1]).flatten(1).double().norm(dim=1)
+    facts = {"examples": [i, j], "labels": labels.tolist(), "steps": steps, "distance_between_steps": change.tolist()}
+    return Finding(facts, sheet_of(torch.cat([ends[:1], strip, ends[1:]]), columns=steps + 2))
+
+
+def _pair(subject: Subject) -> tuple[int, int]:
+    """Choose the first example and the next of another class, or of the same one where the model is told the class."""
+    same = subject.labels[1:] == subject.labels[0]
+    wanted = same if subject.model.num_classes else ~same
+    return 0, 1 + (int(wanted.nonzero()[0]) if bool(wanted.any()) else 0)
+
+
+def _arithmetic(subject: Subject) -> Finding:
+    without, having = list(subject.without), list(subject.having)
+    if not without:
+        first, second = closest_classes(subject.model, subject.x, subject.labels)
+        without, having = [first], [second]
+    found = attribute_arithmetic(subject.model, subject.x, subject.labels, without, having)
+    facts = {
+        "without": without, "having": having, "shares": found.shares.tolist(),
+        "length_of_vector": float(found.vector.double().norm()),
+    }  # fmt: skip
+    return Finding(facts, sheet_of(found.images.flatten(0, 1), columns=len(found.shares), width=500))
+
+
+def _reconstructions(subject: Subject) -> Finding:
+    again = abilities.reconstruct(subject.model, subject.x, subject.labels)
+    error = float((again.double() - subject.x.double()).square().mean())
+    spread = float((subject.x.double() - subject.x.double().mean(0)).square().mean())
+    facts = {
+        "mean_squared_error": error, "explained_variance": 1 - error / spread if spread else None,
+        "examples": len(again),
+    }  # fmt: skip
+    columns = min(12, len(again))
+    return Finding(facts, sheet_of(torch.cat([subject.x[:columns], again[:columns]]), columns=columns))
+
+
+def _analogies(subject: Subject) -> Finding:
+    classes, rows = subject.model.num_classes, 6
+    x, labels = subject.x[:rows], subject.labels[:rows]
+    images = analogies(subject.model, x, labels, classes)
+    facts = {"examples": list(range(len(x))), "labels": labels.tolist(), "classes": classes}
+    return Finding(facts, sheet_of(torch.cat([x[:, None], images], 1).flatten(0, 1), columns=classes + 1, width=600))
+
+
+def _decodes(model: Any) -> bool:
+    return isinstance(model, Encodes) and len(model.shape) == 3
+
+
+DIAGNOSTICS: dict[str, Diagnostic] = {
+    "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
+    "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),
+    "reconstructions": Diagnostic("Test images, and what the latents keep of them", _decodes, _reconstructions),
+    "interpolation": Diagnostic("Two test images, and the line between their latents", _decodes, _interpolation),
+    "arithmetic": Diagnostic(
+        "Latents moved along the difference of two classes' means",
+        lambda m: _decodes(m) and not m.num_classes,
+        _arithmetic,
+    ),
+    "analogies": Diagnostic(
+        "A test image, and its latent under every class", lambda m: _decodes(m) and m.num_classes > 0, _analogies
+    ),
+    "scatter": Diagnostic("Latents of test images", lambda m: isinstance(m, Encodes), _scatter),
+}
+"""Name -> diagnostic, in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings on one model.
+
+    Attributes:
+        about: name and class of the model, sha256 of its weights where known, data, number of examples.
+        findings: by the name of the diagnostic.
+    """
+
+    about: dict[str, Any]
+    findings: dict[str, Finding] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the content of diagnostics.json."""
+        return {**self.about, "diagnostics": {name: f.facts for name, f in self.findings.items()}}
+
+    def overview(self) -> np.ndarray:
+        """Return all pictures on one page, uint8 (height, width, 3)."""
+        return page([(DIAGNOSTICS[name].title, f.picture) for name, f in self.findings.items()])
+
+    def write(self, folder: str | Path) -> Path:
+        """Write diagnostics.json, a PNG file for each finding, and all on one page, diagnostics.png."""
+        folder = Path(folder)
+        files = {f"{name}.png": png(f.picture) for name, f in self.findings.items()}
+        files[OVERVIEW] = png(self.overview())
+        files[FILE] = (json.dumps(self.facts(), indent=1, allow_nan=False) + "\n").encode()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                temporary = folder / f".{name}.{os.getpid()}.tmp"
+                temporary.write_bytes(content)
+                os.replace(temporary, folder / name)
+        except OSError as error:
+            raise ConfigError(f"the diagnostics cannot be written to {folder}: {error.strerror or error}") from error
+        return folder
+
+
+def examine(
+    model: GenerativeModel,
+    data: TensorData,
+    *,
+    only: Sequence[str] | None = None,
+    examples: int = 10_000,
+    pair: tuple[int, int] | None = None,
+    without: Sequence[int] = (),
+    having: Sequence[int] = (),
+    name: str | None = None,
+) -> Diagnosis:
+    """Look at a model in every way that its abilities allow.
+
+    Args:
+        model: on any device; it is put into eval mode meanwhile.
+        data: a data module; its test split is looked at.
+        only: names of `DIAGNOSTICS`; all that apply if left out.
+        examples: how many test examples, the first ones, at least 2.
+        pair: indices of the two test examples between which to interpolate.
+        without, having: label sets of attribute arithmetic; the two classes closest to each other if left out.
+        name: to be recorded.
+
+    Raises:
+        ConfigError: an unknown diagnostic, one that does not apply, none that applies, or numbers out of range.
+        DataError: the data do not fit the model.
+    """
+    chosen = _chosen(model, only)
+    model.accepts(data.shape, data.levels)
+    stored, labels = (part[:examples] for part in data.split("test"))
+    if examples < 2 or len(stored) < 2:
+        raise DataError(f"diagnostics need at least 2 test examples, got {min(examples, len(stored))}")
+    if pair is not None and not all(0 <= i < len(stored) for i in pair):
+        raise ConfigError(f"the examples {pair[0]} and {pair[1]} are not both between 0 and {len(stored) - 1}")
+    if bool(without) != bool(having):
+        raise ConfigError("attribute arithmetic needs both sets of labels, or neither")
+    subject = Subject(model, data.to_float(stored, model.dtype), labels, pair, tuple(without), tuple(having))
+    training = model.training
+    model.eval()
+    try:
+        findings = {key: DIAGNOSTICS[key].look(subject) for key in chosen}
+    finally:
+        model.train(training)
+    about = {
+        "model": {
+            "name": name or model.source.name,
+            "class": type(model).__name__,
+            "weights_sha256": model.source.sha256,
+        },
+        "data": {"name": data.name, "split": "test", "examples": len(stored)},
+    }
+    return Diagnosis(about, findings)
+
+
+def _chosen(model: Any, only: Sequence[str] | None) -> list[str]:
+    for key in only or ():
+        if key not in DIAGNOSTICS:
+            raise ConfigError(
+                f"unknown diagnostic {key!r}.{close_matches(key, DIAGNOSTICS)} There are: {', '.join(DIAGNOSTICS)}"
+            )
+    fitting = [key for key, diagnostic in DIAGNOSTICS.items() if diagnostic.applies(model)]
+    if not fitting:
+        raise ConfigError(
+            f"there is no diagnostic for {type(model).__name__}: it neither encodes and decodes examples nor has a "
+            f"posterior or codes"
+        )
+    wrong = [key for key in only or () if key not in fitting]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} does not apply to {type(model).__name__}; what does: {', '.join(fitting)}")
+    return [key for key in fitting if only is None or key in only]
