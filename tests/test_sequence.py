@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
@@ -17,6 +18,7 @@ from zoo.families.transformer import Transformer
 from zoo.families.wavenet import WaveNet
 from zoo.maths.scheduled import mix, teacher_probability
 from zoo.nets.attention import attention_mask, rotary_tables, rotate
+from zoo.nets.compiled_dilated import tanh_ratio
 from zoo.nets.dilated import receptive_field
 
 SMALL = {"shape": (9,), "levels": 4, "width": 8, "depth": 2, "heads": 2}
@@ -281,6 +283,38 @@ def test_receptive_field_is_what_a_gradient_sees(stacks: int, depth: int, kernel
     model.layers(x)[0, -1].sum().backward()
     seen = x.grad[0].abs().amax(1) > 0
     assert seen[-model.receptive_field :].all() and not seen[: -model.receptive_field].any()
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if "wavenet" in v])
+def test_compiled_sampler_equals_the_torch_one(variant: str) -> None:
+    pytest.importorskip("numba")
+    model = lively(variant, width=7, skip=5)
+    given = model.sample(3, seed=8)
+    mask = torch.zeros(model.length, dtype=torch.bool)
+    mask[[0, 1, 4, -1]] = True
+    for options in ({}, {"temperature": 0.6, "length": 40}, {"greedy": True}, {"given": given, "known": mask}):
+        assert torch.equal(model.sample(3, seed=2, **options), model.sample(3, seed=2, compiled=True, **options))
+    with pytest.raises(ConfigError, match="has no top_k"):
+        model.sample(1, compiled=True, top_k=2)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_logits_agree_in_single_precision() -> None:
+    pytest.importorskip("numba")
+    model = lively("wavenet, classes").float()
+    k, labels = values(model, 2, 30), some_labels(model, 2)
+    _, logits = model.generate(torch.rand(30, 2), k, [True] * 30, labels)
+    torch.testing.assert_close(logits, model(F.pad(k, (0, 1)), labels)[:, -2], rtol=0, atol=1e-5)
+
+
+def test_tanh_as_a_ratio_of_polynomials() -> None:
+    p, q = (torch.tensor(c, dtype=torch.float64) for c in tanh_ratio())
+    x = torch.linspace(-9, 9, 10_001, dtype=torch.float64)
+    y = (x**2)[:, None]
+    ratio = x * (p * y ** torch.arange(len(p))).sum(1) / (q * y ** torch.arange(len(q))).sum(1)
+    torch.testing.assert_close(ratio, x.tanh(), rtol=0, atol=4e-8)
+    assert (p > 0).all() and (q > 0).all()  # no cancellation, so that single precision will do
 
 
 # -- scheduled sampling ------------------------------------------------------------------------------------------------
