@@ -25,8 +25,9 @@ import zoo
 from zoo.diagnostics import DIAGNOSTICS, OVERVIEW
 from zoo.errors import RunError
 from zoo.hub import build_card, card, merge_card, save_pretrained, verify
-from zoo.hub.layout import CARD, EVAL, SAMPLES, SUMS, read_folder, sums_text
-from zoo.images import png_bytes
+from zoo.hub.layout import CARD, EVAL, SAMPLES, SOUND, SUMS, TEXTS, read_folder, sums_text
+from zoo.media import medium, samples_of
+from zoo.model import GenerativeModel
 from zoo.registry import Entry, load_registry, packaged_registry, pretrained_folder
 from zoo.runs import load_run, run_facts
 
@@ -81,11 +82,24 @@ def diagnostics(name: str) -> tuple[dict[str, bytes], str]:
 def card_text(entry: Entry, folder: Path, results: dict[str, Any], search: str, command: str | None, page: str) -> str:
     """Return the card of a bundled folder."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    drawn = ""
+    if (folder / TEXTS).is_file():
+        drawn = f"```text\n{(folder / TEXTS).read_text(encoding='utf-8')}```"
+    elif (folder / SOUND).is_file():
+        drawn = f"The picture above is the spectrogram of [{SOUND}]({SOUND})."
+    parts = {"Samples": drawn, "Diagnostics": page, "Search": search}
     return build_card(
-        entry.name, summary=entry.summary, paper=entry.paper, results=results, samples=True, data_licence=DATA,
-        model={"name": config["model"], "args": config["args"]}, command=command,
-        extra={title: text for title, text in (("Diagnostics", page), ("Search", search)) if text},
+        entry.name, summary=entry.summary, paper=entry.paper, results=results, samples=(folder / SAMPLES).is_file(),
+        data_licence=DATA.get(entry.dataset, MNIST), model={"name": config["model"], "args": config["args"]},
+        command=command, extra={title: text for title, text in parts.items() if text},
     )  # fmt: skip
+
+
+def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
+    """Return samples as files: a sheet of 64 images, two pages of text, or eight recordings and their spectrogram."""
+    kind = medium(model)
+    n, options = {"text": (2, {"length": 1500}), "audio": (8, {})}.get(kind, (64, {}))
+    return {f"samples{e}": content for e, content in samples_of(model, model.sample(n, seed=0, **options)).items()}
 
 
 def renew(entry: Entry, folder: Path, search: str, command: str | None) -> None:
@@ -122,7 +136,7 @@ def main() -> None:
         raise SystemExit(f"{args.run} is {facts['status']}, not finished")
     model = load_run(args.run)
     model.source = dataclasses.replace(model.source, name=entry.name)
-    folder, samples = pretrained_folder(entry.name), png_bytes(model.sample(64, seed=0), scale=2)
+    folder, samples = pretrained_folder(entry.name), drawn_files(model)
     save_pretrained(model, folder, samples=samples, overwrite=folder.exists())
     pin(entry.name, folder)
 
@@ -134,7 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as out:
         zoo.evaluate(entry.name, samples=args.samples, cost=cost, ema=facts["ema"] is not None, out=out)
         results = json.loads((Path(out) / "eval.json").read_text(encoding="utf-8"))
-    files = {SAMPLES: samples, **diagnostics(entry.name)[0]}
+    files = {**samples, **diagnostics(entry.name)[0]}
     text = card_text(entry, folder, results, args.search, args.command, diagnostics(entry.name)[1])
     save_pretrained(model, folder, card=text, results=results, samples=files, overwrite=True)
     size = sum(p.stat().st_size for p in folder.iterdir())
@@ -144,7 +158,11 @@ def main() -> None:
     print(card(entry.name)[:400])
 
 
-DATA = "MNIST, by Y. LeCun, C. Cortes and C. Burges: CC BY-SA 3.0"
+MNIST = "MNIST, by Y. LeCun, C. Cortes and C. Burges: CC BY-SA 3.0"
+DATA = {
+    "shakespeare": "eight plays by W. Shakespeare, texts of Project Gutenberg editions: public domain",
+    "tones": "synthetic, drawn by this package",
+}
 
 if __name__ == "__main__":
     main()

@@ -18,6 +18,9 @@ _DATA_LICENCES = {
     "mnist": "MNIST by Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0",
     "fashion_mnist": "Fashion-MNIST by Zalando Research, MIT",
     "cifar10": "CIFAR-10 by A. Krizhevsky, V. Nair and G. Hinton; its authors state no licence",
+    "shakespeare": "Eight plays by W. Shakespeare, texts of Project Gutenberg editions, public domain",
+    "tones": "Synthetic tones, drawn by the package",
+    "speech": "A LibriVox recording of Sense and Sensibility, public domain",
 }
 
 
