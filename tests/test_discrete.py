@@ -221,6 +221,8 @@ def test_dead_codes_are_drawn_anew_among_the_vectors(update: str):
         assert len(q.codebook[g].unique(dim=0)) == 4
     with torch.no_grad():
         q.codebook[0, 3] = 1e3  # far from everything
+        if update == "ema":
+            q.mass[0, 3] = 1e3 * q.share[0, 3]
     shares = []
     for _ in range(6):
         q.learn(q(z), torch.rand)
