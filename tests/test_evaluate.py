@@ -205,6 +205,108 @@ def test_evaluation_is_repeatable(result: Result) -> None:
     assert other.floor == result.floor
 
 
+def test_several_seeds_are_averaged_and_kept(result: Result) -> None:
+    found = measure(Bound(IMAGE), FewDigits(), k=5, seed=3, seeds=2, **FEW)
+    other = measure(Bound(IMAGE), FewDigits(), k=5, seed=4, **FEW)
+    assert found.protocol.seeds == [3, 4]
+    for name in ("fid", "bits_per_dim", "nats_elbo", "copied_share"):
+        metric, pair = found.metrics[name], [result.metrics[name].value, other.metrics[name].value]
+        assert metric.per_seed == pair and metric.value == pytest.approx(sum(pair) / 2)
+    a, b = found.metrics["fid"].per_seed
+    assert found.metrics["fid"].standard_error == pytest.approx(abs(a - b) / 2)
+    errors = [r.metrics["nats"].standard_error for r in (result, other)]  # the test examples are the same
+    assert found.metrics["nats"].standard_error == pytest.approx(sum(errors) / 2)
+    exact = measure(Uniform(IMAGE), FewDigits(), seeds=2, **FEW)
+    assert exact.metrics["nats"].per_seed is None
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_interrupted_evaluation_goes_on(result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    log_prob, draw = Bound.log_prob, Bound.draw
+
+    def counted(name: str, function: Any, limit: int) -> Any:
+        def call(self: Any, *args: Any, **options: Any) -> Tensor:
+            if limit and sum(c == name for c in calls) == limit:
+                raise Interrupted
+            calls.append(name)
+            return function(self, *args, **options)
+
+        return call
+
+    options = {"k": 5, "seed": 3, "out": tmp_path, "cost": {"training_tflop": 2.5, "steps": 7}, **FEW}
+    monkeypatch.setattr(Bound, "log_prob", counted("bound", log_prob, 0))
+    monkeypatch.setattr(Bound, "draw", counted("draw", draw, 2))
+    with pytest.raises(Interrupted):
+        measure(Bound(IMAGE), FewDigits(), **options)
+    assert calls == ["bound"] * 4 + ["draw"] * 2 and not (tmp_path / "eval.json").exists()
+    (kept,) = tmp_path.iterdir()
+    damaged = sorted(kept.glob("likelihood-5-*"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    monkeypatch.setattr(Bound, "draw", counted("draw", draw, 0))
+    calls.clear()
+    again = measure(Bound(IMAGE), FewDigits(), **options)
+    assert calls == ["bound", "draw", "draw"]  # the damaged chunk, the last of three chunks, and the latency
+    assert again.metrics == result.metrics
+    assert [p.name for p in tmp_path.iterdir()] == ["eval.json"]
+    calls.clear()
+    measure(Bound(IMAGE), FewDigits(), **{**options, "seed": 4})
+    assert len(calls) == 8  # nothing of another seed is taken
+
+
+def test_processes_share_the_chunks(result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each share in turn, in this process: what a further one does is in `zoo.evaluation.worker`."""
+    from zoo.evaluation import devices, worker
+
+    shares: list[tuple[str, ...]] = []
+
+    class Inline:
+        returncode = 0
+
+        def __init__(self, command: list[str], **options: Any) -> None:
+            assert command[1:3] == ["-m", "zoo.evaluation.worker"] and "PYTHONPATH" in options["env"]
+            shares.append(tuple(command[4:]))
+            monkeypatch.setattr(worker, "build", lambda spec, allow: Bound(**spec["init_args"]))
+            worker.share(command[3], int(command[4]), int(command[5]), command[6])
+
+        def communicate(self) -> tuple[str, str]:
+            return "", ""
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(devices.subprocess, "Popen", Inline)
+    found = measure(Bound(IMAGE), FewDigits(), k=5, seed=3, devices=3, out=tmp_path, **FEW)
+    assert shares == [("1", "3", "cpu"), ("2", "3", "cpu")]
+    assert found.metrics == result.metrics and "one of 3 processes" in found.cost.hardware
+    assert [p.name for p in tmp_path.iterdir()] == ["eval.json"]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_numbers(tmp_path: Path) -> None:
+    options = {"samples": 1_000, "quick": True, "progress": False}
+    one, two = (zoo.evaluate("wgan_gp-mnist", devices=n, out=tmp_path / str(n), **options) for n in (1, 2))
+    assert two.metrics["fid"].value == pytest.approx(one.metrics["fid"].value, rel=0, abs=1e-6)
+    assert two.metrics == one.metrics and two.protocol == one.protocol
+
+
+def test_failing_process_is_quoted(tmp_path: Path) -> None:
+    class Local(Noise):
+        pass
+
+    with pytest.raises(ConfigError, match="lives in this process only"):
+        measure(Local(IMAGE), FewDigits(), devices=2, **FEW)
+
+
+@pytest.mark.slow
+def test_dying_process_is_quoted() -> None:
+    with pytest.raises(ResultError, match=r"process 1 of 2 ended with code 2: .*not on the allow-list"):
+        measure(Noise(IMAGE), FewDigits(), devices=2, **FEW)  # the other process may not import this module
+
+
 def test_training_mode_is_given_back() -> None:
     model = Noise(IMAGE).train()
     measure(model, FewDigits(), **FEW)
@@ -281,6 +383,38 @@ def test_likelihood_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatc
         measure(Uniform(IMAGE), FewDigits(), **FEW)
 
 
+# -- comparison -------------------------------------------------------------------------------------------------------
+
+
+class Copies(Noise):
+    """Draws what it was trained on."""
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+        return FewDigits().to_float(FewDigits().split("train")[0][:n])
+
+
+def test_copies_are_flagged(result: Result) -> None:
+    found = measure(Copies(IMAGE), FewDigits(), **{**FEW, "batch_size": 130})
+    assert found.flags == ["memorised"] and found.metrics["copied_share"].value == 1
+    assert found.metrics["nearest_ratio"].value == pytest.approx(0, abs=1e-3)
+    assert result.flags == [] and result.protocol.training_reference == 150
+    assert "memorised" in command._short(found) and "memorised" not in command._short(result)
+
+
+def test_any_extractor_and_none() -> None:
+    torch.manual_seed(0)
+    own = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 8))
+    found = measure(Noise(IMAGE), FewDigits(), extractor=own, **{**FEW, "samples": 60})
+    assert found.protocol.extractor == "Sequential" and len(found.protocol.extractor_sha256) == 64
+    assert {"fid", "kid", "density", "nearest_ratio"} <= set(found.metrics) and "inception_score" not in found.metrics
+    with pytest.raises(ResultError, match="7 generated samples are too few for features of 8"):
+        measure(Noise(IMAGE), FewDigits(), extractor=own, **{**FEW, "samples": 7})
+    found = measure(Uniform(IMAGE), FewDigits(), extractor="none", **FEW)
+    assert set(found.metrics) == {"bits_per_dim", "nats"} and found.protocol.samples is None
+    with pytest.raises(ResultError, match="nothing to measure"):
+        measure(Noise(IMAGE), FewDigits(), extractor="none", **FEW)
+
+
 # -- the schema -------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +445,8 @@ def _put(content: dict[str, Any], path: str, value: Any) -> None:
         ("identity/weights_sha256", "abc", "64 hexadecimal digits"),
         ("protocol/extractor_sha256", None, "64 hexadecimal digits"),
         ("data", [], "data must be a mapping"),
+        ("protocol/seeds", [0, "1"], "seeds must be of type list"),
+        ("flags", "memorised", "flags must be a list"),
         ("surprise", 1, "unknown key 'surprise'"),
     ],
 )
@@ -321,6 +457,18 @@ def test_broken_results_are_refused(result: Result, tmp_path: Path, path: str, v
     with pytest.raises(ResultError, match=words) as caught:
         read(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_results_of_the_first_schema_are_read(result: Result, tmp_path: Path) -> None:
+    content = copy.deepcopy(result.to_dict())
+    content["schema"] = 1
+    content["protocol"]["seed"] = content["protocol"].pop("seeds")[0]
+    del content["flags"], content["protocol"]["training_reference"]
+    (tmp_path / "eval.json").write_text(json.dumps(content))
+    assert read(tmp_path) == replace(result, protocol=replace(result.protocol, training_reference=None))
+    del content["protocol"]["seed"]
+    with pytest.raises(ResultError, match="says schema 1 but cannot be read as one"):
+        Result.from_dict(content)
 
 
 @pytest.mark.parametrize("key", ["identity", "protocol", "metrics", "command"])

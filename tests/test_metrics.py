@@ -1,7 +1,8 @@
-"""The digit classifier, the distances on its features, and their cache."""
+"""Extractors, the distances on their features, and the cache of what is real."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from importlib import resources
 from pathlib import Path
@@ -17,10 +18,11 @@ from zoo.data.mnist import MNIST
 from zoo.errors import CorruptWeightsError, ResultError
 from zoo.metrics import classifier, fidelity
 from zoo.metrics.distribution import class_shares, frechet, inception_score, kernel, precision_recall
-from zoo.metrics.extractors import Digits
+from zoo.metrics.extractors import Digits, Given, Inception, as_extractor, inception_weights
+from zoo.metrics.neighbours import copying, density_coverage, nearest_distances
 
 
-class Given(nn.Identity):
+class Raw(nn.Identity):
     """Stand in for an extractor: the images are features already."""
 
     def __init__(self, num_features: int) -> None:
@@ -78,7 +80,7 @@ def two_sets() -> tuple[Tensor, Tensor]:
 
 def test_libraries_agree_on_fid(two_sets: tuple[Tensor, Tensor]) -> None:
     generated, real = two_sets
-    other = FrechetInceptionDistance(feature=Given(16))
+    other = FrechetInceptionDistance(feature=Raw(16))
     other.update(generated, real=False)
     other.update(real, real=True)
     assert frechet(generated, real)[0] == pytest.approx(float(other.compute()), rel=1e-4)
@@ -87,7 +89,7 @@ def test_libraries_agree_on_fid(two_sets: tuple[Tensor, Tensor]) -> None:
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 def test_libraries_agree_on_kid(two_sets: tuple[Tensor, Tensor]) -> None:
     generated, real = two_sets[0][:500], two_sets[1]
-    other = KernelInceptionDistance(feature=Given(16), subsets=1, subset_size=500)
+    other = KernelInceptionDistance(feature=Raw(16), subsets=1, subset_size=500)
     other.update(generated, real=False)
     other.update(real, real=True)
     assert kernel(generated, real, subsets=1, size=500)[0] == pytest.approx(float(other.compute()[0]), rel=1e-4)
@@ -95,7 +97,7 @@ def test_libraries_agree_on_kid(two_sets: tuple[Tensor, Tensor]) -> None:
 
 @pytest.mark.filterwarnings("ignore:Metric `InceptionScore`", "ignore:std\\(\\)")
 def test_libraries_agree_on_inception_score(two_sets: tuple[Tensor, Tensor]) -> None:
-    other = InceptionScore(feature=Given(16), splits=1)
+    other = InceptionScore(feature=Raw(16), splits=1)
     other.update(two_sets[0])
     assert inception_score(two_sets[0], splits=1)[0] == pytest.approx(float(other.compute()[0]), rel=1e-4)
 
@@ -158,10 +160,115 @@ def test_class_shares() -> None:
     assert [shares[f"digit_share_{i}"][0] for i in range(2)] == [0.5, 0.5]
 
 
+# -- neighbours -------------------------------------------------------------------------------------------------------
+
+
+def test_density_and_coverage_of_one_set_are_1() -> None:
+    """An open ball to the fifth neighbour holds its centre and four others: five points a ball, k of five."""
+    x = normal(300)
+    (density, *_), (coverage, *_) = density_coverage(x, x)
+    assert coverage == 1 and density == pytest.approx(1)
+    assert [m[0] for m in density_coverage(x, x + 100)] == [0, 0]
+
+
+def test_density_and_coverage_by_hand() -> None:
+    """On a line at 0, 1, ..., 9 with k = 1 each ball has radius 1, open; samples at 0.5 lie in two balls of ten."""
+    real = torch.arange(10.0)[:, None]
+    (density, *_), (coverage, *_) = density_coverage(torch.full((4, 1), 0.5), real, neighbours=1)
+    assert density == 2 and coverage == 0.2
+
+
+def test_density_and_coverage_tell_missing_modes_from_bad_samples() -> None:
+    real = torch.cat([normal(300), normal(300, seed=1) + 100])
+    (density, *_), (coverage, *_) = density_coverage(normal(300, seed=2), real)
+    assert density > 0.8 and coverage <= 0.5
+    noise = torch.cat([real[:300], normal(300, seed=3) + 50])
+    (density, *_), (coverage, *_) = density_coverage(noise, real)
+    assert density < 0.6 and coverage >= 0.5
+
+
+def test_nearest_distances_are_those_of_all_pairs() -> None:
+    x, y = normal(70), normal(2_500, seed=1)
+    assert torch.allclose(nearest_distances(x, y), torch.cdist(x, y).amin(1).float(), rtol=1e-5)
+    assert nearest_distances(y[:5], y).abs().max() == 0
+
+
+def test_copies_are_told_from_unseen_examples() -> None:
+    """Unseen draws of the training distribution give a ratio of 1 and a share of 0.01; copies give 0 and 1."""
+    training, unseen = normal(2_000, 8), nearest_distances(normal(2_000, 8, 1), normal(2_000, 8))
+    honest = copying(nearest_distances(normal(2_000, 8, 2), training), unseen)
+    assert honest["nearest_ratio"][0] == pytest.approx(1, abs=0.05)
+    assert honest["copied_share"][0] == pytest.approx(0.01, abs=0.01)
+    noisy = training[:1_000] + 1e-3 * normal(1_000, 8, 3)
+    copied = copying(nearest_distances(noisy, training), unseen)
+    assert copied["nearest_ratio"][0] < 0.01 and copied["copied_share"][0] == 1
+
+
+# -- extractors -------------------------------------------------------------------------------------------------------
+
+
+def test_extractor_of_the_users_own() -> None:
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    extractor = as_extractor(linear)
+    x = torch.rand(7, 3, 2, 2)
+    assert torch.equal(fidelity.extract(extractor, x)["features"], linear(x).detach())
+    digest = extractor.sha256
+    assert as_extractor(linear).sha256 == digest and len(digest) == 64
+    with torch.no_grad():
+        linear[1].weight[0, 0] += 1
+    assert as_extractor(linear).sha256 != digest
+    with pytest.raises(ResultError, match=r"must return features of shape \(N, D\)"):
+        fidelity.extract(Given(nn.Identity()), x)
+    with pytest.raises(ResultError, match="no extractor 'digit'"):
+        as_extractor("digit")
+
+
+def test_missing_inception_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ResultError, match=r"Inception weights are not on this machine: put .*inception.*checkpoints"):
+        Inception()
+    inception_weights().parent.mkdir(parents=True)
+    inception_weights().write_bytes(b"something else")
+    with pytest.raises(CorruptWeightsError, match="its sha256 begins with"):
+        Inception()
+
+
+@pytest.mark.slow
+def test_inception_takes_colour_and_grey_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights of our own in the place of the real ones: the network, its resizing and its two outputs."""
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    from zoo.metrics import extractors
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *a, **o: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *a, **o: None)
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    inception_weights().parent.mkdir(parents=True)
+    torch.save(network.state_dict(), inception_weights())
+    digest = hashlib.sha256(inception_weights().read_bytes()).hexdigest()
+    monkeypatch.setattr(extractors, "_INCEPTION_SHA256", digest[:8])
+    extractor = Inception()
+    x = torch.rand(2, 3, 32, 32)
+    found = fidelity.extract(extractor, x)
+    assert found["features"].shape == (2, 2048) and found["logits"].shape == (2, 1008)
+    stored = (x * 255).round().to(torch.uint8)
+    assert torch.equal(found["features"], network(stored)[0])
+    grey = x[:, :1]
+    assert torch.equal(
+        fidelity.extract(extractor, grey)["features"],
+        fidelity.extract(extractor, grey.expand(-1, 3, -1, -1))["features"],
+    )
+    with pytest.raises(ResultError, match="takes grey or RGB images"):
+        fidelity.extract(extractor, torch.rand(2, 4, 8, 8))
+    assert extractor.sha256 == digest
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", [frechet, kernel, precision_recall])
+@pytest.mark.parametrize("metric", [frechet, kernel, precision_recall, density_coverage])
 def test_fewer_samples_than_dimensions_are_refused(metric: object) -> None:
     for pair in ((normal(15), normal(100)), (normal(100), normal(15))):
         with pytest.raises(ResultError, match=r"15 .* samples are too few for features of 16 dimensions"):
