@@ -63,7 +63,8 @@ class RasterModel(LikelihoodModel):
         k = (x * (self.levels - 1)).round().long()
         if k.numel() and (k.min() < 0 or k.max() >= self.levels):
             raise DataError(
-                f"{type(self).__name__} takes images in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}"
+                f"{type(self).__name__} takes images in [0, 1], got values from {float(x.min()):g} to "
+                f"{float(x.max()):g}"
             )
         return k
 

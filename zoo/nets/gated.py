@@ -168,7 +168,7 @@ class GatedState:
         self.out = None if layer.out is None else augmented(layer.out)
 
     def row(self, out: Tensor | None) -> None:
-        """Begin the next row: fold in the rows above, and write the doubled vertical features into ``out``, (n, W, w)."""
+        """Begin the next row: fold in the rows above, and write the vertical features, doubled, into ``out`` (n, W, w)."""
         self.patches.copy_(self.windows)
         u = self.u.flatten(0, 1)
         torch.addmm(self.bias, self.patches.flatten(2).flatten(0, 1), self.vertical, out=u)
@@ -180,7 +180,7 @@ class GatedState:
             self.rows[:, i] = self.rows[:, i + 1]
 
     def pixel(self, column: int) -> None:
-        """Compute the gated features at a column of the current row, whose input is in ``inputs[column]``, into ``g``."""
+        """Compute the gated features at a column of the current row, with ``inputs[column]`` filled in, into ``g``."""
         torch.addmm(self.sums[column], self.taps[column], self.left, out=self.z)
         self.z.tanh_()
         torch.addcmul(self.z_of[0], *self.z_of, out=self.gated)
