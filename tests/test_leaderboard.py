@@ -14,8 +14,19 @@ from typing import Any
 import pytest
 
 from zoo._cli import leaderboard as command
-from zoo.errors import ConfigError, ResultError
-from zoo.leaderboard import bundled_folder, collect, model_table, rewrite, tables, to_json, to_markdown, to_text
+from zoo.errors import ConfigError, CorruptWeightsError, ResultError
+from zoo.leaderboard import (
+    bundled_folder,
+    collect,
+    find,
+    home_table,
+    model_table,
+    rewrite,
+    tables,
+    to_json,
+    to_markdown,
+    to_text,
+)
 from zoo.leaderboard.__main__ import main
 from zoo.leaderboard.readme import block
 from zoo.registry import load_registry
@@ -140,6 +151,50 @@ def test_floor_row_is_shown_unless_its_protocol_differs(results: list[Result]) -
         assert "training images (floor)" in text and "0.11" in text and "9.00" not in text
 
 
+# -- tracks and fronts ------------------------------------------------------------------------------------------------
+
+
+def test_tracks_are_apart(results: list[Result]) -> None:
+    long, unknown = (
+        make(f"{n}-mnist", fid=0.1, cost=Cost(1_000, training_tflop=t)) for n, t in (("l", 51.0), ("u", None))
+    )
+    found = tables([*results, long, unknown], dataset="mnist")
+    assert [(t.track, len(t.rows)) for t in found] == [("home", 5), ("open", 2)]
+    assert found[0].rows[0].result.identity.name == "b-mnist"  # not ranked behind what cost more
+    assert len(tables([*results, long], only="open")) == 1
+    assert "at most 50 TFLOP" in to_text(found[:1]) and "open track" in to_text(found[1:])
+    with pytest.raises(ConfigError, match=r"no track 'hom'.* Did you mean 'home'"):
+        tables(results, only="hom")
+
+
+def test_pareto_fronts_name_what_nobody_beats_twice() -> None:
+    def at(name: str, fid: float, speed: float, tflop: float, hardware: str = "a", **more: Any) -> Result:
+        cost = Cost(1_000, training_tflop=tflop, samples_per_second=speed, hardware=hardware)
+        return make(name, fid=fid, cost=cost, **more)
+
+    rows = [at("best", 1, 10, 40), at("fast", 3, 1_000, 45), at("cheap", 4, 5, 1), at("beaten", 3.5, 900, 46)]
+    rows += [at("elsewhere", 5, 9_999, 47, "b"), at("quick", 0.1, 9_999, 1, samples=1_000, quick=True)]
+    (table,) = tables(rows)
+    fronts = {row.result.identity.name: set(row.pareto) for row in table.rows if row.pareto}
+    assert fronts == {"best": {"speed", "compute"}, "fast": {"speed"}, "cheap": {"compute"}}
+    assert "speed + compute" in to_markdown([table]) and "Pareto: no row has both a better FID" in to_text([table])
+    (table,) = tables(rows, sort="samples_per_second")
+    assert [(r.result.identity.name, r.rank) for r in table.rows][-1] == ("elsewhere", None)
+    assert "hardware b, not a" in to_text([table])
+
+
+def test_a_missing_metric_is_no_other_protocol() -> None:
+    """Constants of estimators are compared where both have them: an older result lacks those of newer metrics."""
+    old = make("old-mnist", fid=2.0)
+    new = make("new-mnist", fid=1.0, density=0.9, estimators={"kid_subsets": 100, "density_neighbours": 5})
+    assert [row.rank for row in tables([old, new])[0].rows] == [1, 2]
+
+
+def test_memorised_rows_say_so() -> None:
+    (table,) = tables([replace(make("a-mnist", fid=2.0), flags=["memorised"])])
+    assert "a-mnist (memorised)" in to_text([table]) and "too near to training images" in to_text([table])
+
+
 # -- forms ------------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +238,33 @@ def test_untrustworthy_files_are_left_out_and_named(results: list[Result], tmp_p
     faults = [(changed, "SHA256SUMS"), (other, "other weights"), (newer, "newer"), (nan, "nan")]
     for path, words in [*faults, (swapped, "weights than those beside it"), (stale, "registry pins for stale-mnist")]:
         assert any(str(path) in sentence and words in sentence for sentence in left_out), words
+
+
+def test_other_weights_beside_a_result_give_it_another_name(tmp_path: Path) -> None:
+    weights = tmp_path / "mine" / "model.safetensors"
+    result = make("a-mnist", fid=1.0)
+    identity = replace(result.identity, weights_sha256=hashlib.sha256(b"own weights").hexdigest())
+    write(replace(result, identity=identity), weights.parent)
+    weights.write_bytes(b"own weights")
+    (found,), left_out = collect([tmp_path], {"a-mnist": "0" * 64})
+    assert left_out == [] and found.identity.name == str(weights.parent)
+
+
+def test_hub_repositories_are_rows(results: list[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import zoo
+
+    write(results[0], tmp_path / "snapshot")
+
+    def pull(name: str) -> Path:
+        if name == "me/broken":
+            raise CorruptWeightsError("me/broken: model.safetensors is damaged")
+        return tmp_path / "snapshot"
+
+    monkeypatch.setattr(zoo, "pull", pull, raising=False)
+    folders, names, failed = command._given(["me/mine@v1", "me/broken", str(tmp_path)])
+    assert folders == [tmp_path / "snapshot", tmp_path] and failed == ["me/broken: model.safetensors is damaged"]
+    found, left_out = find(folders[:1], {"a-mnist": "0" * 64}, names)
+    assert [r.identity.name for r, _ in found] == ["me/mine@v1"] and left_out == []
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
@@ -255,4 +337,19 @@ def test_model_table_of_the_readme_is_not_stale(tmp_path: Path, monkeypatch: pyt
     results, left_out = collect([bundled] if bundled.is_dir() else [])
     assert left_out == []
     expected = model_table(load_registry(), results)
-    assert block(README.read_text(encoding="utf-8")) == expected, "run: python -m zoo.leaderboard README.md"
+    stale = "run: python -m zoo.leaderboard README.md docs/home_track.md"
+    assert block(README.read_text(encoding="utf-8")) == expected, stale
+    for path in (README, README.parent / "docs" / "home_track.md"):
+        assert block(path.read_text(encoding="utf-8"), "home") == home_table(load_registry(), results), stale
+
+
+def test_home_track_holds_what_its_rules_say(results: list[Result]) -> None:
+    registry = load_registry()
+    home = [make("vae-mnist", family="vae", fid=4.0), make("wgan_gp-mnist", fid=2.0), make("x-mnist", fid=1.0)]
+    home.append(make("vae-binary_mnist", family="vae", dataset="binary_mnist", nats=88.0, likelihood="elbo"))
+    long = make("pixelcnn-mnist", fid=0.5, cost=Cost(1_000, training_tflop=50.1))
+    table = home_table(registry, [*home, long, make("wgan_gp-mnist", fid=0.1, quick=True), *results])
+    lines = [line for line in table.splitlines() if line.startswith(("| 1 |", "| 2 |"))]
+    assert [line.split("|")[2].strip() for line in lines] == ["wgan_gp-mnist", "vae-mnist", "vae-binary_mnist"]
+    assert "pixelcnn" not in table and "x-mnist" not in table and "quick" not in table
+    assert home_table(registry, []) == "No results yet."

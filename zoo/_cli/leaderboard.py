@@ -70,7 +70,7 @@ def _given(asked: list[str]) -> tuple[list[Path], dict[Path, str], list[str]]:
         try:
             path = Path(zoo.pull(which))
         except ZooError as error:
-            failed.append(f"{which}: {error}")
+            failed.append(str(error) if which in str(error) else f"{which}: {error}")
         else:
             folders.append(path)
             names[path] = which

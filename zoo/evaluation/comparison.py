@@ -6,6 +6,7 @@ of samples), and how far unseen test images are from the training images.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Reference:
         reference = len(self.data.split("test")[0])
         subset = min(ESTIMATORS["kid_subset_size"], samples, reference)
         return {
-            "samples": samples, "reference": reference, "training_reference": len(self._train()),
+            "samples": samples, "reference": reference, "training_reference": len(self._train),
             "quantised": self.data.levels, "extractor": self.extractor.name, "extractor_sha256": self.extractor.sha256,
             "estimators": {**ESTIMATORS, **NEIGHBOURS, "kid_subset_size": subset},
         }  # fmt: skip
@@ -99,7 +100,7 @@ class Reference:
 
     def floor(self, n: int) -> dict[str, Estimate]:
         """Return the metrics of n training images, drawn with a fixed seed; none if there are fewer than n."""
-        images = self._train()
+        images = self._train
         if len(images) < n:
             return {}
         generator = torch.Generator().manual_seed(_FLOOR_SEED)
@@ -122,27 +123,30 @@ class Reference:
         images = self.data.split("test")[0]
         return self._cached("features", (), lambda: self._extract(self.data.to_float(images), "test features"))
 
+    @functools.cached_property
     def _train(self) -> Tensor:
         return self.data.read("train")[0]  # not `split`, which a limit may have cut
 
-    def _training_features(self) -> Tensor:
-        images = self._train()
+    @functools.cached_property
+    def _training(self) -> tuple[Tensor, Tensor]:
+        """Features of the training images, and how far the test images are from the nearest of them."""
+        images = self._train
         x = self.data.transform(images, torch.Generator().manual_seed(_FLOOR_SEED))
         key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(),)
 
         def compute() -> dict[str, Tensor]:
             return {"features": self._extract(self.data.to_float(x), "training features")["features"]}
 
-        return self._cached("training", key, compute)["features"]
-
-    def _copying(self, features: Tensor) -> dict[str, Estimate]:
-        training = self._training_features()
-        key = (len(training), hashlib.sha256(training.numpy().tobytes()).hexdigest())
+        features = self._cached("training", key, compute)["features"]
         unseen = self._cached(
             "nearest", key,
-            lambda: {"distances": nearest_distances(self._test()["features"], training, progress=self.bar)},
+            lambda: {"distances": nearest_distances(self._test()["features"], features, progress=self.bar)},
         )  # fmt: skip
-        return copying(nearest_distances(features, training, progress=self.bar), unseen["distances"])
+        return features, unseen["distances"]
+
+    def _copying(self, features: Tensor) -> dict[str, Estimate]:
+        training, unseen = self._training
+        return copying(nearest_distances(features, training, progress=self.bar), unseen)
 
     def _extract(self, images: Tensor, what: str) -> dict[str, Tensor]:
         return compare.extract(self.extractor, images, progress=self.bar, what=what)
