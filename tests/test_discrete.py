@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -673,6 +674,24 @@ def test_autoencoder_then_prior_saved_as_one(tmp_path: Path, monkeypatch: pytest
         (["--resume", "p", "--autoencoder", "a"], "leave --autoencoder out"),
     ):
         assert main(["fit", *arguments]) == 2 and said in capsys.readouterr().err
+
+
+def test_prior_is_made_to_fit_any_autoencoder():
+    from zoo.api import second_stage
+    from zoo.registry import load_registry
+
+    entry = load_registry()["vq_vae_prior-mnist"]
+    model = load_registry()["vq_vae2-mnist"].build_model()
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, Path(folder) / "two")
+        fitted, taken, earlier = second_stage(entry, Path(folder) / "two")
+        pair = fitted.build_model()
+        assert isinstance(taken, VQVAE2) and pair.prior.shape == (5, 7, 7) and list(earlier.values()) == [None]
+        save_pretrained(pair, Path(folder) / "pair")
+        again, inner, _ = second_stage(entry, Path(folder) / "pair")
+    assert again.model == fitted.model and isinstance(inner, VQVAE2)
+    assert fitted.model["init_args"]["prior"]["init_args"]["width"] == 65
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------

@@ -244,6 +244,8 @@ def second_stage(
         )
     prior = arguments["prior"]
     fitted = {**prior.get("init_args", {}), "shape": list(model.grid), "levels": model.codebook_size}
+    for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
+        fitted[channels] = -(-(fitted[channels] or 0) // model.grid[0]) * model.grid[0] or None
     changed = {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
     entry = replace(entry, model={**entry.model, "init_args": changed})
     if data is not None and not keep_data:
