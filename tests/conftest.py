@@ -34,7 +34,7 @@ def forks() -> Any:
     context = multiprocessing.get_context("forkserver")
     folder = os.path.dirname(__file__)
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
-    context.set_forkserver_preload(["warm"])
+    context.set_forkserver_preload(["warm", "hub_cases"])
     return context
 
 

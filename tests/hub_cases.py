@@ -12,6 +12,8 @@ import torch
 import yaml
 
 import zoo
+import zoo.hub.fetch  # forked children find it imported
+import zoo.hub.loading
 from zoo.hub import save_pretrained
 from zoo.hub.layout import sha256, sums_text
 from zoo.model import GenerativeModel

@@ -263,6 +263,19 @@ def test_weights_that_do_not_fit_are_listed(folder: Path) -> None:
     assert text.count("encoder") + text.count("decoder") <= 7 and "more" not in text.split("unexpected")[1]
 
 
+def test_weights_of_another_kind_of_number_do_not_fit(folder: Path) -> None:
+    state = {k: v.contiguous() for k, v in tiny().state_dict().items()}
+    name = sorted(state)[0]
+    for kind in (torch.int32, torch.bool):
+        (folder / "model.safetensors").write_bytes(save({**state, name: state[name].to(kind)}))
+        resum(folder)
+        with pytest.raises(errors.WeightsMismatchError, match=rf"{name} is of type (I32|BOOL) in the file and float32"):
+            load_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(save({**state, name: state[name].half()}))
+    resum(folder)
+    assert load_pretrained(folder).state_dict()[name].dtype == torch.float16
+
+
 def test_one_flipped_bit_is_noticed_unless_asked_not_to(folder: Path) -> None:
     path = folder / "model.safetensors"
     raw = bytearray(path.read_bytes())

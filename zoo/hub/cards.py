@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.errors import CardError
 from zoo.hub.blocks import assemble
-from zoo.hub.layout import SAMPLES
+from zoo.hub.layout import SAMPLES, SOUND, TEXTS
 from zoo.registry import load_registry
 
 __all__ = ["build_card", "card_of", "metric_values"]
@@ -86,12 +86,21 @@ def card_of(
     name: str | None,
     model: Mapping[str, Any],
     results: Mapping[str, Any] | None,
-    samples: bool,
+    samples: Mapping[str, bytes],
     *,
     load: str,
     command: str | None = None,
 ) -> str:
-    """Return the card of a model from what the registry knows about its name, which may be none."""
+    """Return the card of a model from what the registry knows about its name, which may be none.
+
+    Args:
+        name: a registered name, or none.
+        model: as in `build_card`.
+        results: as in `build_card`.
+        samples: files of the folder, of which the card shows the samples.
+        load: what `zoo.load` takes.
+        command: how it was trained.
+    """
     entry = load_registry().get(name or "")
     dataset = entry.dataset if entry is not None else _dataset(results)[0]
     base = dataset.removeprefix("binary_").removesuffix("_threshold")
@@ -104,8 +113,16 @@ def card_of(
         model=model,
         results=results,
         data_licence=_DATA_LICENCES.get(base),
-        samples=samples,
+        samples=SAMPLES in samples,
+        extra=_drawn(samples),
     )
+
+
+def _drawn(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the section that shows samples of text or sound."""
+    if TEXTS in files:
+        return {"Samples": f"````text\n{files[TEXTS].decode('utf-8', 'replace').rstrip()}\n````"}
+    return {"Samples": f"The picture is the spectrogram of [{SOUND}]({SOUND})."} if SOUND in files else {}
 
 
 def metric_values(results: Mapping[str, Any] | None) -> dict[str, float]:

@@ -204,16 +204,27 @@ def _check_shapes(model: nn.Module, header: Mapping[str, tuple[str, tuple[int, .
         for name, value in state.items()
         if name in header and tuple(value.shape) != header[name][1]
     ]
+    wrong += [
+        f"{name} is of type {header[name][0]} in the file and {str(value.dtype).removeprefix('torch.')} in the model"
+        for name, value in state.items()
+        if name in header and _kind(header[name][0]) != _kind(str(value.dtype))
+    ]
     parts = [
         f"{title}: {', '.join(shown(n, 300) for n in names[:5])}"
         + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape or type", wrong))
         if names
     ]
     if parts:
         raise WeightsMismatchError(
             f"{where}: the weights do not fit {type(model).__name__} as {CONFIG} describes it; {'; '.join(parts)}"
         )
+
+
+def _kind(dtype: str) -> str:
+    """Return what numbers of a type are: truth, real or whole."""
+    name = dtype.removeprefix("torch.").upper()
+    return "truth" if name == "BOOL" else "real" if name.startswith(("F", "BF")) else "whole"
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:

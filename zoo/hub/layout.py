@@ -75,7 +75,7 @@ FORMAT = 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Format -> the step that takes a configuration of it to the next one; older formats load through all of them."""
 
-MAX_HEADER, MAX_TENSORS = 1 << 20, 10_000
+MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 1 << 20, 10_000, 64
 
 DTYPES = {
     "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
@@ -268,7 +268,8 @@ def _check_extent(tensors: Mapping[str, tuple[Any, Any, Any]], size: int, where:
     for name, (dtype, shape, offsets) in tensors.items():
         if dtype not in DTYPES:
             raise UnsafeWeightsError(f"{where}: tensor {name[:100]!r} has the unknown type {str(dtype)[:20]!r}")
-        if not all(type(n) is int and 0 <= n < 1 << 40 for n in (*shape, *offsets)) or len(offsets) != 2:
+        sizes = all(type(n) is int and 0 <= n < 1 << 40 for n in (*shape, *offsets))
+        if not sizes or len(offsets) != 2 or len(shape) > MAX_DIMENSIONS:
             raise CorruptWeightsError(f"{where}: {WEIGHTS} is malformed at tensor {name[:100]!r}")
         count = DTYPES[dtype] // 8
         for n in shape:

@@ -81,7 +81,7 @@ def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:
         raise ResultError(f"{run / EVAL} is not valid JSON; evaluate the run again") from error
     model = load_run(run)
     _check_identity(results, model, run)
-    samples = read_file(run / SAMPLES) if (run / SAMPLES).is_file() else None
+    samples = {SAMPLES: read_file(run / SAMPLES)} if (run / SAMPLES).is_file() else None
     command = run_facts(run).get("command") if (run / "run.json").is_file() else None
     command = without_folders(command)
     command = " ".join(map(str, command)) if isinstance(command, list) else command
@@ -105,20 +105,28 @@ def _of_model(
     model: GenerativeModel,
     repo_id: str,
     results: Any = None,
-    samples: bytes | None = None,
+    samples: Mapping[str, bytes] | None = None,
     command: str | None = None,
 ) -> dict[str, bytes]:
     from zoo.hub.saving import public_form, save_pretrained
-    from zoo.images import png_bytes
 
-    if samples is None and len(model.shape) == 3 and model.shape[0] in (1, 3):
-        samples = png_bytes(model.sample(64, seed=0), columns=8)
-    text = cards.card_of(
-        model.source.name, public_form(model), results, samples is not None, load=repo_id, command=command
-    )
+    samples = _drawn(model) if samples is None else samples
+    text = cards.card_of(model.source.name, public_form(model), results, samples, load=repo_id, command=command)
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
         folder = save_pretrained(model, Path(parent, "model"), card=text, results=results, samples=samples)
         return _checked(read_folder(folder), type(model).__name__)
+
+
+def _drawn(model: GenerativeModel) -> dict[str, bytes]:
+    """Return samples as files: a sheet of 64 images, two pages of text, or eight recordings and their spectrogram."""
+    from zoo.media import medium, samples_of
+
+    kind = medium(model)
+    if kind == "points":
+        return {}
+    number, options = {"text": (2, {"length": 1500}), "audio": (8, {})}.get(kind, (64, {}))
+    drawn = model.sample(number, seed=0, **options)
+    return {f"samples{ending}": content for ending, content in samples_of(model, drawn).items()}
 
 
 def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:

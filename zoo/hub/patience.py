@@ -38,7 +38,7 @@ class Waits:
         least: bytes per second, over ``timeout`` seconds, below which an answer counts as none.
     """
 
-    timeout: float = 8.0
+    timeout: float = 7.0
     tries: int = 3
     pause: float = 1.0
     limit: float = 21.0

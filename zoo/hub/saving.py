@@ -86,7 +86,7 @@ def save_pretrained(
     if samples is not None:
         files |= _samples(samples)
     load = f"./{folder.name}"
-    text = card or cards.card_of(model.source.name, public_form(model), results, SAMPLES in files, load=load)
+    text = card or cards.card_of(model.source.name, public_form(model), results, files, load=load)
     if (folder / CARD).is_file():
         text = merge_card(read_file(folder / CARD).decode("utf-8"), text)
     files[CARD] = text.encode("utf-8")

@@ -76,6 +76,7 @@ class Hub:
         self.here = f"{repo_id} on {self.site}"
         self.token, self.origin = _token(token)
         self._failing: float | None = None
+        self._moved: float | None = None
         self._status: int | None = None
         self.api = HfApi(
             self.endpoint, token=self.token or False, library_name="generative-zoo", library_version=zoo.__version__
@@ -99,10 +100,15 @@ class Hub:
         if good:
             self._failing = None
 
-    def moved(self) -> None:
-        """Note that the Hub takes what is sent, so that a long upload may still be tried again when it breaks."""
-        if self._failing is not None:
-            self._failing = time.monotonic()
+    def moved(self, *, again: bool = False) -> None:
+        """Note that the Hub takes what is sent: time in which bytes move is none of failure; ``again``: from the start.
+
+        So a long upload may still be tried again when it breaks, and one that is only begun over and over ends.
+        """
+        now = time.monotonic()
+        if self._failing is not None and self._moved is not None and not again:
+            self._failing += now - self._moved
+        self._moved = None if again else now
 
     def last_status(self) -> str:
         """Return the status of the last answer, as part of a message."""

@@ -140,19 +140,19 @@ class _Watched(io.BytesIO):
 
     def _note(self) -> None:
         moved, self.seen = self.tell() - self.seen, self.tell()
-        if moved:
-            self.bar.update(moved)
-            self.hub.moved()
+        self.bar.update(moved)
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
         self._note()
+        self.hub.moved()
         return data
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         position = super().seek(offset, whence)
         if (offset, whence) == (0, 0):
             self._note()
+            self.hub.moved(again=True)
         return position
 
 
@@ -194,7 +194,8 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
                 raise CardError(f"{hub.here}: {' '.join(str(error).split())}") from error
             moved = isinstance(error, HfHubHTTPError) and error.response.status_code in (409, 412)
             if not moved and not passing(error):
-                raise hub.explain(error, revision=revision, writing=True) from error
+                tried = (attempt, time.monotonic() - started)
+                raise hub.explain(error, revision=revision, writing=True, tried=tried) from error
             now = hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision)).sha
             if now != head:
                 if _differing(hub, files, now):
