@@ -15,6 +15,8 @@ import pytest
 
 from zoo._cli import leaderboard as command
 from zoo.errors import ConfigError, CorruptWeightsError, ResultError
+from zoo.hub import build_card, merge_card
+from zoo.hub.blocks import metadata
 from zoo.leaderboard import (
     bundled_folder,
     collect,
@@ -30,7 +32,7 @@ from zoo.leaderboard import (
 from zoo.leaderboard.__main__ import main
 from zoo.leaderboard.readme import block
 from zoo.registry import load_registry
-from zoo.results import SCHEMA, Cost, Data, Identity, Metric, Protocol, Result, write
+from zoo.results import SCHEMA, Cost, Data, Identity, Metric, Protocol, Result, read, write
 
 BEGIN, END = "<!-- models:begin -->", "<!-- models:end -->"
 README = Path(__file__).parent.parent / "README.md"
@@ -353,3 +355,32 @@ def test_home_track_holds_what_its_rules_say(results: list[Result]) -> None:
     assert [line.split("|")[2].strip() for line in lines] == ["wgan_gp-mnist", "vae-mnist", "vae-binary_mnist"]
     assert "pixelcnn" not in table and "x-mnist" not in table and "quick" not in table
     assert home_table(registry, []) == "No results yet."
+
+
+# -- cards ------------------------------------------------------------------------------------------------------------
+
+BUNDLED = sorted(path.parent for path in bundled_folder().glob("*/eval.json"))
+
+
+@pytest.mark.parametrize("folder", BUNDLED, ids=[folder.name for folder in BUNDLED])
+def test_bundled_cards_carry_their_results_as_plain_numbers(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (result,) = metadata(text)["model-index"][0]["results"]
+    found = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert found == {name: metric.value for name, metric in read(folder).metrics.items()}
+    assert all(type(value) is float for value in found.values())
+    assert result["dataset"]["name"] == read(folder).data.name and "!!python" not in text
+
+
+def test_cards_are_made_again_from_results_and_keep_what_a_person_wrote() -> None:
+    folder = bundled_folder() / "vae-mnist"
+    result, config = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("eval.json", "config.json"))
+    model = {"name": config["model"], "args": config["args"]}
+    old = build_card("vae-mnist", results=result, model=model)
+    begin = old.index("<!-- zoo:begin")
+    mine = f"{old[:begin]}Words before.\n\n{old[begin:]}\n\n## Mine\n\nWords after.\n"
+    result["metrics"]["fid"]["value"] = 1.25
+    again = merge_card(mine, build_card("vae-mnist", results=result, model=model))
+    assert "Words before." in again and again.endswith("## Mine\n\nWords after.\n")
+    values = {m["type"]: m["value"] for m in metadata(again)["model-index"][0]["results"][0]["metrics"]}
+    assert values["fid"] == 1.25 and "| fid | 1.25 |" in again

@@ -63,7 +63,8 @@ def evaluate(
         extractor: ``digits``, ``inception``, ``none``, or a torch module that returns features; by default what fits.
         cost: facts about training that are not known otherwise, such as ``{"training_tflop": 50}``.
         ema: whether the weights are averaged ones, where that is not known otherwise.
-        quick: mark the result as made with less than the protocol of the tables.
+        quick: mark the result as made with less than the protocol of the tables; nearest neighbours are looked for
+            among 5,000 training images only.
         device: where a model that is given by name goes; an object stays where it is.
         devices: processes that share the work, each on a GPU of its own where ``device`` is one; the numbers are the
             same.

@@ -58,18 +58,20 @@ class Reference:
 
     Attributes:
         bar: show progress.
+        most: look for nearest neighbours among only the first so many training images.
     """
 
     data: TensorData
     extractor: Extractor
     bar: bool = False
+    most: int | None = None
 
     def protocol(self, samples: int) -> dict[str, Any]:
         """Return what the numbers depend on."""
         reference = len(self.data.split("test")[0])
         subset = min(ESTIMATORS["kid_subset_size"], samples, reference)
         return {
-            "samples": samples, "reference": reference, "training_reference": len(self._train),
+            "samples": samples, "reference": reference, "training_reference": len(self._train[: self.most]),
             "quantised": self.data.levels, "extractor": self.extractor.name, "extractor_sha256": self.extractor.sha256,
             "estimators": {**ESTIMATORS, **NEIGHBOURS, "kid_subset_size": subset},
         }  # fmt: skip
@@ -130,7 +132,7 @@ class Reference:
     @functools.cached_property
     def _training(self) -> tuple[Tensor, Tensor]:
         """Features of the training images, and how far the test images are from the nearest of them."""
-        images = self._train
+        images = self._train[: self.most]
         x = self.data.transform(images, torch.Generator().manual_seed(_FLOOR_SEED))
         key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(),)
 

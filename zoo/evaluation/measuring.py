@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
+_FEW = 5_000  # training images that a quick evaluation looks for nearest neighbours among
+
 
 def measure(
     model: GenerativeModel,
@@ -77,7 +79,8 @@ def measure(
         extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
         cost: facts about training: ``training_tflop``, and whatever else is to be kept.
         ema: whether the weights are averaged ones.
-        quick: mark the result as made with less than the protocol of the tables.
+        quick: mark the result as made with less than the protocol of the tables, and look for nearest neighbours among
+            5,000 training images only.
         devices: processes that share the work; the numbers are the same.
         allow: class-path prefixes beyond those of the zoo that the model's spec may name.
         command: that makes this result again, to be recorded.
@@ -93,7 +96,7 @@ def measure(
     """
     _check_numbers(samples=samples, seeds=seeds, k=k, batch_size=batch_size, limit=limit, devices=devices)
     model.accepts(data.shape, data.levels)
-    reference = _reference(model, data, extractor, samples, progress)
+    reference = _reference(model, data, extractor, samples, quick, progress)
     identity = identity_of(model, name, weights_sha256)
     numbers = list(range(seed, seed + seeds))
     stored, labels = (part[:limit] for part in data.split("test"))
@@ -151,7 +154,9 @@ def measure(
 # -- the plan ---------------------------------------------------------------------------------------------------------
 
 
-def _reference(model: GenerativeModel, data: TensorData, asked: Any, samples: int, bar: bool) -> Reference | None:
+def _reference(
+    model: GenerativeModel, data: TensorData, asked: Any, samples: int, quick: bool, bar: bool
+) -> Reference | None:
     """Return what samples are compared with, or None. Raises `ResultError` where there is nothing to measure at all."""
     extractor = choose(asked, data)
     if extractor is None:
@@ -168,7 +173,7 @@ def _reference(model: GenerativeModel, data: TensorData, asked: Any, samples: in
                 stacklevel=3,
             )
         return None
-    reference = Reference(data, extractor, bar)
+    reference = Reference(data, extractor, bar, _FEW if quick else None)
     reference.check(samples)
     return reference
 
