@@ -134,6 +134,13 @@ class Transformer(SequenceModel):
             return x + self.position[first : first + m], None
         return x, rotary_tables(first, m, self.features, x)
 
+    def token(self, values: Tensor, i: int, labels: Tensor | None) -> Tensor:
+        """Return the stream (B, d) of the tokens (B,) at position i."""
+        x = self.embedding(values)
+        if self.condition is not None and labels is not None:
+            x = x + self.condition(labels)
+        return x if self.position is None else x + self.position[i]
+
     def head(self, x: Tensor) -> Tensor:
         """Return the logits of the stream: (..., d) -> (..., L)."""
         weight = self.embedding.weight[: self.levels] if self.out is None else self.out.weight
@@ -166,6 +173,10 @@ class TransformerState:
         self.k = torch.empty(n, 0, dtype=torch.int64, device=model.device)  # all values of the current window
         self.t = self.origin = 0  # values in all, and the first one of the window
         self.both_ways = False
+        self.maps = [block.maps(n) for block in model.blocks]
+        self.tables = None
+        if model.position is None:
+            self.tables = rotary_tables(0, model.length + 1, model.features, model.norm.weight)
         self._clear()
 
     def _clear(self) -> None:
@@ -207,11 +218,15 @@ class TransformerState:
 
     def _step(self, i: int) -> None:
         """Evaluate the token at position i, that of the value before it."""
-        x, tables = self.model.embed(self.k[:, i - 1 : i], i, self.labels)
-        x = x[:, 0]
-        for block, cache in zip(self.model.blocks, self.caches, strict=True):
-            x = block.step(x, cache, tables)
-        self.z, self.done = self.model.head(x), i + 1
+        model, tables = self.model, None
+        x = model.token(self.k[:, i - 1], i, self.labels)
+        if self.tables is not None and i < len(self.tables[0]):
+            tables = self.tables[0][i], self.tables[1][i]
+        elif self.tables is not None:
+            tables = rotary_tables(i, 1, model.features, x)
+        for block, maps, cache in zip(model.blocks, self.maps, self.caches, strict=True):
+            x = block.step(x, maps, cache, tables)
+        self.z, self.done = model.head(x), i + 1
 
     def put(self, values: Tensor) -> None:
         values = values.reshape(len(values), -1)
@@ -219,6 +234,8 @@ class TransformerState:
         self.t += values.shape[1]
 
     def select(self, rows: Tensor) -> None:
+        if (len(rows) == 1) != (len(self.k) == 1):
+            self.maps = [block.maps(len(rows)) for block in self.model.blocks]
         self.k = self.k[rows]
         self.labels = None if self.labels is None else self.labels[rows]
         for cache in self.caches:
