@@ -3,7 +3,7 @@
     python benchmarks/collapse.py > benchmarks/results/collapse.txt
 
 It ends with an error unless beta = 1 reaches a test negative ELBO below 110 nats with more than 5 active units, and
-beta = 50 has none. About 7 minutes on one core.
+beta = 50 has none. About 5 minutes on one core.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoo.runs import load_run
 from zoo.training.compute import parameter_count
 from zoo.training.fit import Run
 
-STEPS = {1.0: 24_000, 50.0: 3_000}
+STEPS = {1.0: 16_000, 50.0: 2_000}
 LIMIT, MOST_PARAMETERS, LEAST_ACTIVE = 110.0, 300_000, 5
 
 
