@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import zoo
+import zoo.api
 from zoo._cli import evaluate as command
 from zoo.data.base import Split, TensorData
 from zoo.data.mnist import MNIST, BinaryMNIST
@@ -555,6 +556,40 @@ def test_command_prints_the_result(
     assert command.run(parser.parse_args(["noise", "--json"])) == 0
     assert json.loads(capsys.readouterr().out)["identity"]["name"] == "Noise"
     assert calls["samples"] == 10_000 and calls["limit"] is None
+
+
+def test_command_takes_many_names_and_names_the_failures(
+    result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: dict[str, dict[str, Any]] = {}
+
+    def evaluate(which: str, data: str | None, **options: Any) -> Result:
+        calls[which] = options
+        if which == "broken":
+            raise DataError("the data are gone")
+        return result
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(zoo, "evaluate", evaluate, raising=False)
+    words = ["a", "broken", "b", "--seeds", "3", "--devices", "2", "--option", "temperature=0.5", "--extractor", "none"]
+    with pytest.raises(ZooError, match="1 of 3 models were not evaluated: broken"):
+        command.run(parser.parse_args(words))
+    assert list(calls) == ["a", "broken", "b"]
+    assert "broken: the data are gone" in capsys.readouterr().err
+    given = {name: calls["b"][name] for name in ("seeds", "devices", "options", "extractor")}
+    assert given == {"seeds": 3, "devices": 2, "options": {"temperature": 0.5}, "extractor": "none"}
+    assert isinstance(command._extractor("torch.nn.Flatten"), torch.nn.Flatten)
+    with pytest.raises(ConfigError, match="--option takes name=value"):
+        command.option("temperature")
+
+
+def test_recorded_command_makes_the_result_again() -> None:
+    found = zoo.api._command(
+        "x", True, {"steps": 5}, "mnist", "digits", {"samples": 9, "seed": 1, "k": 2, "limit": None}
+    )
+    assert found == "zoo evaluate x --data mnist --samples 9 --seed 1 -k 2 --option steps=5 --extractor digits --quick"
 
 
 # -- what ships -------------------------------------------------------------------------------------------------------
