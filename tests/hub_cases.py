@@ -73,6 +73,16 @@ def tiny_folder(path: Path, seed: int = 0) -> Path:
     return save_pretrained(tiny(seed), path, results=RESULTS, samples=PNG)
 
 
+def write_run(folder: Path, model: GenerativeModel, command: str) -> Path:
+    """Write a run folder with one checkpoint of the model, as a training leaves it."""
+    checkpoint = folder / "checkpoints" / "step-00000001.ckpt"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"zoo": {"spec": model.spec, "name": NAME}, "state_dict": model.state_dict()}, checkpoint)
+    checkpoint.with_name(checkpoint.name + ".sha256").write_text(sha256(checkpoint.read_bytes()))
+    (folder / "run.json").write_text(json.dumps({"command": command}))
+    return folder
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the bytes of every file of a folder."""
     return {p.name: p.read_bytes() for p in folder.iterdir()}

@@ -11,7 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_cases import NAME, PNG, REPO, RESULTS, contents, equal, message, pins, registry, tiny, tiny_folder
+from hub_cases import (
+    NAME,
+    PNG,
+    REPO,
+    RESULTS,
+    contents,
+    equal,
+    message,
+    pins,
+    registry,
+    tiny,
+    tiny_folder,
+    write_run,
+)  # fmt: skip
 from hub_server import HubServer
 from huggingface_hub import ModelCard, hf_hub_download, scan_cache_dir
 
@@ -302,27 +315,29 @@ def test_branch_below_the_name_of_an_older_one(hub: HubServer, stored: str) -> N
     assert equal(load(f"{REPO}@a/b"), tiny())
 
 
-def test_run_folders_load_and_push(hub: HubServer, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "eval.json").write_text(json.dumps(RESULTS))
+def test_run_folders_load_and_push(hub: HubServer, token: str, tmp_path: Path, capsys: Any) -> None:
+    from zoo._cli.main import main
+
     command = "zoo fit --model tiny --config /home/ann/secret/c.yaml --data.root=~/pictures --logger file:///srv/ann/l"
-    (run / "run.json").write_text(json.dumps({"command": command}))
-    monkeypatch.setattr("zoo.runs.load_run", lambda path: tiny(4))
-    assert equal(load(run), tiny(4))
-    push(run, REPO)
-    assert equal(load(REPO), tiny(4)) and json.loads((pull(REPO) / "eval.json").read_text()) == RESULTS
-    assert f'zoo.load("{REPO}")' in card(REPO) and "ann" not in card(REPO)
+    run = write_run(tmp_path / "run", tiny(4), command)
+    (run / "eval.json").write_text(json.dumps(RESULTS))
+    assert equal(load(run), tiny(4)) and load(run).source.kind == "run"
+    assert main(["push", str(run), "--repo", REPO, "--tag", "v1"]) == 0 and "samples.png" in capsys.readouterr().out
+    assert hub.count(COMMIT) == 1 and len(hub.repos[REPO].commits) == 2  # the repository's own first one, and this one
+    folder = pull(f"{REPO}@v1")
+    assert equal(load(REPO), tiny(4)) and json.loads((folder / "eval.json").read_text()) == RESULTS
+    assert sorted(contents(folder)) == sorted(["config.json", "model.safetensors", "README.md", "samples.png",
+                                               "eval.json", "SHA256SUMS"])  # fmt: skip
+    results = {r.metric_type: r.metric_value for r in ModelCard(card(REPO)).data.eval_results}
+    assert results == {"fid": 12.5, "bits_per_dim": 1.5} and f'zoo.load("{REPO}")' in card(REPO)
     assert "zoo fit --model tiny --config c.yaml --data.root=pictures --logger l\n" in card(REPO)
-    identity = {
-        "name": f"{Path.home()}/runs/x",
-        "weights_sha256": sha256((pull(REPO) / "model.safetensors").read_bytes()),
-    }
+    assert not any(b"ann" in data for data in contents(folder).values())
+    identity = {"name": f"{Path.home()}/runs/x", "weights_sha256": sha256((folder / "model.safetensors").read_bytes())}
     (run / "eval.json").write_text(json.dumps({**RESULTS, "identity": identity, "command": f"zoo evaluate {run}"}))
     push(run, REPO)
     facts = json.loads((pull(REPO) / "eval.json").read_text())
     assert facts["command"] == "zoo evaluate run" and facts["identity"]["name"] == "x"
-    monkeypatch.setattr("zoo.runs.load_run", lambda path: tiny(5))
+    write_run(run, tiny(5), command)
     with pytest.raises(errors.ResultError, match="results of other weights"):
         push(run, REPO)
 

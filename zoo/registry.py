@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from zoo.data.base import TensorData
     from zoo.model import GenerativeModel
 
-__all__ = ["Entry", "Registry", "create", "list", "load_registry", "packaged_registry", "pretrained_folder"]
+__all__ = [
+    "Entry",
+    "Registry",
+    "create",
+    "list",
+    "load_registry",
+    "packaged_registry",
+    "plain_yaml",
+    "pretrained_folder",
+]
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 _TOP = {"format", "aliases", "deprecated", "data", "models", "allow"}
@@ -35,7 +44,7 @@ _ENTRY = {
     *("extends", "family", "summary", "paper", "model", "data", "trainer", "training"),
     *("evaluation", "expected", "weights"),
 }
-_MAX_BYTES = 2_000_000
+_MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
 _KINDS = {"family": str, "summary": str, "extends": str}  # all other fields of an entry are mappings
 
 
@@ -223,7 +232,7 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MAX_BYTES:
             raise RegistryError(f"registry {path}: larger than {_MAX_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = plain_yaml(text)
     except OSError as error:
         raise RegistryError(f"registry {path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -237,6 +246,26 @@ def _read(path: Path) -> dict[str, Any]:
     if content.get("format", 1) != 1:
         raise RegistryError(f"registry {path}: format {content['format']!r} is newer than this zoo; upgrade the zoo")
     return content
+
+
+def plain_yaml(text: str, *, aliases: bool = True) -> Any:
+    """Return what YAML text says, safely loaded; deep nesting, which the C loader does not survive, is refused before.
+
+    Args:
+        text: the document.
+        aliases: whether it may have aliases, a few bytes of which can stand for billions of nodes.
+
+    Raises:
+        yaml.YAMLError: no YAML, nested more than 100 levels deep, or with an alias that may not be there.
+    """
+    loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
+    for event in yaml.parse(text, Loader=loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"nested more than {_MAX_DEPTH} levels deep")
+        if not aliases and isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias stands in line {event.start_mark.line + 1}")
+    return yaml.load(text, Loader=loader)
 
 
 def _check_sections(path: Path, content: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import yaml
 
 from zoo.errors import CardError
 from zoo.hub.layout import sha256, shown
+from zoo.registry import plain_yaml
 
 __all__ = ["assemble", "join_cards", "merge_card", "metadata"]
 
@@ -105,15 +106,6 @@ def _tags(front: Mapping[str, Any]) -> list[str]:
     return [t for t in tags if isinstance(t, str)] if isinstance(tags, list) else [str(tags)]
 
 
-class _Plain(yaml.SafeLoader):
-    """No aliases: a few bytes of them can stand for billions of nodes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(None, None, "an alias stands there", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-
 def metadata(text: str) -> dict[str, Any]:
     """Return the YAML metadata of a card, safely loaded; empty when it has none. Raises `CardError`."""
     match = _FRONT.match(_normal(text))
@@ -122,7 +114,7 @@ def metadata(text: str) -> dict[str, Any]:
     if len(match[1]) > _MAX_METADATA:
         raise CardError(f"the metadata of README.md have more than {_MAX_METADATA} characters")
     try:
-        found = yaml.load(match[1], Loader=_Plain)
+        found = plain_yaml(match[1], aliases=False)
     except (yaml.YAMLError, AttributeError, ValueError, TypeError, KeyError, RecursionError) as error:
         told = shown(" ".join(str(error).split()), 300)
         raise CardError(f"the metadata of README.md are not plain YAML: {told}") from error
@@ -161,7 +153,7 @@ def _split(body: str) -> tuple[str, tuple[str, str] | None, str]:
 def assemble(front: Mapping[str, Any], before: str, block: str, after: str) -> str:
     """Return the text of a card: metadata, and a block with its marks between two texts. Raises `CardError`."""
     text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
-    if _digest(yaml.safe_load(text), block) != _digest(front, block):
+    if _digest(plain_yaml(text), block) != _digest(front, block):
         raise CardError("the metadata of the card cannot be written as plain YAML")
     if _END in block or "<!-- zoo:begin" in block:
         raise CardError("the content of the card holds a zoo marker of its own")
