@@ -1,9 +1,11 @@
 """Evaluate bundled models again as the code is now, and write their results and cards anew.
 
     python benchmarks/reevaluate.py [NAME ...]
+    OMP_NUM_THREADS=1 python benchmarks/reevaluate.py --times
 
 Without names: those whose eval.json is of an older schema or lacks a constant of today's estimators. What is known of
-their training, and what a person wrote on a card, stays.
+their training, and what a person wrote on a card, stays. With ``--times`` only samples a second and the latency are
+measured again, of all bundled models one after the other: speeds compare only where nothing else runs meanwhile.
 """
 
 from __future__ import annotations
@@ -11,16 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from bundle import renew
 
 import zoo
+from zoo.evaluation.facts import cost_of
 from zoo.leaderboard import bundled_folder
 from zoo.metrics.distribution import ESTIMATORS
 from zoo.metrics.neighbours import NEIGHBOURS
 from zoo.registry import load_registry, pretrained_folder
-from zoo.results import FILE, SCHEMA, read
+from zoo.results import FILE, SCHEMA, read, write
 
 
 def outdated(folder: Path) -> bool:
@@ -31,11 +36,48 @@ def outdated(folder: Path) -> bool:
     return protocol.samples is not None and not {*ESTIMATORS, *NEIGHBOURS} <= set(protocol.estimators)
 
 
+def card_of(name: str) -> None:
+    """Write the card of a bundled model anew from its eval.json."""
+    folder = pretrained_folder(name)
+    renew(load_registry()[name], folder, "", read(folder).cost.training.get("command"))
+
+
+def times(name: str, folder: Path) -> None:
+    """Measure how fast a model samples, on three seconds' worth of batches, and write that into its eval.json."""
+    result, model = read(folder), zoo.load(name)
+    size, options = result.protocol.batch_size, result.protocol.sampler
+    model.sample(1, seed=0, **options)
+    begin, drawn = time.perf_counter(), 0
+    while time.perf_counter() - begin < 3:
+        model.sample(size, seed=drawn, **options)
+        drawn += size
+    rate = drawn / (time.perf_counter() - begin)
+    begin = time.perf_counter()
+    model.sample(1, seed=1, **options)
+    latency = time.perf_counter() - begin
+    measured = cost_of(model, {"samples_per_second": rate, "latency_seconds": latency}, {})
+    cost = replace(
+        result.cost, samples_per_second=rate, latency_seconds=latency, hardware=measured.hardware,
+        network_calls_per_sample=measured.network_calls_per_sample,
+    )  # fmt: skip
+    write(replace(result, cost=cost), folder)
+    print(f"{name}: {result.cost.samples_per_second:.4g} -> {rate:.4g} samples/s, latency {latency:.3g} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--work", type=Path, help="where finished pieces are kept, so that it can go on")
+    parser.add_argument("--times", action="store_true", help="only measure the speed of sampling again")
     args = parser.parse_args()
+    if args.times:
+        names = args.names or [p.parent.name for p in sorted(bundled_folder().glob(f"*/{FILE}"))]
+        for name in names:
+            times(name, pretrained_folder(name))
+        print("measured; the cards follow", flush=True)
+        for name in names:
+            card_of(name)
+        return
     names = args.names or [p.parent.name for p in sorted(bundled_folder().glob(f"*/{FILE}")) if outdated(p.parent)]
     for name in names:
         folder = pretrained_folder(name)
@@ -47,7 +89,7 @@ def main() -> None:
                 out=out, work=args.work,
             )  # fmt: skip
             (folder / FILE).write_bytes((Path(out) / FILE).read_bytes())
-        renew(load_registry()[name], folder, "", None)
+        card_of(name)
         for metric in before.metrics:
             print(f"{name} {metric}: {before.metrics[metric].value:.6g} -> {after.metrics[metric].value:.6g}")
 
