@@ -5,18 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import zoo
-from zoo.errors import ConfigError
+from zoo.data.mnist import read_mnist
+from zoo.errors import ConfigError, DataError
 from zoo.families.gated_pixelcnn import GatedPixelCNN
 from zoo.families.pixelcnn import PixelCNN
 from zoo.families.pixelcnn_pp import PixelCNNpp
 from zoo.families.raster import RasterModel
+from zoo.images import read_png, save_png
 from zoo.maths.distributions import DiscretizedLogistic
 from zoo.maths.mixture import LogisticMixture, level_logits
 from zoo.nets.gated import gate
@@ -76,33 +80,31 @@ def labels_of(model: RasterModel, n: int) -> Tensor | None:
     return torch.arange(n) % model.num_classes if model.num_classes else None
 
 
-def reach(model: RasterModel, inputs: int = 8) -> Tensor:
+def reach(model: RasterModel, inputs: int = 6) -> Tensor:
     """Largest |d output i / d input j| over several inputs, pixels (or values, where the network tells them apart)."""
     C, H, W = model.shape
     e = 1 if model.embedding is None else model.embedding.shape[1]
     if isinstance(model, PixelCNNpp):  # the network sees whole pixels
-        mix = torch.randn(LogisticMixture.size(C, 1), dtype=torch.float64)
+        D, mix = H * W, torch.randn(LogisticMixture.size(C, 1), dtype=torch.float64)
 
         def outputs(features: Tensor) -> Tensor:
             m = model.mixture(features)
             parts = [m.log_weights[..., :1], m.mu[..., 0], m.log_scales[..., 0]]
             parts += [] if m.coefficients is None else [m.coefficients[..., 0]]
-            return (torch.cat(parts, -1) * mix).sum(-1).flatten()
+            return (torch.cat(parts, -1) * mix).sum(-1).flatten(1)
 
-        D, per_input = H * W, C * e
     else:
-        mix, labels = torch.randn(model.levels, dtype=torch.float64), labels_of(model, 1)
+        D, mix = C * H * W, torch.randn(model.levels, dtype=torch.float64)
 
         def outputs(features: Tensor) -> Tensor:
-            logits = model.logits(features) if labels is None else model.logits(features, labels)
-            return (logits @ mix).permute(0, 2, 3, 1).flatten()
+            labels = {"labels": labels_of(model, len(features))} if model.num_classes else {}
+            return (model.logits(features, **labels) @ mix).permute(0, 2, 3, 1).flatten(1)
 
-        D, per_input = C * H * W, e
     found = torch.zeros(D, D, dtype=torch.float64)
     for _ in range(inputs):  # a ReLU hides what it cuts off, for some inputs
-        x = torch.randn(1, H, W, C * e, dtype=torch.float64)
-        jacobian = torch.autograd.functional.jacobian(outputs, x)
-        found = torch.maximum(found, jacobian.reshape(D, D, per_input).abs().amax(2))
+        x = torch.randn(1, H, W, C * e, dtype=torch.float64).repeat(D, 1, 1, 1).requires_grad_()
+        (jacobian,) = torch.autograd.grad(outputs(x).diagonal().sum(), x)  # row i from the i-th copy
+        found = torch.maximum(found, jacobian.reshape(D, D, -1).abs().amax(2))
     return found
 
 
@@ -124,14 +126,14 @@ def test_outputs_depend_on_earlier_pixels_only(name: str) -> None:
 )
 def test_gated_models_have_no_blind_spot(arguments: dict[str, Any]) -> None:
     """Non-zero for every earlier pixel inside the receptive field, and zero outside it."""
-    shape = (1, 7, 11)
+    shape = (1, 6, 10)
     model = lively(GatedPixelCNN, {"shape": shape, "levels": 3, "width": 8, **arguments})
-    found = reach(model, inputs=12).view(7, 11, 7, 11)
+    found = reach(model, inputs=8).view(6, 10, 6, 10)
     kernels = [arguments["first_kernel"]] + [arguments.get("kernel", 3)] * arguments["depth"]
     rows = kernels if arguments.get("square") else [k // 2 + 1 for k in kernels]
     up = 1 + sum(r - 1 for r in rows)  # the shift, then what each kernel reaches beyond its own row
     side = sum(k // 2 for k in kernels)
-    for r, c, i, j in itertools.product(range(7), range(11), range(7), range(11)):
+    for r, c, i, j in itertools.product(range(6), range(10), range(6), range(10)):
         earlier = i < r or (i == r and j < c)
         inside = abs(j - c) <= side and r - i <= up
         assert (found[r, c, i, j] > 0) == (earlier and inside), (r, c, i, j)
@@ -140,7 +142,7 @@ def test_gated_models_have_no_blind_spot(arguments: dict[str, Any]) -> None:
 def test_plain_stack_has_the_blind_spot_that_the_gated_one_lacks() -> None:
     shape = {"shape": (1, 5, 9), "levels": 3, "width": 8, "depth": 2, "first_kernel": 3}
     blind = [
-        (reach(lively(cls, shape), inputs=12)[4 * 9 + 4].view(5, 9) == 0).nonzero() for cls in (PixelCNN, GatedPixelCNN)
+        (reach(lively(cls, shape), inputs=8)[4 * 9 + 4].view(5, 9) == 0).nonzero() for cls in (PixelCNN, GatedPixelCNN)
     ]
     assert any(r == 3 and c == 7 for r, c in blind[0].tolist())  # one row up, three to the right
     assert not any(r == 3 and c == 7 for r, c in blind[1].tolist())
@@ -294,6 +296,78 @@ def test_registered_models_agree_in_single_precision(name: str, n: int) -> None:
     assert torch.equal(model.sample(n, **given), model.sample(n, cached=False, **given))
 
 
+@pytest.mark.parametrize("name", [n for n in MEMBERS if n.startswith("gated") and n != "gated colours"])
+@pytest.mark.slow
+def test_compiled_sampler_equals_the_cached_one(name: str) -> None:
+    pytest.importorskip("numba")
+    model = member(name)
+    options: dict[str, Any] = {"seed": 3, "labels": labels_of(model, 3)}
+    x = model.sample(3, **options)
+    assert torch.equal(model.sample(3, compiled=True, **options), x)
+    for more in ({"temperature": 0.5}, {"greedy": True}, {"given": x.roll(1, 0), "known": 2}):
+        assert torch.equal(model.sample(3, compiled=True, **options, **more), model.sample(3, **options, **more))
+
+
+@pytest.mark.slow
+def test_compiled_digits_equal_cached_ones_in_single_precision() -> None:
+    pytest.importorskip("numba")
+    torch.manual_seed(0)
+    entry = load_registry().resolve("gated_pixelcnn-mnist")
+    model = zoo.load(entry.name) if entry.pretrained else entry.build_model().eval()
+    for seed in range(4):
+        assert torch.equal(model.sample(2, seed=seed, compiled=True), model.sample(2, seed=seed))
+
+
+def test_compiled_sampling_says_what_it_lacks() -> None:
+    for name, options, message in (
+        ("pp", {}, "no compiled sampling"),
+        ("gated colours", {}, "images of one colour"),
+        ("gated", {"top_k": 2}, "no top_k or top_p"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            member(name).sample(1, compiled=True, **options)
+
+
+# -- completion from pictures -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 8, 8)])
+def test_sheets_are_read_back(tmp_path: Path, shape: tuple[int, ...], scale: int) -> None:
+    x = torch.randint(256, (5, *shape), generator=torch.Generator().manual_seed(0)).float() / 255
+    save_png(x, tmp_path / "sheet.png", scale=scale)  # 3 x 2 cells, the last one empty
+    assert torch.equal(read_png(tmp_path / "sheet.png", shape), x)
+    save_png(x[:1], tmp_path / "one.png", pad=0)
+    assert torch.equal(read_png(tmp_path / "one.png", shape), x[:1])
+    with pytest.raises(DataError, match="neither one image of 9 x 9 nor a sheet"):
+        read_png(tmp_path / "sheet.png", (1, 9, 9))
+    (tmp_path / "no.png").write_text("no picture")
+    for name, message in (("no.png", "not a picture"), ("none.png", "there is no file")):
+        with pytest.raises(DataError, match=message):
+            read_png(tmp_path / name, shape)
+
+
+def test_command_completes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from zoo._cli import main
+
+    digit = (read_mnist("t10k")[0][0] / 255)[None]  # (1, 1, 28, 28)
+    given, out = tmp_path / "given.png", tmp_path / "out.npz"
+    save_png(digit, given, pad=0)
+    sample = ["sample", "pixelcnn-mnist", "--seed", "0"]
+    assert main([*sample, "--given", str(given), "--rows", "20", "-n", "2", "--out", str(out)]) == 0
+    x = torch.from_numpy(np.load(out)["samples"])
+    assert x.shape == (2, 1, 28, 28)
+    assert torch.equal((x * 255).round()[:, :, :20], (digit * 255).round()[:, :, :20].expand(2, -1, -1, -1))
+    assert not torch.equal(x[0, :, 20:], digit[0, :, 20:])
+    for arguments, message in (
+        (["--rows", "3"], "--given FILE.png"),
+        (["--given", str(given), "--rows", "29"], "between 0 and 28"),
+        (["--given", str(tmp_path / "none.png")], "there is no file"),
+    ):
+        assert main([*sample, *arguments, "--out", str(tmp_path / "x.png")]) == 2
+        assert message in capsys.readouterr().err
+
+
 # -- gated layers ------------------------------------------------------------------------------------------------------
 
 
@@ -327,11 +401,13 @@ def test_colours_of_a_pixel_follow_each_other_and_sum_to_one() -> None:
     C, M, L = 3, 4, 6
     mixture = LogisticMixture(torch.randn(7, 1, LogisticMixture.size(C, M), dtype=torch.float64), C, L)
     x = torch.tensor(list(itertools.product(range(L), repeat=C)), dtype=torch.float64)[None] / (L - 1)
+    x = x.expand(7, -1, -1)
     log_p = mixture.log_prob(x)  # (7, 216)
     torch.testing.assert_close(log_p.exp().sum(1), torch.ones(7, dtype=torch.float64))
     k = (x[0] * (L - 1)).round().long()
     chain = sum(
-        mixture.logits(x, c).log_softmax(-1).gather(-1, k[:, c].expand(7, -1)[..., None])[..., 0] for c in range(C)
+        mixture.logits(x, c).log_softmax(-1).expand(7, len(k), L).gather(-1, k[:, c].expand(7, -1)[..., None])[..., 0]
+        for c in range(C)
     )
     torch.testing.assert_close(chain, log_p)
     # Within a component the location of the third colour moves with the first two, as the paper writes it.

@@ -18,7 +18,7 @@ from zoo.families.transformer import Transformer
 from zoo.families.wavenet import WaveNet
 from zoo.maths.scheduled import mix, teacher_probability
 from zoo.nets.attention import attention_mask, rotary_tables, rotate
-from zoo.nets.compiled_dilated import tanh_ratio
+from zoo.nets.compiled import tanh_ratio
 from zoo.nets.dilated import receptive_field
 
 SMALL = {"shape": (9,), "levels": 4, "width": 8, "depth": 2, "heads": 2}

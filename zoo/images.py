@@ -1,4 +1,4 @@
-"""Contact sheets of samples, as PNG files."""
+"""Contact sheets of samples, as PNG files, and back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-__all__ = ["png_bytes", "save_png", "sheet"]
+from zoo.errors import DataError
+
+__all__ = ["png_bytes", "read_png", "save_png", "sheet"]
+
+_BETWEEN = 96  # grey level of what separates images, and of cells that hold none
 
 
 def sheet(images: Tensor, *, columns: int | None = None, pad: int = 1, scale: int = 1) -> np.ndarray:
@@ -19,7 +24,7 @@ def sheet(images: Tensor, *, columns: int | None = None, pad: int = 1, scale: in
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
-    canvas = np.full((c, rows * (h + pad) + pad, columns * (w + pad) + pad), 96, dtype=np.uint8)
+    canvas = np.full((c, rows * (h + pad) + pad, columns * (w + pad) + pad), _BETWEEN, dtype=np.uint8)
     for i, image in enumerate(pixels):
         top, left = i // columns * (h + pad) + pad, i % columns * (w + pad) + pad
         canvas[:, top : top + h, left : left + w] = image
@@ -43,3 +48,47 @@ def save_png(images: Tensor, path: str | Path, **layout: int) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(png_bytes(images, **layout))
     os.replace(temporary, path)
+
+
+def read_png(path: str | Path, shape: tuple[int, ...]) -> Tensor:
+    """Return the images of a picture file, (N, C, H, W) in [0, 1], with N = 1 for a picture of one image's size.
+
+    A contact sheet as `sheet` makes it, at any scale and with one pixel between images, is taken apart again; cells at
+    its end that hold nothing are left out.
+
+    Args:
+        path: a PNG file, or what else Pillow reads.
+        shape: (C, H, W) of an image, C being 1 (the picture is turned to grey) or 3.
+
+    Raises:
+        DataError: there is no such picture, or it has neither the size of an image nor that of a sheet.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    C, H, W = shape
+    if C not in (1, 3):
+        raise DataError(f"pictures hold images of 1 or 3 channels, not of {C}")
+    try:
+        with Image.open(path) as picture:
+            pixels = torch.from_numpy(np.array(picture.convert("L" if C == 1 else "RGB")))
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+    pixels = pixels.view(*pixels.shape[:2], C)  # (height, width, C)
+    if pixels.shape[:2] == (H, W):
+        return pixels.permute(2, 0, 1)[None].float() / 255
+    height, width = pixels.shape[:2]
+    for scale in range(1, min(height // (H + 2), width // (W + 2)) + 1):
+        if height % scale == width % scale == 0:
+            rows, spare = divmod(height // scale - 1, H + 1)
+            columns, over = divmod(width // scale - 1, W + 1)
+            if spare == over == 0:
+                cells = pixels[::scale, ::scale][1:, 1:].unflatten(0, (rows, H + 1)).unflatten(2, (columns, W + 1))
+                cells = cells[:, :-1, :, :-1].permute(0, 2, 4, 1, 3).flatten(0, 1)  # (rows * columns, C, H, W)
+                held = (cells != _BETWEEN).flatten(1).any(1).nonzero()
+                return cells[: int(held.max()) + 1 if len(held) else 1].float() / 255
+    raise DataError(
+        f"{path} has {width} x {height} pixels: neither one image of {W} x {H} nor a sheet of such images with one "
+        f"pixel between them"
+    )

@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "numbers (default NAME.png or NAME.wav; text is printed)",
     )
     parser.add_argument("--prompt", default=None, metavar="TEXT", help="text that every sample begins with")
+    parser.add_argument(
+        "--given", default=None, metavar="FILE.png", help="an image, or a sheet of them, to complete from the top rows"
+    )
+    parser.add_argument("--rows", type=int, default=None, help="rows of --given that are kept (default half of them)")
     parser.add_argument("--labels", default=None, help="classes for conditional models, such as 7 or 0,1,2,3")
     parser.add_argument(
         "--option",
@@ -58,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
         check_ending(model, name)
         _check_out(Path(name), args.force)
     n = args.n if args.n is not None else {"text": 1, "audio": 4}.get(medium(model), 64)
+    if args.given is not None:
+        n, completed = _given(args, model)
+        options |= completed
+    elif args.rows is not None:
+        raise ConfigError("--rows says how much of an image is kept: give the image by --given FILE.png")
     samples = model.sample(n, seed=seed, labels=labels, **options)
     if name is None:
         print(page(model.text(samples)), end="")
@@ -66,6 +75,22 @@ def run(args: argparse.Namespace) -> int:
     written = save_samples(model, samples, name, seed=seed)
     print(f"{' and '.join(map(str, written))}: {n} samples of {args.which}, seed {seed}")
     return 0
+
+
+def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
+    """Return how many images to complete, and the sampling options that say from what."""
+    from zoo.images import read_png
+
+    if len(model.shape) != 3 or "given" not in model.sampling_options():
+        raise ConfigError(f"{args.which} does not complete images; --given is for the models that draw pixel by pixel")
+    given = read_png(args.given, model.shape)
+    rows = model.shape[1] // 2 if args.rows is None else args.rows
+    if len(given) == 1:
+        return args.n if args.n is not None else 16, {"given": given[0], "known": rows}
+    n = args.n if args.n is not None else len(given)
+    if n > len(given):
+        raise ConfigError(f"{args.given} holds {len(given)} images, so -n must be at most that, got {n}")
+    return n, {"given": given[:n], "known": rows}
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.errors import ConfigError
 from zoo.families.raster import RasterModel
+from zoo.nets.compiled_gated import CompiledRow
 from zoo.nets.gated import GatedLayer, augmented, shift_down
 from zoo.nets.masked import MaskedConv2d
 
@@ -103,6 +105,30 @@ class GatedPixelCNN(RasterModel):
 
     def start(self, n: int, labels: Tensor | None = None) -> GatedPixelCNNState:
         return GatedPixelCNNState(self, n, labels)
+
+    def decode_compiled(
+        self,
+        labels: Tensor | None,
+        noise: Tensor,
+        given: Tensor | None,
+        known: Tensor | None,
+        temperature: float,
+        greedy: bool,
+    ) -> Tensor:
+        H, W, C, n = noise.shape
+        if C > 1:
+            raise ConfigError("compiled sampling is for images of one colour; leave compiled out")
+        state = self.start(n, labels)
+        head = (state.head.left, state.head.bias, state.out.left, state.out.bias)
+        rows = CompiledRow(state.layers, state.to_skip, head, state.table)
+        k, kept = torch.zeros(H, W, n, dtype=torch.int64), torch.zeros(H, W, n, dtype=torch.bool)
+        if given is not None and known is not None:
+            k.copy_(given[:, 0].permute(1, 2, 0))
+            kept.copy_(known[:, 0].permute(1, 2, 0))
+        for r in range(H):
+            state.row()
+            rows.draw(state.base, noise[r, :, 0], k[r], kept[r], temperature, greedy)
+        return k.permute(2, 0, 1)[:, None]  # (n, 1, H, W)
 
 
 class GatedPixelCNNState:

@@ -1,41 +1,21 @@
 """The sampling loop of dilated gated layers as one compiled function: audio faster than it plays, on one core.
 
 The same arithmetic as `zoo.nets.dilated.DilatedState` and `zoo.maths.decoding.Decoding`, without an operator call
-between any two numbers; numba compiles it at the first call. In single precision tanh is a ratio of polynomials, from
-Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) cut after 14 terms, which vectorises and is within
-4e-7 of it.
-
-References:
-    J. H. Lambert, Memoire sur quelques proprietes remarquables des quantites transcendentes, 1768.
+between any two numbers; `zoo.nets.compiled` says how it is compiled.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.errors import ConfigError
+from zoo.nets.compiled import Kernels, kernels
 from zoo.nets.dilated import DilatedState
 
-__all__ = ["generate", "tanh_ratio"]
-
-_LIMIT = 9.0  # tanh is 1 beyond, in single precision
-
-
-def tanh_ratio(terms: int = 14) -> tuple[list[float], list[float]]:
-    """Return coefficients of p and q in y = x^2, lowest first, with tanh x = x p(y) / q(y)."""
-    den, num = [2.0 * terms - 1], [1.0]
-    for m in range(terms - 1, 0, -1):  # D <- (2 m - 1) + y / D
-        product = [0.0, *num]
-        size = max(len(den), len(product))
-        padded = [a + [0.0] * (size - len(a)) for a in ([(2 * m - 1) * c for c in den], product)]
-        den, num = [a + b for a, b in zip(*padded, strict=True)], den
-    return [c / den[0] for c in num], [c / den[0] for c in den]
+__all__ = ["generate"]
 
 
 def generate(
@@ -69,9 +49,7 @@ def generate(
     Raises:
         ConfigError: numba is not installed, or the model is not on the CPU in single or double precision.
     """
-    if table.device.type != "cpu" or table.dtype not in (torch.float32, torch.float64):
-        raise ConfigError("compiled sampling is for the CPU, in single or double precision; leave compiled out")
-    run = _compiled(table.dtype == torch.float64)
+    run = _compiled(kernels(table.dtype, table.device))
     skip, skip_bias, hidden, hidden_bias, out, out_bias = (t.detach().contiguous().numpy() for t in head)
     weights = (
         table.detach().contiguous().numpy(), state.past.numpy(), torch.stack(state.present).numpy(),
@@ -91,72 +69,12 @@ def generate(
 
 
 @functools.lru_cache(maxsize=2)
-def _compiled(double: bool) -> Callable[..., None]:
-    try:
-        import numba
-    except ImportError as error:
-        raise ConfigError(
-            "compiled sampling needs numba; install generative-zoo[compiled], or leave compiled out"
-        ) from error
+def _compiled(parts: Kernels) -> Callable[..., None]:
     import numpy as np
 
-    real = np.float64 if double else np.float32
-    compile_: Any = functools.partial(numba.njit, fastmath={"nsz", "arcp", "contract", "reassoc"}, error_model="numpy")
-    p, q = ([real(c) for c in coefficients] for coefficients in tanh_ratio())
-    p0, p1, p2, p3, p4, p5, p6 = p
-    q0, q1, q2, q3, q4, q5, q6, q7 = q
-    limit = real(_LIMIT)
+    real, tanh, add_product, choose = parts.real, parts.tanh, parts.add_product, parts.choose
 
-    if double:
-
-        @compile_(inline="always")
-        def tanh(x):
-            return math.tanh(x)
-
-    else:
-
-        @compile_(inline="always")
-        def tanh(x):
-            x = min(max(x, -limit), limit)
-            y = x * x
-            above = ((((((p6 * y + p5) * y + p4) * y + p3) * y + p2) * y + p1) * y + p0) * x
-            return above / (((((((q7 * y + q6) * y + q5) * y + q4) * y + q3) * y + q2) * y + q1) * y + q0)
-
-    @compile_
-    def add_product(y, x, weight):
-        """y += x @ weight, four rows of the weight at a time."""
-        n, m = weight.shape
-        for i in range(0, n - 3, 4):
-            a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
-            for j in range(m):
-                y[j] += a * weight[i, j] + b * weight[i + 1, j] + c * weight[i + 2, j] + d * weight[i + 3, j]
-        for i in range(n - n % 4, n):
-            for j in range(m):
-                y[j] += x[i] * weight[i, j]
-
-    @compile_
-    def choose(logits, u, temperature, greedy, weights):
-        best = 0
-        for j in range(len(logits)):
-            if logits[j] > logits[best]:
-                best = j
-        if greedy:
-            return best
-        top, total = logits[best], 0.0
-        for j in range(len(logits)):
-            weights[j] = math.exp((logits[j] - top) / real(temperature))
-            total += weights[j]
-        below = 0.0
-        for j in range(len(logits)):  # a distribution function that is rounded as torch rounds it
-            below += real(weights[j] / real(total))
-            weights[j] = below
-        u = real(u * weights[len(logits) - 1])
-        for j in range(len(logits)):
-            if weights[j] > u:
-                return j
-        return best
-
-    @compile_
+    @parts.compile
     def run(weights, bias, ring, rings, first, noise, k, fixed, temperature, greedy, logits):
         table, past, present, residual, skip, skip_bias, hidden, hidden_bias, out, out_bias = weights
         reach, offset, lag = rings

@@ -161,6 +161,8 @@ class GatedState:
         self.patches = half.new_empty(size)
         self.u, self.s = half.new_empty(n, W, 2 * w), half.new_empty(n, W, 2 * w)
         self.u_of, self.sums = self.u.chunk(2, 2), self.s.unbind(1)
+        self.u_rows, self.patch_rows = self.u.flatten(0, 1), self.patches.flatten(2).flatten(0, 1)  # (n * W, ...)
+        self.moves = [(self.rows[:, i], self.rows[:, i + 1]) for i in range(R - 1)]
         self.z = half.new_empty(n, 2 * w)
         self.z_of = self.z.chunk(2, 1)
         self.g = half.new_ones(n, w + 1)
@@ -168,16 +170,15 @@ class GatedState:
         self.out = None if layer.out is None else augmented(layer.out)
 
     def row(self, out: Tensor | None) -> None:
-        """Begin the next row: fold in the rows above, and write the vertical features, doubled, into ``out`` (n, W, w)."""
+        """Begin the next row: fold in the rows above; the doubled vertical features go into ``out``, (n, W, w)."""
         self.patches.copy_(self.windows)
-        u = self.u.flatten(0, 1)
-        torch.addmm(self.bias, self.patches.flatten(2).flatten(0, 1), self.vertical, out=u)
-        torch.addmm(self.constant, u, self.link, out=self.s.flatten(0, 1))
+        torch.addmm(self.bias, self.patch_rows, self.vertical, out=self.u_rows)
+        torch.addmm(self.constant, self.u_rows, self.link, out=self.s.flatten(0, 1))
         if out is not None:
             self.u.tanh_()
             torch.addcmul(self.u_of[0], *self.u_of, out=out)
-        for i in range(self.rows.shape[1] - 1):
-            self.rows[:, i] = self.rows[:, i + 1]
+        for older, newer in self.moves:
+            older.copy_(newer)
 
     def pixel(self, column: int) -> None:
         """Compute the gated features at a column of the current row, with ``inputs[column]`` filled in, into ``g``."""

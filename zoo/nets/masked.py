@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -137,20 +138,20 @@ class ConvState:
         left = layer.left_weight().detach()
         self.bias = layer.bias.detach()
         self.left = left.permute(3, 2, 1, 0).reshape(taps * C, out).contiguous()  # (taps * in, out)
-        self.rows = left.new_zeros(n, max(p, 1), W + 2 * p, C)
+        self.rows = left.new_zeros(n, 1 if layer.above is None else p, W + 2 * p, C)
         current = self.rows[:, -1]  # (n, W + 2p, C)
-        self.inputs = [current[:, p + c] for c in range(W)]
+        self.inputs = current.unbind(1)[p : p + W]
         # Taps left of column c start at the padded column c; (n, taps * C), an overlapping view of the current row.
-        start = current.storage_offset()
-        self.taps = [self.rows.as_strided((n, taps * C), (self.rows.stride(0), 1), start + c * C) for c in range(W)]
+        strides = (self.rows.stride(0), C, 1)
+        self.taps = self.rows.as_strided((n, W, taps * C), strides, current.storage_offset()).unbind(1)
         self.weight_above = None
-        self.sums = [self.bias] * W
+        self.sums: Sequence[Tensor] = [self.bias] * W
         if layer.above is not None:
             self.weight_above = layer.above.detach().permute(2, 3, 1, 0).reshape(p * k * C, out).contiguous()
             self.windows = self.rows.as_strided((n, W, p, k * C), (p * row, C, row, 1))  # they overlap
             self.patches = left.new_empty(n, W, p, k * C)
             self.above = left.new_empty(n, W, out)
-            self.sums = [self.above[:, c] for c in range(W)]
+            self.sums = self.above.unbind(1)
 
     def row(self) -> None:
         """Begin the next row: fold in the rows above, and let the oldest of them go."""
