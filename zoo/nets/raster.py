@@ -79,10 +79,11 @@ def decode(
         state.row()
         for c in range(W):
             for colour in range(C):
-                logits = state.logits(c, colour)
                 if not all_known[i]:
-                    chosen = choose(logits, u[i])
+                    chosen = choose(state.logits(c, colour), u[i])
                     out[i].copy_(torch.where(masks[i], out[i], chosen) if some_known[i] else chosen)
+                elif not isinstance(state, FullPasses):
+                    state.logits(c, colour)  # later pixels read what this one leaves in the caches
                 state.put(c, colour, out[i])
                 i += 1
     return k.permute(3, 2, 0, 1)  # (n, C, H, W)
