@@ -93,6 +93,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str, bool]] = []
         self.ranges: list[str | None] = []
+        self.began: float | None = None
         self.lock = threading.RLock()
         self.closing = threading.Event()
 
@@ -167,6 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         chunked = self.headers.get("Transfer-Encoding") == "chunked"
         self.body = self._chunks() if chunked else self.rfile.read(length)
+        self.hub.began = self.hub.began or time.monotonic()
         self.hub.log.append((self.command, self.path, "Authorization" in self.headers))
         if self.hub.closing.is_set():  # a connection that was kept open
             self.close_connection = True

@@ -24,7 +24,7 @@ from torch import nn
 import zoo
 from zoo import errors
 from zoo.hub import build_card, load_pretrained, merge_card, save_pretrained, verify
-from zoo.hub.blocks import metadata
+from zoo.hub.blocks import join_cards, metadata
 from zoo.hub.layout import MIGRATIONS, sha256, sums_text
 from zoo.spec import Recorded
 
@@ -401,6 +401,23 @@ def test_regenerating_a_card_keeps_what_a_person_wrote(folder: Path) -> None:
     assert front["base_model"] == "me/x" and "digits" in front["tags"] and front["tags"].count("vae") == 1
     assert "3.25" in fresh and "12.5" not in fresh
     assert merge_card(fresh, fresh) == fresh and merge_card(fresh.replace("\n", "\r\n"), fresh) == fresh
+
+
+def test_what_two_people_wrote_is_joined_and_stays_so() -> None:
+    base = build_card(NAME, results=RESULTS)
+    begin = base.index("<!-- zoo:begin")
+    front = base[:begin].rstrip("\n").removesuffix("---")
+    theirs = f"{front}language: [en]\n---\n\nHello.\n\n{base[begin:]}\n## Thanks\n\nTo my cat.\n"
+    mine = f"{front}language: [de]\nbase_model: me/x\n---\n\n{base[begin:]}\n## Thanks\n\nTo my dog.\n\n## More\n"
+    joined = join_cards(theirs, mine)
+    before, _, rest = joined.partition("<!-- zoo:begin")
+    assert before.endswith("---\n\nHello.\n\n") and rest.endswith("## Thanks\n\nTo my cat.\nTo my dog.\n\n## More\n")
+    assert metadata(joined)["language"] == ["en", "de"] and metadata(joined)["base_model"] == "me/x"
+    assert metadata(joined)["model-index"] == metadata(base)["model-index"]
+    for again in (mine, base, joined):
+        assert join_cards(joined, again) == joined
+    by_hand = "# Mine\n\nAll of it.\n"
+    assert join_cards(theirs, by_hand) == by_hand and join_cards(by_hand, base).endswith(by_hand)
 
 
 @pytest.mark.parametrize(

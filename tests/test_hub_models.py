@@ -14,6 +14,7 @@ from hub_cases import contents, load_in_child, registry, tiny, tiny_folder
 from hub_server import HubServer
 from huggingface_hub import ModelCard, constants
 
+import zoo
 from zoo.hub import card, load, pull, push, verify
 from zoo.registry import load_registry
 
@@ -44,6 +45,30 @@ def test_bundled_model_there_and_back(name: str, tmp_path: Path, monkeypatch: py
     numbers = {k: v["value"] if isinstance(v, dict) else v for k, v in metrics.items()}
     found = {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}
     assert found and found == {k: float(v) for k, v in numbers.items() if v is not None}
+
+
+SMALL = {
+    "transformer-shakespeare": ({"width": 8, "depth": 1, "heads": 1}, {"samples.txt"}),
+    "wavenet-tones": ({"width": 4, "skip": 4, "stacks": 1, "depth": 2, "shape": [64]}, {"samples.png", "samples.wav"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_models_of_text_and_sound_are_pushed_with_their_samples(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    arguments, drawn = SMALL[name]
+    model = zoo.create(name, **arguments).eval()
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        push(model, "me/small", token=hub.user("me"))
+        folder, text = pull("me/small"), card("me/small")
+        back = load("me/small")
+    assert {p.name for p in folder.iterdir() if p.name.startswith("samples")} == drawn and verify(folder)
+    assert "## Samples" in text and "pictures" not in text
+    assert torch.equal(back.sample(1, seed=5), model.sample(1, seed=5))
 
 
 def test_eight_processes_that_load_the_same_model_at_once(run_forked: Callable[..., Any], tmp_path: Path) -> None:

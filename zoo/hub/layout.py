@@ -266,7 +266,7 @@ def _check_extent(tensors: Mapping[str, tuple[Any, Any, Any]], size: int, where:
     """Hold the tensors to one row without gaps that fills the file."""
     position = 0
     for name, (dtype, shape, offsets) in tensors.items():
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise UnsafeWeightsError(f"{where}: tensor {name[:100]!r} has the unknown type {str(dtype)[:20]!r}")
         sizes = all(type(n) is int and 0 <= n < 1 << 40 for n in (*shape, *offsets))
         if not sizes or len(offsets) != 2 or len(shape) > MAX_DIMENSIONS:
