@@ -183,6 +183,7 @@ def test_pareto_fronts_name_what_nobody_beats_twice() -> None:
     (table,) = tables(rows, sort="samples_per_second")
     assert [(r.result.identity.name, r.rank) for r in table.rows][-1] == ("elsewhere", None)
     assert "hardware b, not a" in to_text([table])
+    assert tables(rows[:1])[0].rows[0].pareto == ()
 
 
 def test_a_missing_metric_is_no_other_protocol() -> None:

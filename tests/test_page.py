@@ -288,6 +288,8 @@ def test_elsewhere_than_on_a_desk(browser: Any, made: Path, options: dict[str, A
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.get_by_role("row").count() >= 6  # cards to the eye of a phone, a table to a screen reader
     assert serious(page) == []
+    page.check("#all")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.get_by_role("button", name="gan-mnist", exact=True).click()
     assert page.get_by_role("dialog").bounding_box()["width"] <= options.get("viewport", {}).get("width", 1320)
     assert faults == []

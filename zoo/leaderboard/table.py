@@ -155,6 +155,8 @@ def _front(quality: Column, cost: Column, results: Sequence[Result], differs: Se
         compares = not {quality.part, cost.part} & set(differs[i])
         if compares and isinstance(a, (int, float)) and isinstance(b, (int, float)):
             points[i] = (a if quality.best == "low" else -a, b if cost.best == "low" else -b)
+    if len(points) < 2:
+        return set()  # alone in front of nobody
     return {i for i, p in points.items() if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points.values())}
 
 

@@ -31,7 +31,7 @@
   const words = (text) => text.replaceAll("_", " ");
   const column = (key) => data.columns[key];
   const current = () => data.tables.find((table) => table.key === state.table) || data.tables[0];
-  const dataset = (name) => ({ mnist: "MNIST", binary_mnist: "Binary MNIST", cifar10: "CIFAR-10" })[name] || words(name);
+  const dataset = (name) => ({ mnist: "MNIST", binary_mnist: "Binary MNIST", cifar10: "CIFAR-10" })[name] || words(name[0].toUpperCase() + name.slice(1));
   const trackName = (track) => ({ home: "home track", open: "open track" })[track] || track;
 
   function plain(value) {
@@ -170,7 +170,7 @@
   }
 
   function line(table, row, keys, rank, marks) {
-    const strip = el("span", { class: "strip", "aria-hidden": "true" }, [0, 1, 2, 3].map((i) => tile(row, i, 30)));
+    const strip = el("span", { class: "strip", "aria-hidden": "true" }, [0, 1, 2].map((i) => tile(row, i, 30)));
     const tags = [
       ...row.pareto.map((axis) => el("span", { class: "tag" }, `◆ ${axis}`)),
       ...(row.quick ? [el("span", { class: "tag warn" }, "quick")] : []),
