@@ -272,8 +272,9 @@ ALWAYS = {"reconstructions", "interpolation", "scatter"}
         (cvae(), ALWAYS | {"posterior", "analogies"}),
         (Coded([1, 4, 4]), ALWAYS | {"codebook", "arithmetic"}),
         (Identity([1, 4, 4]), ALWAYS | {"arithmetic"}),
+        (Identity([1, 4, 4], 4), ALWAYS | {"arithmetic"}),  # conditional elsewhere, such as in a prior over latents
     ],
-    ids=["vae", "cvae", "codes", "identity"],
+    ids=["vae", "cvae", "codes", "identity", "untold"],
 )
 def test_abilities_decide_what_is_looked_at(model: GenerativeModel, expected: set[str], tmp_path: Path) -> None:
     model.train()

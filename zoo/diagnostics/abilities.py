@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["Embeds", "Encodes", "HasCodes", "HasPosterior", "decode", "in_batches", "latents", "reconstruct"]
+__all__ = ["Embeds", "Encodes", "HasCodes", "HasPosterior", "decode", "in_batches", "is_told", "latents", "reconstruct"]
 
 _BATCH = 500
 
@@ -59,7 +59,7 @@ def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor
     Returns:
         A tensor (N, ...), or as many tensors as the method gives.
     """
-    told = labels is not None and model.num_classes > 0 and "labels" in inspect.signature(method).parameters
+    told = labels is not None and _takes_labels(model, method)
     parts = []
     for start in range(0, len(x), _BATCH):
         part = slice(start, start + _BATCH)
@@ -68,6 +68,15 @@ def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor
         parts.append(tuple(t.cpu() for t in found) if isinstance(found, tuple) else (found.cpu(),))
     whole = tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return whole if len(whole) > 1 else whole[0]
+
+
+def is_told(model: Any) -> bool:
+    """Tell whether the class goes into the latents and out of them: the model is conditional in what it decodes."""
+    return isinstance(model, Encodes) and _takes_labels(model, model.decode)
+
+
+def _takes_labels(model: Any, method: Callable[..., Any]) -> bool:
+    return model.num_classes > 0 and "labels" in inspect.signature(method).parameters
 
 
 def _embedding(model: Any) -> Embeds | None:

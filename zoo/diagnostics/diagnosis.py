@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.diagnostics import abilities
-from zoo.diagnostics.abilities import Encodes, HasCodes, HasPosterior
+from zoo.diagnostics.abilities import Encodes, HasCodes, HasPosterior, is_told
 from zoo.diagnostics.codes import codebook_usage, plot_usage
 from zoo.diagnostics.figures import page, png, sheet_of
 from zoo.diagnostics.latents import (
@@ -116,7 +116,7 @@ def _interpolation(subject: Subject) -> Finding:
 def _pair(subject: Subject) -> tuple[int, int]:
     """Choose the first example and the next of another class, or of the same one where the model is told the class."""
     same = subject.labels[1:] == subject.labels[0]
-    wanted = same if subject.model.num_classes else ~same
+    wanted = same if is_told(subject.model) else ~same
     return 0, 1 + (int(wanted.nonzero()[0]) if bool(wanted.any()) else 0)
 
 
@@ -164,11 +164,11 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "interpolation": Diagnostic("Two test images, and the line between their latents", _decodes, _interpolation),
     "arithmetic": Diagnostic(
         "Latents moved along the difference of two classes' means",
-        lambda m: _decodes(m) and not m.num_classes,
+        lambda m: _decodes(m) and not is_told(m),
         _arithmetic,
     ),
     "analogies": Diagnostic(
-        "A test image, and its latent under every class", lambda m: _decodes(m) and m.num_classes > 0, _analogies
+        "A test image, and its latent under every class", lambda m: _decodes(m) and is_told(m), _analogies
     ),
     "scatter": Diagnostic("Latents of test images", lambda m: isinstance(m, Encodes), _scatter),
 }
