@@ -269,6 +269,25 @@ def test_classes_change_likelihoods_and_samples() -> None:
         member("gated").sample(1, labels=0)
 
 
+@pytest.mark.parametrize("name", ["gated conditional", "gated colours"])
+@torch.no_grad()
+def test_guidance_moves_logits_away_from_the_average_class(name: str) -> None:
+    model = member(name)
+    options: dict[str, Any] = {"seed": 0, "labels": [0, 1, 1]}
+    guided = model.sample(3, guidance=2.0, **options)
+    assert torch.equal(guided, model.sample(3, guidance=2.0, cached=False, **options))
+    assert not torch.equal(guided, model.sample(3, **options))
+    greedy = model.quantize(model.sample(3, guidance=2.0, greedy=True, **options))
+    ours, mean = (model(greedy, torch.tensor(y)).log_softmax(-1) for y in ([0, 1, 1], [model.num_classes] * 3))
+    assert torch.equal((3 * ours - 2 * mean).argmax(-1), greedy)
+    with torch.no_grad():
+        for layer in (model.first, *model.layers):
+            layer.condition.copy_(layer.condition.mean(0, keepdim=True))  # all classes alike: nothing to move from
+    assert torch.equal(model.sample(3, guidance=2.0, **options), model.sample(3, **options))
+    with pytest.raises(ConfigError, match="guidance is for conditional models"):
+        member("gated").sample(1, guidance=1.0)
+
+
 @pytest.mark.parametrize("name", [n for n in load_registry() if "pixelcnn" in n and not n.startswith("pixelcnn-")])
 @pytest.mark.parametrize("n", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_registered_models_agree_in_single_precision(name: str, n: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError
 from zoo.maths.decoding import Decoding
 from zoo.model import Batch, LikelihoodModel
-from zoo.nets.raster import FullPasses, RasterState, decode
+from zoo.nets.raster import FullPasses, Guided, RasterState, decode
 
 __all__ = ["RasterModel"]
 
@@ -106,6 +106,7 @@ class RasterModel(LikelihoodModel):
         greedy: bool = False,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 0.0,
         given: Tensor | None = None,
         known: Tensor | int | None = None,
         cached: bool = True,
@@ -121,6 +122,8 @@ class RasterModel(LikelihoodModel):
             greedy: take the most probable level everywhere.
             top_k: draw among the k most probable levels only.
             top_p: draw among the most probable levels that together have at least this probability.
+            guidance: weight w of classifier-free guidance, for conditional models: logits l become l + w (l - l'), l'
+                being those of the average class; it doubles the work, and 0 draws from the model's distribution.
             given: partly known images in [0, 1] to complete, (C, H, W) or (n, C, H, W), NaN where a pixel is unknown.
             known: which pixels of ``given`` are kept, instead of NaN: a number of rows from the top, or a mask that
                 broadcasts to the shape of ``given``.
@@ -137,12 +140,18 @@ class RasterModel(LikelihoodModel):
         noise = torch.rand(H, W, C, n, generator=generator, device=self.device, dtype=self.dtype)
         if compiled and (not cached or top_k is not None or top_p is not None):
             raise ConfigError("compiled sampling is cached and has no top_k or top_p; leave compiled out for these")
-        full = FullPasses(lambda k: self(k, labels), n, self.shape, self.device)
+        images = n
+        if guidance:
+            if compiled or not self.num_classes or labels is None:
+                raise ConfigError("guidance is for conditional models, and not for compiled sampling; leave it out")
+            images, labels = 2 * n, torch.cat([labels, torch.full_like(labels, self.num_classes)])  # the average class
         with torch.inference_mode():  # a tenth less work for each of the many small operations
             if compiled:
                 k = self.decode_compiled(labels, noise, *fixed, temperature, greedy)
             else:
-                k = decode(self.start(n, labels) if cached else full, choose, noise, *fixed)
+                state = FullPasses(lambda k: self(k, labels), images, self.shape, self.device)
+                state = self.start(images, labels) if cached else state
+                k = decode(Guided(state, guidance) if guidance else state, choose, noise, *fixed)
         return k.to(noise.dtype).div_(self.levels - 1)
 
     def decode_compiled(

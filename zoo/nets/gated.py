@@ -109,7 +109,7 @@ class GatedLayer(nn.Module):
         u = self.vertical(F.pad(v, (p, p, self.rows - 1, 0)))
         z = self.horizontal(h) + pointwise(u, self.link.weight)
         if self.condition is not None and labels is not None:
-            c, d = F.embedding(labels, self.condition.flatten(1)).unflatten(1, (2, -1)).unbind(1)  # (B, 2 width) each
+            c, d = F.embedding(labels, self.added().flatten(1)).unflatten(1, (2, -1)).unbind(1)  # (B, 2 width) each
             u, z = u + c[..., None, None], z + d[..., None, None]
         g = gate(z, self.colours)
         if self.to_skip is not None:
@@ -117,6 +117,10 @@ class GatedLayer(nn.Module):
         if self.out is not None:
             h = h + self.out(g) if self.residual else self.out(g)
         return gate(u), h, skip
+
+    def added(self) -> Tensor:
+        """Return what each class adds to both stacks, and last what they add on average: (classes + 1, 2, 2 width)."""
+        return torch.cat([self.condition, self.condition.mean(0, keepdim=True)])
 
     def start(self, n: int, width: int, labels: Tensor | None = None) -> GatedState:
         """Return the state of incremental evaluation of ``n`` images that are ``width`` pixels wide."""
@@ -149,7 +153,7 @@ class GatedState:
         # The class is added to u before its gate but not before the link, which is undone in the sums' constant.
         c, d = 0.0, 0.0
         if layer.condition is not None and labels is not None:
-            c, d = layer.condition.detach()[labels].repeat_interleave(W, 0).unbind(1)  # (n * W, 2 w) each
+            c, d = layer.added().detach()[labels].repeat_interleave(W, 0).unbind(1)  # (n * W, 2 w) each
             c, d = c * half, d[:, order] * half - (c * half) @ self.link
         self.bias = layer.vertical.bias.detach() * half + c
         self.constant = layer.horizontal.bias.detach()[order] * half + d

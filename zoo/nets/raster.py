@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["FullPasses", "RasterState", "decode"]
+__all__ = ["FullPasses", "Guided", "RasterState", "decode"]
 
 
 class RasterState(Protocol):
@@ -44,6 +44,29 @@ class FullPasses:
 
     def put(self, column: int, colour: int, values: Tensor) -> None:
         self.k[:, colour, self.r, column] = values
+
+
+class Guided:
+    """A state of 2 n images as one of n: the logits l of the first half, moved away from those of the other half.
+
+    The halves have the same pixels and another condition: l + weight (l - l'), l and l' being log-probabilities.
+
+    References:
+        J. Ho, T. Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv:2207.12598.
+    """
+
+    def __init__(self, state: RasterState, weight: float) -> None:
+        self.state, self.weight = state, weight
+
+    def row(self) -> None:
+        self.state.row()
+
+    def logits(self, column: int, colour: int) -> Tensor:
+        wanted, other = self.state.logits(column, colour).log_softmax(-1).chunk(2)
+        return wanted + self.weight * (wanted - other)
+
+    def put(self, column: int, colour: int, values: Tensor) -> None:
+        self.state.put(column, colour, values.repeat(2))
 
 
 def decode(
