@@ -33,6 +33,7 @@ LACKS = (
     else None
 )
 browser_needed = pytest.mark.skipif(LACKS is not None, reason=LACKS or "")
+PATIENCE = 180_000  # ms, for machines that are busy with something else
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 CARD = (
@@ -145,7 +146,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        opened = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE
+        )
         yield opened
         opened.close()
 
@@ -153,6 +156,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, made: Path, **options: Any) -> tuple[Any, list[str]]:
     """Open the page; every console message, error or request but that of the file itself goes into the list."""
     context = browser.new_context(**{"viewport": {"width": 1320, "height": 900}, "reduced_motion": "reduce", **options})
+    context.set_default_timeout(PATIENCE)
     page, faults = context.new_page(), []
     page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: faults.append(str(error)))
