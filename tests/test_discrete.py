@@ -15,6 +15,7 @@ import torch
 from closed_forms import net, pixelcnn
 from torch import Tensor, nn
 
+import zoo
 from zoo.errors import ConfigError
 from zoo.families.code_prior import CodePrior
 from zoo.families.pixelcnn import PixelCNN
@@ -721,3 +722,20 @@ def test_evaluation_reports_reconstructions_and_uniform_codes(monkeypatch: pytes
     levels = torch.cat(given) * 255
     assert torch.allclose(levels, levels.round(), atol=1e-3)
     assert "fid_uniform_codes" not in controls.control_metrics(autoencoder, Reference(data, None), examples, 2, 3, 2)
+
+
+@pytest.mark.parametrize("name", [n for n in ("vq_vae-mnist", "fsq-mnist") if n in zoo.list(pretrained=True)])
+def test_shipped_pairs_are_worth_their_priors(name: str):
+    from zoo import results
+    from zoo.registry import pretrained_folder
+
+    model, result = zoo.load(name), results.read(pretrained_folder(name))
+    assert isinstance(model, CodePrior) and result.protocol.likelihood == "elbo"
+    fid, uniform, own = (result.metrics[f"fid{x}"].value for x in ("", "_uniform_codes", "_reconstructions"))
+    assert own < fid <= uniform / 2
+    stages = result.cost.training["stages"]
+    assert len(stages) == 2 and result.cost.training_tflop == pytest.approx(sum(stages.values()))
+    assert result.cost.training_tflop <= 50
+    assert sum(p.stat().st_size for p in pretrained_folder(name).iterdir()) <= 4_000_000
+    x = model.sample(8, seed=0)
+    assert x.shape == (8, 1, 28, 28) and model.reconstruct(x).shape == x.shape and (model.log_prob(x) < 0).all()
