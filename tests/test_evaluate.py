@@ -605,7 +605,13 @@ def test_shipped_results_are_made_again(name: str) -> None:
     shipped = read(bundled_folder() / name)
     p = shipped.protocol
     found = zoo.evaluate(
-        name, samples=p.samples or 10_000, seed=p.seeds[0], seeds=len(p.seeds), k=p.k, batch_size=p.batch_size, progress=False
+        name,
+        samples=p.samples or 10_000,
+        seed=p.seeds[0],
+        seeds=len(p.seeds),
+        k=p.k,
+        batch_size=p.batch_size,
+        progress=False,
     )
     assert found.protocol == p
     spec, recorded = (r.identity.spec["init_args"] for r in (found, shipped))
