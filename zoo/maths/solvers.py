@@ -1,0 +1,152 @@
+"""Solvers of ordinary differential equations dx/dt = v(x, t), as pure functions of v, x and the times.
+
+A step from t to t + h, h of either sign, with k_1 = v(x, t):
+
+    euler     x + h k_1                                                                       order 1, 1 call
+    midpoint  x + h v(x + h k_1 / 2, t + h / 2)                                               order 2, 2 calls
+    heun      x + h (k_1 + v(x + h k_1, t + h)) / 2                                           order 2, 2 calls
+    rk4       x + h (k_1 + 2 k_2 + 2 k_3 + k_4) / 6                                           order 4, 4 calls
+
+Adaptive solvers, which choose their steps by an error that they estimate, are torchdiffeq's.
+
+References:
+    E. Hairer, S. P. Norsett, G. Wanner, Solving Ordinary Differential Equations I, 1993.
+    R. T. Q. Chen, torchdiffeq, 2018, https://github.com/rtqichen/torchdiffeq.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError, close_matches
+
+__all__ = ["ADAPTIVE", "SOLVERS", "Solver", "Velocity", "integrate", "integrate_adaptive", "time_grid", "trajectory"]
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""v(x, t): a state (B, ...) and a time, of shape (), -> the state's derivative, (B, ...)."""
+
+Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A fixed-step solver.
+
+    Attributes:
+        step: (v, x, t, h) -> x(t + h).
+        order: p; the error at a given time falls as h^p.
+        calls: of v in a step.
+    """
+
+    step: Step
+    order: int
+    calls: int
+
+
+def _euler(v: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    return x + h * v(x, t)
+
+
+def _midpoint(v: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    return x + h * v(x + h / 2 * v(x, t), t + h / 2)
+
+
+def _heun(v: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    k_1 = v(x, t)
+    return x + h / 2 * (k_1 + v(x + h * k_1, t + h))
+
+
+def _rk4(v: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    k_1 = v(x, t)
+    k_2 = v(x + h / 2 * k_1, t + h / 2)
+    k_3 = v(x + h / 2 * k_2, t + h / 2)
+    k_4 = v(x + h * k_3, t + h)
+    return x + h / 6 * (k_1 + 2 * k_2 + 2 * k_3 + k_4)
+
+
+SOLVERS: dict[str, Solver] = {
+    "euler": Solver(_euler, 1, 1),
+    "midpoint": Solver(_midpoint, 2, 2),
+    "heun": Solver(_heun, 2, 2),
+    "rk4": Solver(_rk4, 4, 4),
+}
+"""Fixed-step solvers by name."""
+
+ADAPTIVE = ("dopri5", "bosh3", "dopri8")
+"""Names of the adaptive solvers."""
+
+
+def time_grid(steps: int, start: float = 0.0, end: float = 1.0) -> list[float]:
+    """Return steps + 1 evenly spaced times, the two ends exactly. Raises `ConfigError` below one step."""
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ConfigError(f"steps must be a positive integer, got {steps!r}")
+    return [start + (end - start) * i / steps for i in range(steps)] + [end]
+
+
+def _states(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str) -> Iterator[Tensor]:
+    if method not in SOLVERS:
+        near = close_matches(method, SOLVERS)
+        raise ConfigError(f"unknown solver {method!r}.{near} There are: {', '.join(SOLVERS)}")
+    t = torch.as_tensor(times, dtype=torch.float64).to(x.device, x.dtype)
+    if t.ndim != 1 or len(t) < 2:
+        raise ConfigError(f"a solver needs at least two times, got {len(t) if t.ndim == 1 else tuple(t.shape)}")
+    step = SOLVERS[method].step
+    yield x
+    for now, after in pairwise(t):
+        x = step(velocity, x, now, after - now)
+        yield x
+
+
+def integrate(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str = "euler") -> Tensor:
+    """Return the state at the last time: (B, ...) -> (B, ...).
+
+    Args:
+        velocity: v(x, t), called with times of shape ().
+        x: the state at the first time.
+        times: at least two, growing or falling; one step between each two.
+        method: of `SOLVERS`.
+
+    Raises:
+        ConfigError: an unknown method, or fewer than two times.
+    """
+    for state in _states(velocity, x, times, method):
+        x = state
+    return x
+
+
+def trajectory(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str = "euler") -> Tensor:
+    """Return the states at all times, (len(times), B, ...); arguments as for `integrate`."""
+    return torch.stack(list(_states(velocity, x, times, method)))
+
+
+def integrate_adaptive(
+    velocity: Velocity,
+    x: Tensor,
+    times: Sequence[float] | Tensor,
+    method: str = "dopri5",
+    tolerance: float = 1e-5,
+) -> Tensor:
+    """Return the state at the last time, with steps chosen by torchdiffeq so that their errors keep to the tolerance.
+
+    Args:
+        velocity: v(x, t).
+        x: the state at the first time, (B, ...).
+        times: the first and the last are used.
+        method: of `ADAPTIVE`.
+        tolerance: relative and absolute.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    if method not in ADAPTIVE:
+        near = close_matches(method, ADAPTIVE)
+        raise ConfigError(f"unknown adaptive solver {method!r}.{near} There are: {', '.join(ADAPTIVE)}")
+    from torchdiffeq import odeint
+
+    ends = torch.as_tensor(times, dtype=torch.float64)[[0, -1]].to(x.device, x.dtype)
+    return odeint(lambda t, state: velocity(state, t), x, ends, rtol=tolerance, atol=tolerance, method=method)[-1]

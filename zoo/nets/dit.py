@@ -1,0 +1,121 @@
+"""A Transformer over the patches of an image, told a time and perhaps a class by adaptive layer normalisation.
+
+    x <- x + g_1 A((1 + a_1) LN(x) + b_1),   x <- x + g_2 W_2 GELU(W_1 ((1 + a_2) LN(x) + b_2)),
+    (a, b, g)_{1,2} = W SiLU(e),   W = 0 at the start (adaLN-Zero)
+
+so that each block starts as the identity, and the network, whose last layer starts at zero too, as zero.
+
+References:
+    W. Peebles, S. Xie, Scalable Diffusion Models with Transformers, 2022, arXiv:2212.09748.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.nets.embeddings import PERIODS, Embedding, grid_positions
+from zoo.spec import Recorded
+
+__all__ = ["DiT", "DiTBlock"]
+
+
+def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class DiTBlock(nn.Module):
+    """Self-attention and a two-layer network, gated by the embedding: (B, T, d) and (B, d) -> (B, T, d).
+
+    Args:
+        width: d, a multiple of ``heads``.
+        heads: of attention.
+        hidden: width of the two-layer network.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)  # has no weights, so it serves both halves
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        a_1, b_1, g_1, a_2, b_2, g_2 = self.modulation(F.silu(e))[:, None].chunk(6, 2)  # (B, 1, d) each
+        qkv = self.qkv(_modulate(self.norm(x), a_1, b_1)).unflatten(2, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, D) each
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, T, d)
+        x = torch.addcmul(x, g_1, self.out(y))
+        y = self.down(F.gelu(self.up(_modulate(self.norm(x), a_2, b_2))))
+        return torch.addcmul(x, g_2, y)
+
+
+class DiT(Recorded, nn.Module):
+    """(B, channels, size, size), time (B,), labels (B,) or None -> (B, out_channels, size, size).
+
+    Args:
+        channels: of the image.
+        size: side of the image, a multiple of ``patch``.
+        patch: side of a patch; the image has (size / patch)^2 of them.
+        width: of the stream, a multiple of ``heads`` and of 4.
+        depth: number of blocks.
+        heads: of attention.
+        out_channels: of the output; those of the image if left out.
+        num_classes: labels 0..num_classes-1, the null label being num_classes; 0 for none.
+        hidden: width of the blocks' two-layer networks; 4 ``width`` if left out.
+        periods: shortest and longest period of the waves by which the time is told.
+
+    Raises:
+        ConfigError: sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        out_channels: int | None = None,
+        num_classes: int = 0,
+        hidden: int | None = None,
+        periods: Sequence[float] = PERIODS,
+    ) -> None:
+        super().__init__()
+        if patch < 1 or size % patch or width % heads or width % 4:
+            raise ConfigError(
+                f"DiT: the side {size} must be a multiple of the patch {patch}, and the width {width} one of 4 and of "
+                f"the {heads} heads"
+            )
+        self.size, self.patch, side = size, patch, size // patch
+        self.embedding = Embedding(width, num_classes, periods)
+        self.stem = nn.Linear(channels * patch**2, width)
+        self.register_buffer("positions", grid_positions(side, side, width), persistent=False)  # (T, width)
+        self.blocks = nn.ModuleList(DiTBlock(width, heads, hidden or 4 * width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, (out_channels or channels) * patch**2)
+        for layer in (self.modulation, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        if x.shape[2:] != (self.size, self.size):
+            raise ConfigError(f"DiT is built for sides of {self.size}, got an image of {tuple(x.shape[2:])}")
+        e = self.embedding(time, labels)
+        tokens = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)  # (B, T, C patch^2)
+        h = self.stem(tokens) + self.positions
+        for block in self.blocks:
+            h = block(h, e)
+        a, b = self.modulation(F.silu(e))[:, None].chunk(2, 2)  # (B, 1, width) each
+        h = self.out(_modulate(self.norm(h), a, b)).transpose(1, 2)  # (B, C' patch^2, T)
+        side = self.size // self.patch
+        return F.pixel_shuffle(h.unflatten(2, (side, side)), self.patch)

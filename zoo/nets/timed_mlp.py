@@ -1,0 +1,57 @@
+"""A residual fully connected network that is told a time and perhaps a class: for points, not for images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.nets.embeddings import PERIODS, Embedding
+from zoo.spec import Recorded
+
+__all__ = ["TimedMLP"]
+
+
+class TimedMLP(Recorded, nn.Module):
+    """(B, features), time (B,), labels (B,) or None -> (B, out_features).
+
+    h <- h + W_2 SiLU(W_1 h + U e) for each of ``depth`` blocks; all functions are smooth, as a derivative needs.
+
+    Args:
+        features: of an example.
+        width: of the stream and of the embedding, even.
+        depth: number of blocks.
+        out_features: of the output; those of the example if left out.
+        num_classes: labels 0..num_classes-1, the null label being num_classes; 0 for none.
+        periods: shortest and longest period of the waves by which the time is told.
+
+    Raises:
+        ConfigError: no block, or an odd width.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        width: int = 64,
+        depth: int = 2,
+        out_features: int | None = None,
+        num_classes: int = 0,
+        periods: Sequence[float] = PERIODS,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ConfigError(f"TimedMLP needs at least 1 block, got {depth}")
+        self.embedding = Embedding(width, num_classes, periods)
+        self.stem = nn.Linear(features, width)
+        self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.told = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
+        self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.out = nn.Linear(width, out_features or features)
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        e, h = self.embedding(time, labels), self.stem(x)
+        for first, told, second in zip(self.first, self.told, self.second, strict=True):
+            h = h + second(F.silu(first(h) + told(e)))
+        return self.out(F.silu(h))

@@ -1,0 +1,156 @@
+"""A small U-shaped convolutional network that is told a time and perhaps a class.
+
+Each residual block normalises groups of channels, and its second normalisation is scaled and shifted by the embedding.
+An image may be folded into patches first (space to depth): wide convolutions of small maps compute several times as
+fast as narrow convolutions of large ones.
+
+References:
+    O. Ronneberger, P. Fischer, T. Brox, U-Net, 2015, arXiv:1505.04597.
+    J. Ho, A. Jain, P. Abbeel, Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239, appendix B.
+    P. Dhariwal, A. Nichol, Diffusion Models Beat GANs on Image Synthesis, 2021, arXiv:2105.05233 (adaptive group norm).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.nets.embeddings import PERIODS, Embedding
+from zoo.spec import Recorded
+
+__all__ = ["UNet"]
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(8, width), width)
+
+
+class _Block(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x)))) (1 + scale) + shift)): (B, width, h, w) -> the same."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = _norm(width), _norm(width)
+        self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.modulation = nn.Linear(embedding, 2 * width)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulation(F.silu(e))[:, :, None, None].chunk(2, 1)  # (B, width, 1, 1) each
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return x + self.conv2(F.silu(h))
+
+
+class _Attention(nn.Module):
+    """x + W_o softmax(Q K^T / sqrt(D)) V over all places of a map: (B, width, h, w) -> the same."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm = heads, _norm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.qkv(self.norm(x).flatten(2).transpose(1, 2))  # (B, T, 3 width)
+        q, k, v = h.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, D) each
+        y = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, T, width)
+        return x + y.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class _Stage(nn.Module):
+    """Residual blocks of one width, and attention after the last: (B, width, h, w) -> the same."""
+
+    def __init__(self, width: int, blocks: int, embedding: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(width, embedding) for _ in range(blocks))
+        self.attention = _Attention(width, heads) if heads else None
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h, e)
+        return h if self.attention is None else self.attention(h)
+
+
+class UNet(Recorded, nn.Module):
+    """(B, channels, H, W), time (B,), labels (B,) or None -> (B, out_channels, H, W).
+
+    The output layer starts at zero. Maps are halved between stages, odd sides rounded up, and doubled back to the very
+    size that they had.
+
+    Args:
+        channels: of the image.
+        widths: channels of each stage, from the full size down; the last stage is the bottom.
+        blocks: residual blocks of a stage on the way down, and again on the way up.
+        embedding: size of the vector that tells time and label, even.
+        out_channels: of the output; those of the image if left out.
+        num_classes: labels 0..num_classes-1, the null label being num_classes; 0 for none.
+        attention: indices of the stages, 0 the full size, that end in self-attention on both ways.
+        heads: of attention.
+        patch: side of the squares of pixels that are folded into channels before the first stage.
+        periods: shortest and longest period of the waves by which the time is told.
+
+    Raises:
+        ConfigError: no widths, heads that do not divide a width, an unknown stage, or sides that patches do not divide.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        widths: list[int],
+        blocks: int = 1,
+        embedding: int = 64,
+        out_channels: int | None = None,
+        num_classes: int = 0,
+        attention: Sequence[int] = (),
+        heads: int = 4,
+        patch: int = 1,
+        periods: Sequence[float] = PERIODS,
+    ) -> None:
+        super().__init__()
+        if not widths or blocks < 1 or patch < 1:
+            raise ConfigError("UNet needs at least one width, one block a stage and patches of at least one pixel")
+        if any(not 0 <= level < len(widths) or widths[level] % heads for level in attention):
+            raise ConfigError(
+                f"UNet: attention {list(attention)} must name stages 0 to {len(widths) - 1} whose widths "
+                f"{list(widths)} divide into {heads} heads"
+            )
+        self.patch = patch
+        self.embedding = Embedding(embedding, num_classes, periods)
+
+        def stage(level: int) -> _Stage:
+            return _Stage(widths[level], blocks, embedding, heads if level in attention else 0)
+
+        upper = range(len(widths) - 1)
+        self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(stage(level) for level in upper)
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
+        self.bottom = stage(len(widths) - 1)
+        self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.merge = nn.ModuleList(nn.Conv2d(2 * widths[level], widths[level], 1) for level in upper)
+        self.up = nn.ModuleList(stage(level) for level in upper)
+        self.norm = _norm(widths[0])
+        self.out = nn.Conv2d(widths[0], (out_channels or channels) * patch**2, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        if any(side % self.patch for side in x.shape[2:]):
+            raise ConfigError(f"sides of {tuple(x.shape[2:])} do not divide into patches of {self.patch} pixels")
+        e = self.embedding(time, labels)
+        h = self.stem(F.pixel_unshuffle(x, self.patch))  # (B, widths[0], H / patch, W / patch)
+        kept = []
+        for stage, shrink in zip(self.down, self.shrink, strict=True):
+            h = stage(h, e)
+            kept.append(h)
+            h = shrink(h)
+        h = self.bottom(h, e)
+        for grow, merge, stage in zip(reversed(self.grow), reversed(self.merge), reversed(self.up), strict=True):
+            skip = kept.pop()
+            h = F.interpolate(grow(h), skip.shape[2:])  # nearest
+            h = stage(merge(torch.cat([h, skip], 1)), e)
+        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
