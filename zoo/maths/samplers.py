@@ -1,0 +1,247 @@
+"""Samplers of diffusion models: pure functions of a denoiser, a state and falling levels of noise.
+
+    denoiser(x, lambda) -> x_0,   lambda_1 < ... < lambda_N,   x_N+1 = x_0 at the last
+
+A denoiser gives the data that it expects behind x of log signal-to-noise lambda, (B, ...) and a number; every sampler
+works with every one of them, whatever the network predicts and on whatever schedule it was trained. All end in one
+evaluation at lambda_N whose answer is the sample: N levels of noise are N calls, or as many as the table says.
+
+    ancestral            x_s ~ p(x_s | x_t), which the model gives                           N calls
+    ddim                 x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 v) eps + eta sqrt(v) z   N
+    euler_maruyama       the reverse equation, step by step in time                          N
+    predictor_corrector  the same, and a Langevin step after each                            2N - 1
+    ode                  the probability-flow equation in lambda, by any solver              solver's calls (N - 1) + 1
+    heun                 the same equation in q = sigma / alpha, trapezoid rule              2N - 1
+    dpm_solver           exponential integrator of second order, two evaluations remembered  N
+    consistency          x_0 at once, noise again, x_0 at once, ...                          N
+
+v is the variance of q(x_s | x_t, x_0). DDIM with eta = 0 is Euler's method for d(x / alpha) / dq = eps.
+
+References:
+    J. Ho, A. Jain, P. Abbeel, Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239.
+    J. Song, C. Meng, S. Ermon, Denoising Diffusion Implicit Models, 2020, arXiv:2010.02502.
+    Y. Song and others, Score-Based Generative Modeling through SDEs, 2020, arXiv:2011.13456, algorithms 2 to 5.
+    T. Karras and others, Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364.
+    C. Lu and others, DPM-Solver++, 2022, arXiv:2211.01095, algorithm 2.
+    Y. Song and others, Consistency Models, 2023, arXiv:2303.01469, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError
+from zoo.maths.conversions import noise_of
+from zoo.maths.schedules import Schedule
+from zoo.maths.solvers import integrate
+
+__all__ = [
+    "Denoiser",
+    "Noise",
+    "Reverse",
+    "ancestral",
+    "consistency",
+    "ddim",
+    "dpm_solver",
+    "euler_maruyama",
+    "heun",
+    "invert",
+    "langevin",
+    "ode",
+    "predictor_corrector",
+    "velocity",
+]
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, ...), lambda ()) -> x_0 (B, ...)."""
+
+Reverse = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(x_t, lambda_t, lambda_s) -> mean and standard deviation of p(x_s | x_t)."""
+
+Noise = Callable[[], Tensor]
+"""Draws standard normal noise of the shape of x."""
+
+
+def _cast(levels: Tensor, x: Tensor) -> Tensor:
+    return levels.to(x.device, x.dtype)
+
+
+def ancestral(denoise: Denoiser, x: Tensor, levels: Tensor, reverse: Reverse, noise: Noise) -> Tensor:
+    """Draw x_s from p(x_s | x_t), level by level.
+
+    Args:
+        denoise: used at the last level.
+        x: state at the first level, (B, ...).
+        levels: rising lambdas, (N,).
+        reverse: gives p(x_s | x_t).
+        noise: for each step.
+    """
+    for later, earlier in pairwise(_cast(levels, x)):
+        mean, std = reverse(x, later, earlier)
+        x = mean + std * noise()
+    return denoise(x, _cast(levels, x)[-1])
+
+
+def _ddim_step(x: Tensor, x_0: Tensor, start: Tensor, end: Tensor, schedule: Schedule) -> Tensor:
+    """Go from one level to another, earlier or later one, along the noise that is seen: Euler's step in q."""
+    (a_t, s_t), (a_s, s_s) = schedule.coefficients(start), schedule.coefficients(end)
+    return a_s * x_0 + s_s * noise_of(x, x_0, a_t, s_t)
+
+
+def ddim(
+    denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, noise: Noise | None = None, eta: float = 0.0
+) -> Tensor:
+    """Go from level to level with the noise that the denoiser sees, or with part of it drawn anew.
+
+    Args:
+        denoise: the denoiser.
+        x: state at the first level, (B, ...).
+        levels: rising lambdas, (N,).
+        schedule: alpha and sigma of a lambda.
+        noise: needed unless eta is 0.
+        eta: 0 draws nothing, 1 has the variance of the posterior.
+
+    Raises:
+        ConfigError: eta outside [0, 1], or no noise for it.
+    """
+    if not 0 <= eta <= 1 or (eta and noise is None):
+        raise ConfigError(f"eta must lie between 0 and 1, and needs noise above 0, got {eta}")
+    levels = _cast(levels, x)
+    for later, earlier in pairwise(levels):
+        x_0 = denoise(x, later)
+        if not eta or noise is None:
+            x = _ddim_step(x, x_0, later, earlier, schedule)
+            continue
+        (a_t, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
+        variance = -(eta**2) * s_s**2 * torch.expm1(later - earlier)
+        kept = torch.sqrt(s_s**2 - variance)
+        x = a_s * x_0 + kept * noise_of(x, x_0, a_t, s_t) + torch.sqrt(variance) * noise()
+    return denoise(x, levels[-1])
+
+
+def invert(denoise: Denoiser, x_0: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
+    """Run DDIM backwards, from the data to the state at the first level: what `ddim` would turn into the data.
+
+    The data count as the mean of the state at the last level; the error of both falls with the number of levels.
+    """
+    levels = _cast(levels, x_0)
+    x = schedule.coefficients(levels[-1])[0] * x_0
+    for earlier, later in pairwise(levels.flip(0)):
+        x = _ddim_step(x, denoise(x, earlier), earlier, later, schedule)
+    return x
+
+
+def velocity(denoise: Denoiser, schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return dx / d lambda of the probability flow, alpha' x_0 + sigma' eps."""
+
+    def slope(x: Tensor, log_snr: Tensor) -> Tensor:
+        (alpha, sigma), (da, ds) = schedule.coefficients(log_snr), schedule.slopes(log_snr)
+        x_0 = denoise(x, log_snr)
+        return da * x_0 + ds * noise_of(x, x_0, alpha, sigma)
+
+    return slope
+
+
+def ode(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, method: str = "rk4") -> Tensor:
+    """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end."""
+    if len(levels) > 1:
+        x = integrate(velocity(denoise, schedule), x, levels, method)
+    return denoise(x, _cast(levels, x)[-1])
+
+
+def heun(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
+    """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's."""
+    levels = _cast(levels, x)
+    for later, earlier in pairwise(levels):
+        (a_t, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
+        x_0 = denoise(x, later)
+        guess = _ddim_step(x, x_0, later, earlier, schedule)
+        change = noise_of(guess, denoise(guess, earlier), a_s, s_s) - noise_of(x, x_0, a_t, s_t)
+        x = guess + 0.5 * (s_s - a_s * s_t / a_t) * change
+    return denoise(x, levels[-1])
+
+
+def dpm_solver(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
+    """Second order multistep solver in data prediction: the linear part exactly, x_0 extrapolated from two levels."""
+    levels = _cast(levels, x)
+    before, last = None, None
+    for later, earlier in pairwise(levels):
+        (_, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
+        x_0, h = denoise(x, later), 0.5 * (earlier - later)
+        D = x_0 if before is None else x_0 + 0.5 * h / last * (x_0 - before)
+        x = s_s / s_t * x - a_s * torch.expm1(-h) * D
+        before, last = x_0, h
+    return denoise(x, levels[-1])
+
+
+def euler_maruyama(denoise: Denoiser, x: Tensor, times: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
+    """Simulate the reverse equation, dx = (f x - g^2 score) dt + g dw with t falling, in equal or other steps of t.
+
+    Args:
+        denoise: the denoiser.
+        x: state at the first time, (B, ...).
+        times: falling, (N,).
+        schedule: drift and diffusion.
+        noise: for each step.
+    """
+    for now, after in pairwise(times.double()):
+        x = _backwards(denoise, x, now, after, schedule, noise)
+    return denoise(x, _cast(schedule.log_snr(times.double()[-1]), x))
+
+
+def _score(denoise: Denoiser, x: Tensor, log_snr: Tensor, schedule: Schedule) -> Tensor:
+    log_snr = _cast(log_snr, x)
+    alpha, sigma = schedule.coefficients(log_snr)
+    return -noise_of(x, denoise(x, log_snr), alpha, sigma) / sigma
+
+
+def _backwards(denoise: Denoiser, x: Tensor, now: Tensor, after: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
+    score = _score(denoise, x, schedule.log_snr(now), schedule)
+    h, f, g2 = (float(value) for value in (now - after, schedule.drift(now), schedule.diffusion(now)))
+    return x - h * (f * x - g2 * score) + math.sqrt(h * g2) * noise()
+
+
+def langevin(x: Tensor, score: Tensor, noise: Tensor, step: Tensor | float) -> Tensor:
+    """One step of unadjusted Langevin dynamics: x + step score + sqrt(2 step) z."""
+    return x + step * score + (2 * step) ** 0.5 * noise
+
+
+def predictor_corrector(
+    denoise: Denoiser, x: Tensor, times: Tensor, schedule: Schedule, noise: Noise, snr: float = 0.16
+) -> Tensor:
+    """Simulate the reverse equation with one Langevin step after each, whose size keeps to a signal-to-noise ratio.
+
+    step = 2 alpha^2 (snr |z| / |score|)^2 with norms averaged over the batch, alpha^2 that of the schedule where it
+    preserves variance and 1 where it explodes (Song, algorithms 4 and 5).
+    """
+    for now, after in pairwise(times.double()):
+        x = _backwards(denoise, x, now, after, schedule, noise)
+        log_snr = _cast(schedule.log_snr(after), x)
+        score, z = _score(denoise, x, log_snr, schedule), noise()
+        ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
+        step = 2 * schedule.coefficients(log_snr)[0] ** 2 * (snr * ratio) ** 2
+        x = langevin(x, score, z, step)
+    return denoise(x, _cast(schedule.log_snr(times.double()[-1]), x))
+
+
+def consistency(function: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
+    """Jump to the data, add the noise of the next level, and jump again.
+
+    Args:
+        function: f(x, lambda) -> x_0 on the trajectory through x, (B, ...).
+        x: state at the first level.
+        levels: rising lambdas, (N,).
+        schedule: alpha and sigma of a lambda.
+        noise: for each step but the first.
+    """
+    levels = _cast(levels, x)
+    x_0 = function(x, levels[0])
+    for level in levels[1:]:
+        alpha, sigma = schedule.coefficients(level)
+        x_0 = function(alpha * x_0 + sigma * noise(), level)
+    return x_0
