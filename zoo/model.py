@@ -6,6 +6,7 @@ Conventions, stated once:
   A model that wants another range converts inside; `GenerativeModel.sample` always returns the data range.
 - A batch is a pair ``(x, labels)``, labels being int64 of shape (B,).
 - Losses and log-likelihoods are in nats per example: summed over the dimensions of an example, averaged over the batch.
+  The exception are regressions (of a velocity, of a noise): mean squared errors per dimension, logged as ``mse``.
 - Likelihoods are of the *discrete* image; bits/dim = -log_prob / (D ln 2), D = C * H * W.
 - One step is one batch, for every family: ``trainer.global_step`` counts batches, whatever the number of optimizers.
 - Training noise is drawn with `GenerativeModel.randn` and `rand`, never with ``torch.randn``: the engine seeds it with
@@ -27,7 +28,17 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.spec import Recorded
 
-__all__ = ["Batch", "GenerativeModel", "ImplicitModel", "LikelihoodModel", "Player", "Source", "seeded"]
+__all__ = [
+    "Batch",
+    "FlowModel",
+    "GenerativeModel",
+    "HasLikelihood",
+    "ImplicitModel",
+    "LikelihoodModel",
+    "Player",
+    "Source",
+    "seeded",
+]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -304,8 +315,15 @@ class GenerativeModel(Recorded, LightningModule):
         ]
 
 
-class LikelihoodModel(GenerativeModel):
-    """A model with a log-likelihood, exact or bounded."""
+class HasLikelihood:
+    """Mixin of a `GenerativeModel` that has a log-likelihood, exact or bounded, whatever it is trained by.
+
+    Attributes:
+        likelihood_examples: over how many test examples, the first ones, an evaluation takes the mean; None for all.
+            Where each example costs many evaluations of a network, fewer do, and the standard error is reported.
+    """
+
+    likelihood_examples: int | None = None
 
     def log_prob(
         self,
@@ -352,6 +370,14 @@ class LikelihoodModel(GenerativeModel):
     def likelihood(self, k: int = 1) -> str:
         """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is."""
         raise NotImplementedError
+
+
+class LikelihoodModel(HasLikelihood, GenerativeModel):
+    """A model that is trained by its log-likelihood, exact or bounded."""
+
+
+class FlowModel(GenerativeModel):
+    """A model that moves noise to data along a velocity; its loss is a mean squared error per dimension, ``mse``."""
 
 
 class ImplicitModel(GenerativeModel):

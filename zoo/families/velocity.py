@@ -1,0 +1,178 @@
+"""What all models share that learn the velocity of a path from noise to data: labels, guidance, solving, both ways.
+
+    dx/dt = v(x, t, y),   x(0) = noise,   x(1) = data
+
+Grey levels are given the width of an interval, (k + u) / L with uniform u, and then scaled to [-1, 1], so that the
+density that the velocity transports is one of dequantised images; points are taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, close_matches
+from zoo.maths.dequantisation import dequantise, from_continuous
+from zoo.maths.guidance import Field, calls_per_step, guide
+from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
+from zoo.model import FlowModel, seeded
+
+__all__ = ["VelocityModel"]
+
+
+class VelocityModel(FlowModel):
+    """A network that says where to go, and a solver that goes there.
+
+    Args:
+        network: v(x (B, *shape), time (B,), labels (B,) or None) -> (B, *shape), told ``time_scale`` t as time; for
+            labels, one with the null label ``num_classes``.
+        shape: of an example.
+        levels: grey levels of the data, None for continuous values.
+        num_classes: labels that the network is told, 0 for none.
+        label_dropout: chance that training tells the null label instead, which guidance needs.
+        guidance_scale: default of sampling.
+        steps: default number of steps of sampling.
+        solver: default of sampling.
+        time_scale: of the time that the network is told.
+        lr: peak learning rate.
+        betas: of Adam.
+
+    Raises:
+        ConfigError: an unknown solver, or label dropout outside of [0, 1).
+    """
+
+    family = "flow"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: Sequence[int],
+        levels: int | None = 256,
+        num_classes: int = 0,
+        label_dropout: float = 0.1,
+        guidance_scale: float = 1.0,
+        steps: int = 10,
+        solver: str = "midpoint",
+        time_scale: float = 10.0,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__()
+        _check_solver(solver)
+        if not 0 <= label_dropout < 1:
+            raise ConfigError(f"label_dropout must be at least 0 and below 1, got {label_dropout}")
+        self.network, self.shape, self.levels, self.num_classes = network, tuple(shape), levels, num_classes
+        self.label_dropout, self.guidance_scale = label_dropout, guidance_scale
+        self.steps, self.solver, self.time_scale = steps, solver, time_scale
+        self.lr, self.betas = lr, betas
+
+    # -- the velocity -------------------------------------------------------------------------------------------------
+
+    def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return v(x, t, y): (B, *shape) and times (B,) or () -> (B, *shape)."""
+        return self.network(x, (self.time_scale * t).expand(len(x)), labels)
+
+    def field(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Field:
+        """Return x, t -> v with the labels built in, guided by ``guidance_scale`` (the model's own if left out)."""
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        null = self.num_classes or None
+        return guide(self.velocity, scale if labels is not None or guidance_scale is not None else 1.0, labels, null)
+
+    def dropped(self, labels: Tensor) -> Tensor | None:
+        """Return training labels, some replaced by the null label; None without classes. Raises `DataError`."""
+        if not self.num_classes:
+            return None
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise DataError(f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes")
+        return labels.masked_fill(self.rand(len(labels)) < self.label_dropout, self.num_classes)
+
+    def random_times(self, n: int) -> Tensor:
+        """Draw n times uniform in [0, 1), one in each n-th of it for each rank's share, which spreads them evenly."""
+        share = n // max(1, len(self._streams))
+        places = torch.arange(n, device=self.device) % share
+        return (places + self.rand(n)) / share
+
+    # -- data range and back ------------------------------------------------------------------------------------------
+
+    def continuous(self, x: Tensor, u: Tensor | float = 0.5) -> Tensor:
+        """Return examples as the model sees them, grey levels in [-1, 1]; u in [0, 1] is the place in the interval."""
+        if self.levels is None:
+            return x
+        return 2 * dequantise(x, u, self.levels) - 1
+
+    def training_examples(self, x: Tensor) -> Tensor:
+        """Return `continuous` examples, each value at a random place of its interval."""
+        return x if self.levels is None else self.continuous(x, self.rand(*x.shape))
+
+    def data_range(self, x: Tensor) -> Tensor:
+        """Return what the model made in data range, clamped."""
+        return x if self.levels is None else from_continuous((x + 1) / 2, self.levels)
+
+    # -- sampling, and both ways --------------------------------------------------------------------------------------
+
+    def solve(self, field: Field, x: Tensor, steps: int, solver: str, start: float = 0.0, end: float = 1.0) -> Tensor:
+        """Return the state at time ``end`` from that at ``start``; an adaptive solver keeps to a tolerance of 1e-5."""
+        _check_solver(solver)
+        if solver in ADAPTIVE:
+            return integrate_adaptive(field, x, [start, end], solver)
+        return integrate(field, x, time_grid(steps, start, end), solver)
+
+    def noise(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n states at time 0, (n, *shape)."""
+        return torch.randn(n, *self.shape, generator=generator, device=self.device, dtype=self.dtype)
+
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator,
+        labels: Tensor | None,
+        *,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance_scale: float | None = None,
+    ) -> Tensor:
+        """Go from noise to data.
+
+        Args:
+            steps: of a fixed-step solver, by default the model's own.
+            solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, or an adaptive one, by default the model's own.
+            guidance_scale: w of (1 - w) v(x, t) + w v(x, t, y); 1 is the conditional model, 0 the unconditional one.
+        """
+        field = self.field(labels, guidance_scale)
+        x = self.solve(field, self.noise(n, generator), steps or self.steps, solver or self.solver)
+        return self.data_range(x)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the noise that examples come from: (B, *shape) in data range -> (B, *shape)."""
+        return self.solve(self.field(labels, 1.0), self.continuous(x), self.steps, self.solver, 1.0, 0.0)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the examples that noise goes to: (B, *shape) -> (B, *shape) in data range."""
+        return self.data_range(self.solve(self.field(labels, 1.0), z, self.steps, self.solver))
+
+    @torch.no_grad()
+    def trajectory(
+        self, n: int, *, seed: int | torch.Generator | None = None, labels: Tensor | int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the states on the way from noise to data, (T, n, *shape) in data range, and their times, (T,)."""
+        times = time_grid(self.steps)
+        solver = self.solver if self.solver in SOLVERS else "rk4"
+        x = self.noise(n, seeded(seed, self.device))
+        states = trajectory(self.field(self._labels(n, labels)), x, times, solver)
+        return self.data_range(states), torch.tensor(times)
+
+    @property
+    def calls_per_sample(self) -> int:
+        """Evaluations of the network with the model's own options; of an adaptive solver, those of ``steps`` of RK4."""
+        calls = SOLVERS[self.solver if self.solver in SOLVERS else "rk4"].calls
+        return self.steps * calls * (calls_per_step(self.guidance_scale) if self.num_classes else 1)
+
+
+def _check_solver(solver: str) -> None:
+    known = (*SOLVERS, *ADAPTIVE)
+    if solver not in known:
+        raise ConfigError(f"unknown solver {solver!r}.{close_matches(solver, known)} There are: {', '.join(known)}")

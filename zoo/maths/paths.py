@@ -1,0 +1,136 @@
+"""Paths from noise to data: random curves whose two ends are a noise x_0 and an example x_1.
+
+    x_t = a(t) x_0 + b(t) x_1 + g(t) z,   t = 0 noise, t = 1 data,   z a further noise where g is not zero
+
+    linear              a = 1 - t                 b = t                       g = 0
+    trigonometric       a = cos(pi t / 2)         b = sin(pi t / 2)           g = 0
+    variance_preserving a = sqrt(1 - t^2)         b = t                       g = 0
+    linear_noisy        as linear                                             g = sin^2(pi t)
+    trigonometric_noisy as trigonometric                                      g = sin^2(pi t)
+    encoding_decoding   a = cos^2(pi t) [t < 1/2] b = cos^2(pi t) [t > 1/2]   g = sin^2(pi t)
+
+A path whose noise x_0 is standard normal has, at time t, the velocity v(x, t) = E[a' x_0 + b' x_1 + g' z | x_t = x] and
+the score s(x, t) = grad log p_t(x); without g the one follows from the other by
+
+    E[x_0 | x_t = x] = (b v - b' x) / (a' b - a b'),   s = -E[x_0 | x_t = x] / a.
+
+References:
+    Y. Lipman and others, Flow Matching for Generative Modeling, 2022, arXiv:2210.02747 (linear).
+    M. S. Albergo, N. M. Boffi, E. Vanden-Eijnden, Stochastic Interpolants: A Unifying Framework for Flows and
+    Diffusions, 2023, arXiv:2303.08797, section 4 and table 8 (the others).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError, close_matches
+
+__all__ = ["PATHS", "Path", "path"]
+
+Coefficient = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Times, of any shape -> the coefficient and its derivative, of the same shape."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """Three coefficients of time.
+
+    Attributes:
+        a, b, g: of the noise, of the example, of the further noise; g is None where there is none.
+        margin: distance from t = 1 that keeps all derivatives below 1 / sqrt(margin) or so; 0 where they are bounded.
+    """
+
+    a: Coefficient
+    b: Coefficient
+    g: Coefficient | None = None
+    margin: float = 0.0
+
+    def state(self, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
+        """Return x_t: (B, ...) each, with times (B,) or () -> (B, ...)."""
+        return self._mix(x_0, x_1, t, z, 0)
+
+    def velocity(self, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
+        """Return dx_t/dt, arguments as for `state`."""
+        return self._mix(x_0, x_1, t, z, 1)
+
+    def _mix(self, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor | None, which: int) -> Tensor:
+        t = _beside(t, x_0)
+        mixed = self.a(t)[which] * x_0 + self.b(t)[which] * x_1
+        if self.g is None:
+            return mixed
+        if z is None:
+            raise ConfigError("this path has a third part: it needs the noise z")
+        return mixed + self.g(t)[which] * z
+
+    def expected_noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        """Return E[x_0 | x_t = x] from the velocity v(x, t) of a path without g; from it follows the score, -that/a."""
+        t = _beside(t, x)
+        (a, da), (b, db) = self.a(t), self.b(t)
+        return (b * v - db * x) / (da * b - a * db)
+
+
+def _beside(t: Tensor, x: Tensor) -> Tensor:
+    """Return times in a shape that multiplies x: (B,) -> (B, 1, ...), () as it is."""
+    return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
+
+
+def _fall(t: Tensor) -> tuple[Tensor, Tensor]:
+    return 1 - t, -torch.ones_like(t)
+
+
+def _rise(t: Tensor) -> tuple[Tensor, Tensor]:
+    return t, torch.ones_like(t)
+
+
+def _cosine(t: Tensor) -> tuple[Tensor, Tensor]:
+    w = math.pi / 2
+    return (w * t).cos(), -w * (w * t).sin()
+
+
+def _sine(t: Tensor) -> tuple[Tensor, Tensor]:
+    w = math.pi / 2
+    return (w * t).sin(), w * (w * t).cos()
+
+
+def _root(t: Tensor) -> tuple[Tensor, Tensor]:
+    a = (1 - t * t).clamp(min=0).sqrt()
+    return a, -t / a
+
+
+def _bump(t: Tensor) -> tuple[Tensor, Tensor]:
+    return (math.pi * t).sin().square(), math.pi * (2 * math.pi * t).sin()
+
+
+def _first_half(t: Tensor) -> tuple[Tensor, Tensor]:
+    c, dc = (math.pi * t).cos().square(), -math.pi * (2 * math.pi * t).sin()
+    zero = torch.zeros_like(t)
+    return torch.where(t < 0.5, c, zero), torch.where(t < 0.5, dc, zero)
+
+
+def _second_half(t: Tensor) -> tuple[Tensor, Tensor]:
+    c, dc = _first_half(1 - t)
+    return c, -dc
+
+
+PATHS: dict[str, Path] = {
+    "linear": Path(_fall, _rise),
+    "trigonometric": Path(_cosine, _sine),
+    "variance_preserving": Path(_root, _rise, margin=1e-3),
+    "linear_noisy": Path(_fall, _rise, _bump),
+    "trigonometric_noisy": Path(_cosine, _sine, _bump),
+    "encoding_decoding": Path(_first_half, _second_half, _bump),
+}
+"""Paths by name."""
+
+
+def path(name: str) -> Path:
+    """Return a path by its name. Raises `ConfigError` on an unknown one."""
+    if name not in PATHS:
+        raise ConfigError(f"unknown path {name!r}.{close_matches(name, PATHS)} There are: {', '.join(PATHS)}")
+    return PATHS[name]
