@@ -70,6 +70,7 @@ class VQVAE(DiscreteAutoencoder):
             shape, codes, quantiser.size, likelihood, scale, min_log_scale, reconstruction, commitment, lr, betas
         )
         self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser
+        self.steps_to_move = getattr(quantiser, "steps_to_move", 2)
 
     def compilable(self) -> list[nn.Module]:
         return [self.encoder, self.decoder]

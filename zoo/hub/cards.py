@@ -62,7 +62,7 @@ def build_card(
     metrics = metric_values(results)
     if command is None and name in load_registry():
         command = f"zoo fit --model {name}"
-    task, what = _task(name, results)
+    task, what = _task(name, results, (model or {}).get("args") or {})
     front = _front(name, licence, results, metrics, task)
     sections = [f"# {name}\n", f"{summary[:1].upper()}{summary[1:]}.\n" if summary else "", _paper(paper)]
     if samples:
@@ -142,8 +142,11 @@ def metric_values(results: Mapping[str, Any] | None) -> dict[str, float]:
     return found
 
 
-def _task(name: str, results: Mapping[str, Any] | None) -> tuple[dict[str, str], str]:
-    """Return the task as the Hub names it, and what the model makes, by the kind or shape of its data."""
+def _task(name: str, results: Mapping[str, Any] | None, args: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """Return the task as the Hub names it, and what the model makes, by the kind or shape of its data.
+
+    The Hub has no task for images of an asked class; they are no unconditional ones.
+    """
     entry, data = load_registry().get(name), (results or {}).get("data")
     room = entry.data.get("class_path", "").rpartition(".")[0].rpartition(".")[2] if entry is not None else ""
     shape = data.get("shape") if isinstance(data, Mapping) else None
@@ -153,6 +156,8 @@ def _task(name: str, results: Mapping[str, Any] | None) -> tuple[dict[str, str],
         return {"type": "other", "name": "Audio generation"}, "sound"
     if room == "toys" or (isinstance(shape, (list, tuple)) and len(shape) != 3):
         return {"type": "other", "name": "Generation"}, "data"
+    if args.get("num_classes"):
+        return {"type": "other", "name": "Class-conditional image generation"}, "pictures"
     return {"type": "unconditional-image-generation", "name": "Image generation"}, "pictures"
 
 

@@ -193,6 +193,12 @@ class VectorQuantiser(Recorded, nn.Module):
 class FSQ(Recorded, nn.Module):
     """Finite scalar quantisation: a fixed grid and nothing to learn; see `zoo.maths.quantisers.FiniteScalars`.
 
+    Two levels are 0 and -1, and near z = 0 the half step offset has bent the bound flat: every number starts as 0, and
+    the decoder's first weights get no gradient until some z has fallen below -3.4.
+
+    Attributes:
+        steps_to_move: training steps until every tensor of a model of the zoo has moved.
+
     Args:
         levels: of each of the D channels, all at least 2; prod(levels) codes.
     """
@@ -202,6 +208,7 @@ class FSQ(Recorded, nn.Module):
     def __init__(self, levels: list[int]) -> None:
         super().__init__()
         self.grid = FiniteScalars(levels)
+        self.steps_to_move = 120 if max(levels) == 2 else 2
         self.size, self.dim = self.grid.size, len(levels)
 
     def codes(self, z: Tensor) -> Tensor:
