@@ -69,8 +69,8 @@ def test_a_step_is_a_batch_and_the_generator_moves_on_each_nth():
     assert trainer.global_step == 8
     assert recorder.moved(0) == [True] * 8
     assert recorder.moved(1) == [False, False, True, False, False, True, False, False]
-    assert set(recorder.terms[0]) == {"critic_loss", "wasserstein", "penalty"}
-    assert set(recorder.terms[2]) == {"critic_loss", "wasserstein", "penalty", "generator_loss"}
+    assert set(recorder.terms[0]) == {"critic_loss", "gap", "sign", "penalty", "critic_gradient"}
+    assert set(recorder.terms[2]) == {"critic_loss", "gap", "sign", "penalty", "generator_loss", "generator_gradient"}
     assert all(p.requires_grad for p in model.parameters())
     assert {"loss", "critic_loss", "generator_loss"} <= set(model.loss(batches(1)[0]))
 
@@ -120,7 +120,7 @@ def test_each_player_gets_gradients_of_its_own_loss_only():
     model.critic_loss(batch)["loss"].backward()
     assert all(p.grad is None for p in model.generator.parameters())
     terms = model.critic_loss(batch)
-    assert torch.allclose(terms["loss"], terms["penalty"] - terms["wasserstein"])
+    assert torch.allclose(terms["loss"], terms["penalty"] - terms["gap"])
     model.zero_grad()
     model.critic.requires_grad_(False)
     model.generator_loss(batch)["loss"].backward()

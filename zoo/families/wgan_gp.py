@@ -10,12 +10,9 @@ References:
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.families.adversarial import AdversarialModel
-from zoo.maths.penalties import gradient_penalty
-from zoo.model import Batch
 
 __all__ = ["WGANGP"]
 
@@ -24,14 +21,18 @@ class WGANGP(AdversarialModel):
     """Wasserstein GAN with gradient penalty.
 
     Args:
-        generator: (B, latent_dim) -> (B, *shape), before the tanh.
-        critic: (B, *shape) in [-1, 1] -> (B, 1), with no batch normalisation: the penalty is per example.
+        generator: (B, latent_dim [+ class_dim]) -> (B, *shape), before the tanh.
+        critic: (B, *shape) in [-1, 1] -> (B, 1), or (B, features) with classes; with no batch normalisation, as the
+            penalty is per example.
         latent_dim: size of z.
         shape: of an example.
         n_critic: critic updates per generator update.
         penalty: lambda, the weight of the gradient penalty, taken over all pixels of an example.
         lr: peak learning rate of both players.
         betas: Adam's decay rates of both players.
+        num_classes, class_dim, features: classes, as in `AdversarialModel`.
+        augment, augment_images: adaptive augmentation, as in `AdversarialModel`.
+        bounded: whether examples are in [0, 1].
     """
 
     def __init__(
@@ -44,25 +45,15 @@ class WGANGP(AdversarialModel):
         penalty: float = 10.0,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.0, 0.9),
+        num_classes: int = 0,
+        class_dim: int = 16,
+        features: int = 0,
+        augment: float = 0.0,
+        augment_images: int = 100_000,
+        bounded: bool = True,
     ) -> None:
-        super().__init__(generator, critic, latent_dim, shape, n_critic, lr, betas)
-        self.penalty = penalty
-        last, bias = [*critic.named_parameters()][-1]
-        if bias.ndim == 1:
-            self.still = {f"critic.{last}": "a constant added to the critic changes neither player's loss"}
-
-    def compilable(self) -> list[nn.Module]:
-        """Return the generator alone: the penalty differentiates the critic twice."""
-        return [self.generator]
-
-    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
-        x = batch[0] * 2 - 1
-        with torch.no_grad():
-            fake = self.fakes(len(x))
-        d_real, d_fake = self.critic(torch.cat([x, fake])).chunk(2)
-        wasserstein = d_real.mean() - d_fake.mean()
-        penalty = self.penalty * gradient_penalty(self.critic, x, fake, self.rand(len(x))).mean()
-        return {"loss": penalty - wasserstein, "wasserstein": wasserstein, "penalty": penalty}
-
-    def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": -self.critic(self.fakes(len(batch[0]))).mean()}
+        super().__init__(
+            generator, critic, latent_dim, shape, "wasserstein", n_critic, penalty, lr=lr, betas=betas,
+            num_classes=num_classes, class_dim=class_dim, features=features, augment=augment,
+            augment_images=augment_images, bounded=bounded,
+        )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["gradient_penalty"]
+__all__ = ["gradient_penalty", "squared_gradient", "zero_centred_penalty"]
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
@@ -36,3 +36,36 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
         x_hat = x_hat.view_as(x_hat)
         (gradient,) = torch.autograd.grad(critic(x_hat).sum(), x_hat, create_graph=create_graph)
         return (gradient.flatten(1).norm(dim=1) - 1) ** 2
+
+
+def squared_gradient(scores: Tensor, x: Tensor) -> Tensor:
+    """Return ||grad_x D(x)||_2^2 for each example, from scores that were computed on ``x``.
+
+    Args:
+        scores: one value an example, (B,) or (B, 1), none depending on another example.
+        x: what they were computed on, (B, ...), requiring gradients.
+
+    Returns:
+        (B,), differentiable in the critic's parameters.
+    """
+    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return gradient.flatten(1).square().sum(1)
+
+
+def zero_centred_penalty(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return ||grad D(x)||_2^2 / 2 for each example: R1 where x are data, R2 where they are samples, times gamma.
+
+    Args:
+        critic: examples (B, ...) -> scores with one value an example, none depending on another example.
+        x: examples (B, ...).
+
+    Returns:
+        (B,), differentiable in the critic's parameters.
+
+    References:
+        L. Mescheder, A. Geiger, S. Nowozin, Which Training Methods for GANs do actually Converge?, 2018,
+        arXiv:1801.04406, equations 9 and 10.
+    """
+    x = x.detach().requires_grad_()
+    x = x.view_as(x)
+    return squared_gradient(critic(x), x) / 2
