@@ -98,7 +98,7 @@ class AdversarialModel(ImplicitModel):
         _check(n_critic, lazy, num_classes, features, augment, penalty, r1, r2, clip)
         self.automatic_optimization = False
         if num_classes:
-            generator = ClassInput(generator, num_classes, class_dim)
+            generator = self.told(generator, num_classes, class_dim)
             critic = ProjectionCritic(critic, num_classes, features)
         self.generator, self.critic = generator, critic
         self.latent_dim, self.shape, self.levels = latent_dim, tuple(shape), None
@@ -115,6 +115,10 @@ class AdversarialModel(ImplicitModel):
         self._playing = ""
         if self.objective.shift_free:
             self.still = _constant(critic)
+
+    def told(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
+        """Return a generator that is given the class too."""
+        return ClassInput(generator, num_classes, class_dim)
 
     def players(self) -> dict[str, Player]:
         """Return the critic and the generator; the critic's Adam makes up for lazy penalties, as in appendix B."""
