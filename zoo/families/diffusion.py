@@ -1,0 +1,384 @@
+"""What all diffusion models share: noisy data, a network that sees through the noise, and samplers that use it.
+
+    x_t = alpha x_0 + sigma eps,   network(c_in x_t, lambda, y) -> eps, x_0, v or the like,   mean squared error
+
+The network is told the log signal-to-noise lambda, not a step; a `zoo.maths.schedules.Schedule` says which lambdas
+there are, `zoo.maths.conversions` turns what is predicted into x_0, and every sampler of `zoo.maths.samplers` asks for
+x_0 only. Data in [0, 1] become [-1, 1] inside.
+
+References:
+    J. Sohl-Dickstein and others, Deep Unsupervised Learning using Nonequilibrium Thermodynamics, 2015,
+    arXiv:1503.03585.
+    J. Ho, T. Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv:2207.12598.
+    Y. Song and others, Score-Based Generative Modeling through SDEs, 2020, arXiv:2011.13456: completing images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, close_matches
+from zoo.maths import samplers
+from zoo.maths.conversions import KINDS, input_scale, noise_of, prediction_of, to_data
+from zoo.maths.guidance import Field, calls_per_step, guide
+from zoo.maths.schedules import Schedule
+from zoo.maths.solvers import SOLVERS
+from zoo.model import Batch, GenerativeModel
+
+__all__ = ["SAMPLERS", "Denoise", "Diffusion"]
+
+SAMPLERS = ("ancestral", "ddim", "euler_maruyama", "predictor_corrector", "ode", "heun", "dpm_solver", "consistency")
+"""All samplers; each model takes some of them."""
+
+_SPACING = {"heun": "rho", "dpm_solver": "log_snr", "ode": "log_snr"}
+"""What is even between levels where it is not time."""
+
+
+class Denoise:
+    """A model as the samplers see it, (x, lambda) -> x_0: guided, cut to the range of the data, with known pixels kept.
+
+    Args:
+        model: whose network it is.
+        labels: int64 (B,), or None.
+        scale: of guidance.
+        clip: cut x_0 to [-1, 1].
+        known: values that x_0 has where ``mask`` is true, and the mask; or None.
+    """
+
+    def __init__(
+        self, model: Diffusion, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None
+    ) -> None:
+        self.model, self.clip, self.known = model, clip, known
+        null = model.num_classes if model.num_classes else None
+        self.field: Field = guide(model.output, scale, labels, null)
+
+    def both(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_0, and what the network gives beside its prediction, (B, 0, ...) where that is nothing."""
+        model = self.model
+        out = self.field(x, log_snr.expand(len(x)))
+        value, rest = out[:, : x.shape[1]], out[:, x.shape[1] :]
+        x_0 = to_data(model.predict, value, x, *model.schedule.coefficients(log_snr), model.sigma_data)
+        if self.clip:
+            x_0 = x_0.clamp(-1, 1)
+        if self.known is not None:
+            x_0 = torch.where(self.known[1], self.known[0], x_0)
+        return x_0, rest
+
+    def __call__(self, x: Tensor, log_snr: Tensor) -> Tensor:
+        return self.both(x, log_snr)[0]
+
+
+class Diffusion(GenerativeModel):
+    """Base of the diffusion models: objective, samplers, encoding, completion.
+
+    Args:
+        network: (B, C, ...), lambda (B,), labels (B,) or None -> (B, C, ...), or more channels where the model says so.
+        shape: of an example.
+        schedule: of the noise.
+        predict: what the network gives, of `zoo.maths.conversions.KINDS`.
+        num_classes: labels that the network is conditioned on, 0 for none.
+        label_dropout: share of the labels that training replaces by the null label ``num_classes``.
+        sampler: default of sampling, of those that the class takes.
+        steps: default of sampling.
+        levels: grey levels of the data, None for continuous data of about unit size, which are taken as they are.
+        sigma_data: standard deviation of the data that the prediction ``edm`` supposes.
+        lr: peak learning rate.
+        betas: Adam's decay rates.
+
+    Raises:
+        ConfigError: an unknown prediction, or numbers out of range.
+    """
+
+    family = "diffusion"
+    samplers: ClassVar[tuple[str, ...]] = ("ddim", "heun", "dpm_solver", "ode")
+    dequantizes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shape: Sequence[int],
+        schedule: Schedule,
+        predict: str,
+        num_classes: int,
+        label_dropout: float,
+        sampler: str,
+        steps: int,
+        levels: int | None,
+        sigma_data: float,
+        lr: float,
+        betas: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        if predict not in KINDS:
+            raise ConfigError(
+                f"unknown prediction {predict!r}.{close_matches(predict, KINDS)} It is {', '.join(KINDS)}"
+            )
+        if num_classes < 0 or not 0 <= label_dropout < 1 or sigma_data <= 0:
+            raise ConfigError(
+                f"num_classes must not be negative, label_dropout lie between 0 and 1 and sigma_data be positive, got "
+                f"{num_classes}, {label_dropout} and {sigma_data}"
+            )
+        self.check_sampler(sampler)
+        self.network, self.schedule, self.predict = network, schedule, predict
+        self.shape, self.levels, self.num_classes = tuple(shape), levels, num_classes
+        self.label_dropout, self.sigma_data = label_dropout, sigma_data
+        self.sampler, self.steps = sampler, steps
+        self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
+        self.steps_to_move = getattr(network, "steps_to_move", 2)
+
+    def compilable(self) -> list[nn.Module]:
+        return [self.network]
+
+    # -- data range ---------------------------------------------------------------------------------------------------
+
+    def centre(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return data in [0, 1] as [-1, 1]; with uniform noise, levels k as 2 (k + u) / L - 1."""
+        if self.levels is None:
+            return x
+        if noise is None or not self.dequantizes:
+            return 2 * x - 1
+        return 2 * (x * (self.levels - 1) + noise) / self.levels - 1
+
+    def uncentre(self, x: Tensor) -> Tensor:
+        """Return the way back, into [0, 1]."""
+        if self.levels is None:
+            return x
+        x = (x + 1) / 2
+        if self.dequantizes:
+            x = (x * self.levels - 0.5) / (self.levels - 1)
+        return x.clamp(0, 1)
+
+    # -- the network and its objective --------------------------------------------------------------------------------
+
+    def output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None) -> Tensor:
+        """Return what the network gives for noisy data: (B, C, ...) and (B,) -> (B, C or more, ...)."""
+        alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
+        scale = input_scale(self.predict, alpha, sigma, self.sigma_data)
+        return self.network(x * scale, log_snr, labels)
+
+    def training_levels(self, u: Tensor) -> Tensor:
+        """Return the lambdas to train on, from uniform numbers: (B,) -> (B,)."""
+        return self.schedule.training_log_snr(u.double()).to(u.dtype)
+
+    def noisy(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return x_0 in the model's range, x_t, its lambda (B,), and labels of which some are the null label."""
+        x, labels = batch
+        x_0 = self.centre(x, self.rand(*x.shape) if self.dequantizes else None)
+        log_snr = self.training_levels(self._even(len(x)))
+        alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
+        return x_0, alpha * x_0 + sigma * self.randn(*x.shape), log_snr, self._dropped(labels)
+
+    def _even(self, n: int) -> Tensor:
+        """Draw n numbers in [0, 1), one in each n-th of it for each rank's share: every batch sees all levels."""
+        share = n // max(1, len(self._streams))
+        return (torch.arange(n, device=self.device) % share + self.rand(n)) / share
+
+    def _dropped(self, labels: Tensor) -> Tensor | None:
+        if not self.num_classes:
+            return None
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise DataError(f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes")
+        return labels.masked_fill(self.rand(len(labels)) < self.label_dropout, self.num_classes)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``mse``, the mean squared error of the prediction per dimension, which is ``loss``."""
+        x_0, x, log_snr, labels = self.noisy(batch)
+        mse = self.errors(self.output(x, log_snr, labels), x_0, x, log_snr).mean()
+        return {"loss": mse, "mse": mse}
+
+    def errors(self, out: Tensor, x_0: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
+        """Return squared errors of the prediction, of the shape of x."""
+        alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
+        target = prediction_of(self.predict, x, x_0, alpha, sigma, self.sigma_data)
+        return (out[:, : x.shape[1]] - target).square()
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator,
+        labels: Tensor | None,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        eta: float = 0.0,
+        guidance_scale: float = 1.0,
+        spacing: str | None = None,
+        solver: str = "rk4",
+        snr: float = 0.16,
+        clip: bool = True,
+        given: Tensor | None = None,
+        known: Tensor | int | None = None,
+    ) -> Tensor:
+        """Draw ``n`` examples in data range.
+
+        Args:
+            n: how many.
+            generator: of all noise.
+            labels: int64 (n,) for a conditional model, else none.
+            sampler: of those that the class takes; the model's own if left out.
+            steps: levels of noise, by default the model's own; most samplers call the network once at each.
+            eta: of ``ddim``: share of the noise that is drawn anew.
+            guidance_scale: w, 1 for none; (1 - w) unconditional + w conditional.
+            spacing: what is even between levels: time, log_snr or rho; the sampler's own if left out.
+            solver: of ``ode``: euler, midpoint, heun or rk4.
+            snr: of ``predictor_corrector``.
+            clip: keep what the network takes for the data in their range.
+            given: partly known images in [0, 1] to complete, (C, H, W) or (n, C, H, W), NaN where a pixel is unknown.
+            known: which pixels of ``given`` are kept, instead of NaN: a number of rows from the top, or a mask.
+
+        Raises:
+            ConfigError: a sampler that does not work with this model, or numbers out of range.
+        """
+        sampler = self.sampler if sampler is None else sampler
+        self.check_sampler(sampler, eta)
+        noise = self._noise_of(n, generator)
+        levels, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
+        kept = self._known(n, given, known)
+        denoise = Denoise(self, labels, guidance_scale, clip and self.levels is not None, kept)
+        x = self._start(levels[0], noise, kept)
+        run: dict[str, Callable[[], Tensor]] = {
+            "ancestral": lambda: samplers.ancestral(denoise, x, levels, self.reverse(denoise), noise),
+            "ddim": lambda: samplers.ddim(denoise, x, levels, self.schedule, noise, eta),
+            "euler_maruyama": lambda: samplers.euler_maruyama(denoise, x, times, self.schedule, noise),
+            "predictor_corrector": lambda: samplers.predictor_corrector(denoise, x, times, self.schedule, noise, snr),
+            "ode": lambda: samplers.ode(denoise, x, levels, self.schedule, solver),
+            "heun": lambda: samplers.heun(denoise, x, levels, self.schedule),
+            "dpm_solver": lambda: samplers.dpm_solver(denoise, x, levels, self.schedule),
+            "consistency": lambda: samplers.consistency(denoise, x, levels, self.schedule, noise),
+        }
+        return self.uncentre(run[sampler]())
+
+    def check_sampler(self, sampler: str, eta: float = 0.0) -> None:
+        """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no eta."""
+        name = type(self).__name__
+        if sampler not in SAMPLERS:
+            near = close_matches(str(sampler), SAMPLERS)
+            raise ConfigError(f"unknown sampler {sampler!r}.{near} {name} takes {', '.join(self.samplers)}")
+        if sampler not in self.samplers:
+            raise ConfigError(f"the sampler {sampler} does not work with {name}; it takes {', '.join(self.samplers)}")
+        if eta and sampler != "ddim":
+            raise ConfigError(f"eta is an option of the sampler ddim, not of {sampler}; leave it out")
+
+    def reverse(self, denoise: Denoise) -> samplers.Reverse:
+        """Return p(x_s | x_t), for ancestral sampling."""
+        raise NotImplementedError
+
+    def first_time(self) -> float:
+        """Return the earliest time that the network knows."""
+        return self.schedule.first
+
+    def _grid(self, sampler: str, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
+        """Return rising lambdas, and the falling times of samplers that go by time."""
+        levels = self.schedule.grid(steps, spacing or _SPACING.get(sampler, "time"), self.first_time())
+        return levels, torch.linspace(1.0, self.first_time(), steps, dtype=torch.float64)
+
+    def _noise_of(self, n: int, generator: torch.Generator) -> samplers.Noise:
+        options = {"generator": generator, "device": self.device, "dtype": self.dtype}
+        return lambda: torch.randn(n, *self.shape, **options)
+
+    def _start(self, level: Tensor, noise: samplers.Noise, kept: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the state at the first level: noise, and what is known seen through it."""
+        alpha, sigma = self.schedule.coefficients(level.to(self.device, self.dtype))
+        x = sigma * noise()
+        return x if kept is None else torch.where(kept[1], x + alpha * kept[0], x)
+
+    def _known(self, n: int, given: Tensor | None, known: Tensor | int | None) -> tuple[Tensor, Tensor] | None:
+        """Return the values that are given in the model's range, and where they count, both (n, C, H, W)."""
+        if given is None and known is None:
+            return None
+        if given is None or given.shape not in (self.shape, (n, *self.shape)):
+            found = "none" if given is None else tuple(given.shape)
+            raise ConfigError(f"given must be images of shape {self.shape} or {(n, *self.shape)}, got {found}")
+        given = given.to(self.device, self.dtype).expand(n, *self.shape)
+        mask = ~given.isnan()
+        if isinstance(known, int):
+            if not 0 <= known <= self.shape[1]:
+                raise ConfigError(f"known must be between 0 and {self.shape[1]} rows, got {known}")
+            mask = mask.clone()
+            mask[:, :, known:] = False
+        elif known is not None:
+            try:
+                mask = mask & known.to(mask)
+            except RuntimeError as error:
+                raise ConfigError(f"known of shape {tuple(known.shape)} does not broadcast to {self.shape}") from error
+        elif bool(mask.all()):
+            raise ConfigError("nothing is to be drawn: pass known, the rows or pixels to keep, or NaN in given")
+        half = torch.full_like(given, 0.5)  # the middle of a level
+        return self.centre(given.nan_to_num(0.0), half), mask
+
+    @property
+    def calls_per_sample(self) -> int:
+        """Evaluations of the network with the model's own sampler and number of steps."""
+        return self.calls(self.sampling_options())
+
+    def calls(self, options: Mapping[str, Any]) -> int:
+        """Return the evaluations of the network with these sampling options; guided steps are two."""
+        sampler, steps = (options.get(n) or getattr(self, n) for n in ("sampler", "steps"))
+        solver = SOLVERS[options.get("solver", "rk4")].calls if sampler == "ode" else 1
+        each = 2 if sampler in ("heun", "predictor_corrector") else solver
+        return ((steps - 1) * each + 1) * calls_per_step(options.get("guidance_scale", 1.0))
+
+    # -- noise as a latent --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
+        """Return the noise that DDIM turns into these data: (B, *shape) in data range -> (B, *shape)."""
+        levels, denoise = self._latent_way(labels, steps)
+        half = torch.full_like(x, 0.5)
+        z = samplers.invert(denoise, self.centre(x, half), levels, self.schedule)
+        return z / self.schedule.coefficients(levels[0])[1].to(z)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
+        """Return what DDIM makes of noise: (B, *shape) -> (B, *shape) in data range."""
+        levels, denoise = self._latent_way(labels, steps)
+        sigma = self.schedule.coefficients(levels[0])[1].to(z)
+        return self.uncentre(samplers.ddim(denoise, sigma * z, levels, self.schedule))
+
+    def _latent_way(self, labels: Tensor | None, steps: int) -> tuple[Tensor, Denoise]:
+        return self._grid("ddim", steps, None)[0], Denoise(self, labels, 1.0, False, None)
+
+    @staticmethod
+    def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+        """Return the point between two noises on the arc, where noise of full length lies, not on the chord."""
+        cosine = (a.flatten(1) * b.flatten(1)).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+        angle = _column(cosine.clamp(-1, 1).acos().clamp(min=1e-4), a)
+        return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+
+    @torch.no_grad()
+    def denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Return states on the way from noise to ``n`` samples, and the data seen in each, (frames, n, *shape) each."""
+        states: list[Tensor] = []
+        seen: list[Tensor] = []
+        labels = self._labels(n, None)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        levels, _ = self._grid("ddim", frames, None)
+        inner = Denoise(self, labels, 1.0, self.levels is not None, None)
+
+        def watched(x: Tensor, log_snr: Tensor) -> Tensor:
+            x_0 = inner(x, log_snr)
+            size = torch.sqrt(sum(c**2 for c in self.schedule.coefficients(log_snr)))  # type: ignore[arg-type]
+            states.append(self.uncentre(x / size))
+            seen.append(self.uncentre(x_0))
+            return x_0
+
+        x = self._start(levels[0], self._noise_of(n, generator), None)
+        samplers.ddim(watched, x, levels, self.schedule)
+        return torch.stack(states), torch.stack(seen)
+
+    def score(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the gradient of log q(x) at lambda: (B, *shape) in the model's range and () -> (B, *shape)."""
+        alpha, sigma = self.schedule.coefficients(log_snr)
+        x_0 = Denoise(self, labels, 1.0, False, None)(x, log_snr)
+        return -noise_of(x, x_0, alpha, sigma) / sigma
+
+
+def _column(value: Tensor, like: Tensor) -> Tensor:
+    """Return (B,) as (B, 1, ...), to broadcast."""
+    return value.view(-1, *[1] * (like.ndim - 1))
