@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.diffusion import Denoise, Diffusion
-from zoo.maths.conversions import SIGMA_DATA, to_data
+from zoo.families.noise_latents import NoiseLatents
+from zoo.maths.conversions import SIGMA_DATA
 from zoo.maths.samplers import Reverse
 from zoo.maths.schedules import Cosine, Schedule, posterior, transition
 from zoo.model import Batch, HasLikelihood, seeded
@@ -37,7 +38,7 @@ _NEAR = 1e-4  # between lambdas in single and in double precision
 _WEIGHT = 1e-3  # of the bound beside the squared error, where the variance is learned
 
 
-class DDPM(HasLikelihood, Diffusion):
+class DDPM(HasLikelihood, NoiseLatents, Diffusion):
     """Diffusion in T steps.
 
     Args:
@@ -128,20 +129,17 @@ class DDPM(HasLikelihood, Diffusion):
         return step
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``mse``, per dimension, and ``loss``: the same, with a thousandth of the bound for a learned variance."""
+        """Return ``mse``, per dimension, and ``loss``: the same, plus the bound / 1000 for a learned variance."""
         x_0, x, log_snr, labels = self.noisy(batch)
         out = self.output(x, log_snr, labels)
         mse = self.errors(out, x_0, x, log_snr).mean()
         if self.variance != "learned":
             return {"loss": mse, "mse": mse}
         C = x.shape[1]
-        value = to_data(self.predict, out[:, :C].detach(), x, *self._at(log_snr, x), self.sigma_data)
+        value = self.data_of(out[:, :C].detach(), x, log_snr.view(-1, *[1] * (x.ndim - 1)))
         i = 1 + torch.searchsorted(-self.log_snrs, -log_snr.double() - _NEAR)  # steps are counted from 1
         terms = self.bound_terms(x_0, value, out[:, C:], i).mean() / math.prod(self.shape)
         return {"loss": mse + _WEIGHT * self.table * terms, "mse": mse, "vlb": terms * self.table}
-
-    def _at(self, log_snr: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.schedule.coefficients(log_snr.view(-1, *[1] * (x.ndim - 1)))
 
     # -- the bound ----------------------------------------------------------------------------------------------------
 
@@ -208,11 +206,12 @@ class DDPM(HasLikelihood, Diffusion):
             i = low + (u * (high - low)).long().clamp(max=high - low - 1)
             log_snr = self.log_snrs[i - 1].to(x.dtype)
             eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            alpha, sigma = self._at(log_snr, x)
+            level = log_snr.view(-1, *[1] * (x.ndim - 1))
+            alpha, sigma = self.schedule.coefficients(level)
             x_t = alpha * x_0 + sigma * eps
             out = self.output(x_t, log_snr, labels)
             C = x.shape[1]
-            value = to_data(self.predict, out[:, :C], x_t, alpha, sigma, self.sigma_data).clamp(-1, 1)
+            value = self.data_of(out[:, :C], x_t, level).clamp(-1, 1)
             total += (high - low) * self.bound_terms(x_0, value, out[:, C:], i)
         return total + self.prior_term(x_0)
 

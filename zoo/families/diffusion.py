@@ -57,16 +57,17 @@ class Denoise:
         self.field: Field = guide(model.output, scale, labels, null)
 
     def both(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_0, and what the network gives beside its prediction, (B, 0, ...) where that is nothing."""
-        model = self.model
-        out = self.field(x, log_snr.expand(len(x)))
-        value, rest = out[:, : x.shape[1]], out[:, x.shape[1] :]
-        x_0 = to_data(model.predict, value, x, *model.schedule.coefficients(log_snr), model.sigma_data)
+        """Return x_0, and what the network gives beside its prediction, (B, 0, ...) where that is nothing.
+
+        Lambda is one number, or (B, 1, ...).
+        """
+        out = self.field(x, log_snr.reshape(-1).expand(len(x)))
+        x_0 = self.model.data_of(out[:, : x.shape[1]], x, log_snr)
         if self.clip:
             x_0 = x_0.clamp(-1, 1)
         if self.known is not None:
             x_0 = torch.where(self.known[1], self.known[0], x_0)
-        return x_0, rest
+        return x_0, out[:, x.shape[1] :]
 
     def __call__(self, x: Tensor, log_snr: Tensor) -> Tensor:
         return self.both(x, log_snr)[0]
@@ -96,6 +97,8 @@ class Diffusion(GenerativeModel):
     family = "diffusion"
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "heun", "dpm_solver", "ode")
     dequantizes: ClassVar[bool] = False
+    strip: ClassVar[str] = "ddim"
+    """Sampler that `denoising` shows."""
 
     def __init__(
         self,
@@ -159,6 +162,10 @@ class Diffusion(GenerativeModel):
         alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
         scale = input_scale(self.predict, alpha, sigma, self.sigma_data)
         return self.network(x * scale, log_snr, labels)
+
+    def data_of(self, value: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
+        """Return x_0 from a prediction about x, lambda being one number or (B, 1, ...)."""
+        return to_data(self.predict, value, x, *self.schedule.coefficients(log_snr), self.sigma_data)
 
     def training_levels(self, u: Tensor) -> Tensor:
         """Return the lambdas to train on, from uniform numbers: (B,) -> (B,)."""
@@ -324,52 +331,25 @@ class Diffusion(GenerativeModel):
         each = 2 if sampler in ("heun", "predictor_corrector") else solver
         return ((steps - 1) * each + 1) * calls_per_step(options.get("guidance_scale", 1.0))
 
-    # -- noise as a latent --------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
-        """Return the noise that DDIM turns into these data: (B, *shape) in data range -> (B, *shape)."""
-        levels, denoise = self._latent_way(labels, steps)
-        half = torch.full_like(x, 0.5)
-        z = samplers.invert(denoise, self.centre(x, half), levels, self.schedule)
-        return z / self.schedule.coefficients(levels[0])[1].to(z)
-
-    @torch.no_grad()
-    def decode(self, z: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
-        """Return what DDIM makes of noise: (B, *shape) -> (B, *shape) in data range."""
-        levels, denoise = self._latent_way(labels, steps)
-        sigma = self.schedule.coefficients(levels[0])[1].to(z)
-        return self.uncentre(samplers.ddim(denoise, sigma * z, levels, self.schedule))
-
-    def _latent_way(self, labels: Tensor | None, steps: int) -> tuple[Tensor, Denoise]:
-        return self._grid("ddim", steps, None)[0], Denoise(self, labels, 1.0, False, None)
-
-    @staticmethod
-    def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-        """Return the point between two noises on the arc, where noise of full length lies, not on the chord."""
-        cosine = (a.flatten(1) * b.flatten(1)).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
-        angle = _column(cosine.clamp(-1, 1).acos().clamp(min=1e-4), a)
-        return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+    # -- looking into it ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return states on the way from noise to ``n`` samples, and the data seen in each, (frames, n, *shape) each."""
         states: list[Tensor] = []
         seen: list[Tensor] = []
-        labels = self._labels(n, None)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        levels, _ = self._grid("ddim", frames, None)
-        inner = Denoise(self, labels, 1.0, self.levels is not None, None)
+        noise = self._noise_of(n, torch.Generator(self.device).manual_seed(seed))
+        denoise = Denoise(self, self._labels(n, None), 1.0, self.levels is not None, None)
+        levels, _ = self._grid(self.strip, frames, None)
 
         def watched(x: Tensor, log_snr: Tensor) -> Tensor:
-            x_0 = inner(x, log_snr)
-            size = torch.sqrt(sum(c**2 for c in self.schedule.coefficients(log_snr)))  # type: ignore[arg-type]
-            states.append(self.uncentre(x / size))
+            x_0, (alpha, sigma) = denoise(x, log_snr), self.schedule.coefficients(log_snr)
+            states.append(self.uncentre(x * torch.rsqrt(alpha**2 + sigma**2)))
             seen.append(self.uncentre(x_0))
             return x_0
 
-        x = self._start(levels[0], self._noise_of(n, generator), None)
-        samplers.ddim(watched, x, levels, self.schedule)
+        walk = samplers.consistency if self.strip == "consistency" else samplers.ddim
+        walk(watched, self._start(levels[0], noise, None), levels, self.schedule, noise)
         return torch.stack(states), torch.stack(seen)
 
     def score(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -50,6 +50,7 @@ __all__ = [
     "dpm_solver",
     "euler_maruyama",
     "heun",
+    "heun_step",
     "invert",
     "langevin",
     "ode",
@@ -154,15 +155,20 @@ def ode(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, method
     return denoise(x, _cast(levels, x)[-1])
 
 
+def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, schedule: Schedule) -> Tensor:
+    """Go one step of the trapezoid rule in q; the lambdas are numbers, or (B, 1, ...) for steps of several kinds."""
+    (a_t, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
+    x_0 = denoise(x, later)
+    guess = _ddim_step(x, x_0, later, earlier, schedule)
+    change = noise_of(guess, denoise(guess, earlier), a_s, s_s) - noise_of(x, x_0, a_t, s_t)
+    return guess + 0.5 * (s_s - a_s * s_t / a_t) * change
+
+
 def heun(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
     """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's."""
     levels = _cast(levels, x)
     for later, earlier in pairwise(levels):
-        (a_t, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
-        x_0 = denoise(x, later)
-        guess = _ddim_step(x, x_0, later, earlier, schedule)
-        change = noise_of(guess, denoise(guess, earlier), a_s, s_s) - noise_of(x, x_0, a_t, s_t)
-        x = guess + 0.5 * (s_s - a_s * s_t / a_t) * change
+        x = heun_step(denoise, x, later, earlier, schedule)
     return denoise(x, levels[-1])
 
 

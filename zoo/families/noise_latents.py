@@ -1,0 +1,44 @@
+"""Noise as a latent: DDIM is a map both ways between data and the noise that it makes them of.
+
+References:
+    J. Song, C. Meng, S. Ermon, Denoising Diffusion Implicit Models, 2020, arXiv:2010.02502, sections 4.3, 5.3 and 5.4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo.families.diffusion import Denoise, Diffusion
+from zoo.maths import samplers
+
+__all__ = ["NoiseLatents"]
+
+
+class NoiseLatents(Diffusion):
+    """Mixin of diffusion models whose samplers can be run backwards."""
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
+        """Return the noise that DDIM turns into these data: (B, *shape) in data range -> (B, *shape)."""
+        levels, denoise = self._latent_way(labels, steps)
+        half = torch.full_like(x, 0.5)
+        z = samplers.invert(denoise, self.centre(x, half), levels, self.schedule)
+        return z / self.schedule.coefficients(levels[0])[1].to(z)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
+        """Return what DDIM makes of noise: (B, *shape) -> (B, *shape) in data range."""
+        levels, denoise = self._latent_way(labels, steps)
+        sigma = self.schedule.coefficients(levels[0])[1].to(z)
+        return self.uncentre(samplers.ddim(denoise, sigma * z, levels, self.schedule))
+
+    def _latent_way(self, labels: Tensor | None, steps: int) -> tuple[Tensor, Denoise]:
+        return self._grid("ddim", steps, None)[0], Denoise(self, labels, 1.0, False, None)
+
+    @staticmethod
+    def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+        """Return the point between two noises on the arc, where noise of full length lies, not on the chord."""
+        cosine = (a.flatten(1) * b.flatten(1)).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+        angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4).view(-1, *[1] * (a.ndim - 1))
+        return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
