@@ -732,7 +732,7 @@ def test_shipped_pairs_are_worth_their_priors(name: str):
     model, result = zoo.load(name), results.read(pretrained_folder(name))
     assert isinstance(model, CodePrior) and result.protocol.likelihood == "elbo"
     fid, uniform, own = (result.metrics[f"fid{x}"].value for x in ("", "_uniform_codes", "_reconstructions"))
-    assert own < fid <= uniform / 2
+    assert own < fid <= min(uniform / 2, 3 * own)
     stages = result.cost.training["stages"]
     assert len(stages) == 2 and result.cost.training_tflop == pytest.approx(sum(stages.values()))
     assert result.cost.training_tflop <= 50
