@@ -211,46 +211,62 @@ def _command(
 
 
 def second_stage(
-    entry: Entry, autoencoder: str | Path, *, keep_data: bool = False
+    entry: Entry, which: str | Path, *, part: str = "autoencoder", keep_data: bool = False
 ) -> tuple[Entry, GenerativeModel, dict[str, float | None]]:
-    """Make the entry of a prior over codes fit a trained autoencoder.
+    """Make the entry of a model that builds on a trained one fit that one.
 
     Args:
-        entry: of a `zoo.families.code_prior.CodePrior`.
-        autoencoder: a run folder, or what `zoo.load` takes: an autoencoder with discrete codes, or one with its prior,
-            of which the autoencoder is taken.
-        keep_data: train on the entry's data, not on those of the autoencoder's run.
+        entry: of a model with an argument ``autoencoder`` (`zoo.families.code_prior.CodePrior`) or ``teacher``.
+        which: a run folder, or what `zoo.load` takes: an autoencoder with discrete codes, or one with its prior, of
+            which the autoencoder is taken; or a teacher.
+        part: the name of the argument.
+        keep_data: train on the entry's data, not on those of the other's run.
 
     Returns:
-        the entry with the autoencoder's architecture, and a prior for codes of its shape and number; the autoencoder;
-        the TFLOP of its training by name, None where that is not known.
+        the entry with the other's architecture, and a prior for codes of its shape and number; the trained model; the
+        TFLOP of its training by stage, None where that is not known.
 
     Raises:
-        ConfigError: the entry is of no prior over codes, or the model has no discrete codes.
+        ConfigError: the entry takes no such part, or the model cannot be it.
         ZooError: what `zoo.load` raises.
     """
     arguments = entry.model.get("init_args") or {}
-    if "autoencoder" not in arguments:
-        raise ConfigError(f"{entry.name} is no prior over codes, so it takes no --autoencoder; name vq_vae_prior-mnist")
-    model, data, known = _load(autoencoder, None)
-    name, cost = model.source.name or str(autoencoder), known.get("cost") or {}
+    if part not in arguments:
+        raise ConfigError(f"{entry.name} is {_WITHOUT[part]}")
+    model, data, known = _load(which, None)
+    name, cost = model.source.name or str(which), known.get("cost") or {}
     stages = cost.get("stages") or (cost.get("training") or {}).get("stages")
-    if hasattr(model, "autoencoder"):  # a pair: all stages but the last made the autoencoder
-        model = model.autoencoder
-        stages = dict(list(stages.items())[:-1]) if stages else {name: None}
-    if not hasattr(model, "codebook_size"):
-        raise ConfigError(
-            f"{autoencoder} is a {type(model).__name__}, which has no discrete codes; a prior needs an autoencoder "
-            f"such as vq_vae or fsq"
-        )
-    prior = arguments["prior"]
-    fitted = {**prior.get("init_args", {}), "shape": list(model.grid), "levels": model.codebook_size}
-    for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
-        fitted[channels] = -(-(fitted[channels] or 0) // model.grid[0]) * model.grid[0] or None
-    changed = {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
+    if part == "autoencoder":
+        if hasattr(model, "autoencoder"):  # a pair: all stages but the last made the autoencoder
+            model = model.autoencoder
+            stages = dict(list(stages.items())[:-1]) if stages else {name: None}
+        changed = _prior_of(arguments, model, which)
+    else:
+        model = model.released()
+        changed = {**arguments, part: model.spec}
     entry = replace(entry, model={**entry.model, "init_args": changed})
     if data is not None and not keep_data:
         own = (entry.data.get("init_args") or {}).get("batch_size")
         given = {**(data.get("init_args") or {}), **({"batch_size": own} if own else {})}
         entry = replace(entry, data={"class_path": data["class_path"], "init_args": given})
     return entry, model, stages or {name: cost.get("training_tflop")}
+
+
+_WITHOUT = {
+    "autoencoder": "no prior over codes, so it takes no --autoencoder; name vq_vae_prior-mnist",
+    "teacher": "not distilled from another model, so it takes no --teacher; name rectified_flow-mnist",
+}
+
+
+def _prior_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str | Path) -> dict[str, Any]:
+    """Return the arguments of a prior over the codes of this very autoencoder. Raises `ConfigError`."""
+    if not hasattr(model, "codebook_size"):
+        raise ConfigError(
+            f"{which} is a {type(model).__name__}, which has no discrete codes; a prior needs an autoencoder "
+            f"such as vq_vae or fsq"
+        )
+    prior = arguments["prior"]
+    fitted = {**prior.get("init_args", {}), "shape": list(model.grid), "levels": model.codebook_size}
+    for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
+        fitted[channels] = -(-(fitted[channels] or 0) // model.grid[0]) * model.grid[0] or None
+    return {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}

@@ -15,6 +15,7 @@ Conventions, stated once:
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from zoo.spec import Recorded
 __all__ = [
     "Batch",
     "FlowModel",
+    "Draw",
     "GenerativeModel",
     "HasLikelihood",
     "ImplicitModel",
@@ -85,8 +87,10 @@ def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu
 
 
 def _not_counted() -> None:
+        first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
     """Stand in for Lightning's step counters."""
 
+        training_parts: names of parts that only training needs, such as a frozen teacher; None where they are absent.
 
 class GenerativeModel(Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
@@ -94,11 +98,13 @@ class GenerativeModel(Recorded, LightningModule):
     Attributes:
         shape: shape of one example, (C, H, W) for images.
         levels: grey levels of the data the model is meant for (256, 2), or None for continuous data.
+    training_parts: ClassVar[tuple[str, ...]] = ()
         num_classes: number of labels the model is conditioned on, 0 if unconditional.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         steps_to_move: training steps after which every trainable tensor has moved.
         still: names of trainable tensors that never move, with the reason.
         source: where the weights came from.
+    first_steps: int = 0
         accumulate, clip: gradient accumulation and clipping by global norm of manually optimised families, set by the
             engine.
     """
@@ -149,6 +155,23 @@ class GenerativeModel(Recorded, LightningModule):
             )
         if self.levels is not None and levels != self.levels:
             raise DataError(
+    def adopt(self) -> None:
+        """Take over what trained parts give, once their weights are in place: a student that starts as its teacher."""
+
+    def released(self) -> GenerativeModel:
+        """Return the model as it is published: itself, or a copy without the parts that only training needs."""
+        here = [name for name in self.training_parts if getattr(self, name) is not None]
+        if not here:
+            return self
+        arguments = self.__dict__["_arguments"]
+        kept = copy.deepcopy({name: value for name, value in arguments.items() if name not in here})
+        bare = type(self)(**kept, **dict.fromkeys(here))
+        state = self.state_dict()
+        bare.load_state_dict({name: state[name] for name in bare.state_dict()})
+        bare.to(self.device, self.dtype).train(self.training)
+        bare.source = self.source
+        return bare
+
                 f"{type(self).__name__} models data with {self.levels} levels, the data have "
                 f"{levels or 'continuous values'}; choose other data or set the model's likelihood or levels"
             )
@@ -243,6 +266,14 @@ class GenerativeModel(Recorded, LightningModule):
     def rand(self, *shape: int) -> Tensor:
         """Training noise, uniform in [0, 1), of ``shape``; the first dimension is the batch."""
         return self._noise(torch.rand, shape)
+
+    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all sampling options as they take effect: those given, and the defaults.
+
+        Where the default of an option is none, the model's attribute of that name is what counts.
+        """
+        whole = {**self.sampling_options(), **options}
+        return {name: getattr(self, name, None) if value is None else value for name, value in whole.items()}
 
     def _noise(self, draw: Any, shape: Sequence[int]) -> Tensor:
         options = {"device": self.device, "dtype": self.dtype}
@@ -340,9 +371,11 @@ class HasLikelihood:
         Args:
             x: examples.
             labels: y, the class of each example, or one for all; conditional models need them, others take none
+        likelihood_solver: of an ODE: solver, steps, and how the trace is taken; for the protocol of results.
                 (see `given_labels`).
             k: importance samples, where the family has them; exact models ignore it.
             seed: for bounds that draw noise.
+    likelihood_solver: str | None = None
 
         Raises:
             ConfigError: labels are missing, or given to a model that is not conditional.

@@ -81,6 +81,7 @@ class Protocol:
         k: importance samples of that likelihood.
         likelihood_examples: how many images of the split it was averaged over.
         likelihood_counting: how a text or a recording was cut into examples, and what each value was given.
+        likelihood_solver: of an ODE: solver, steps, and how the trace was taken.
         likelihood_batch_size: images at a time; the noise of a bound depends on it.
         conditional: whether samples or likelihoods are given labels.
         ema: whether the weights are an exponential moving average, None if that is not known.
@@ -101,6 +102,7 @@ class Protocol:
     k: int | None = None
     likelihood_examples: int | None = None
     likelihood_counting: str | None = None
+    likelihood_solver: str | None = None
     likelihood_batch_size: int | None = None
     conditional: bool = False
     ema: bool | None = None

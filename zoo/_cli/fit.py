@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
         parser.add_argument(
             "--autoencoder", metavar="RUN|NAME", help="the trained autoencoder whose codes a prior is fitted to"
         )
+        parser.add_argument("--teacher", metavar="RUN|NAME", help="the trained model from which this one is distilled")
         parser.add_argument(
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
@@ -79,7 +80,7 @@ def _read_config(path: str) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
-    _check_autoencoder(args, entry)
+    part = _check_parts(args, entry)
     if args.budget is not None:
         rest += ["--training.budget", args.budget]
         if not any(a.startswith("--trainer.max_steps") for a in rest):
@@ -87,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
     from zoo.training.fit import Run, Stopped
 
     stages: dict[str, Any] = {}
-    if args.autoencoder is not None:
+    if part is not None:
         from zoo.api import second_stage
 
-        entry, autoencoder, earlier = second_stage(entry, args.autoencoder, keep_data=args.data is not None)
-        stages = {"parts": {"autoencoder": autoencoder}, "earlier": earlier}
+        entry, model, earlier = second_stage(entry, getattr(args, part), part=part, keep_data=args.data is not None)
+        stages = {"parts": {part: model}, "earlier": earlier}
     init_from = None
     if args.init_from is not None:
         from zoo.hub import load
@@ -135,13 +136,22 @@ def _check_folders(args: argparse.Namespace) -> None:
         )
 
 
-def _check_autoencoder(args: argparse.Namespace, entry: Entry) -> None:
-    """Hold a prior over codes to an autoencoder that was trained."""
-    if args.autoencoder is not None and args.resume is not None:
-        raise RunError("--resume goes on with the autoencoder that is in the checkpoint; leave --autoencoder out")
-    given = (args.autoencoder, args.resume, args.init_from)
-    if "autoencoder" in (entry.model.get("init_args") or {}) and given == (None, None, None) and not args.dry_run:
-        raise ZooError(
-            f"{entry.name} is a prior over the codes of a trained autoencoder; name it with --autoencoder, a run "
-            f"folder or a name such as vq_vae-mnist"
-        )
+_PARTS = {
+    "autoencoder": ("a prior over the codes of a trained autoencoder", "vq_vae-mnist"),
+    "teacher": ("distilled from a trained model", "flow_matching-mnist"),
+}
+
+
+def _check_parts(args: argparse.Namespace, entry: Entry) -> str | None:
+    """Hold a model that builds on a trained one to be given one, and return the name of that part."""
+    given = [part for part in _PARTS if getattr(args, part) is not None]
+    if given and args.resume is not None:
+        raise RunError(f"--resume goes on with the {given[0]} that is in the checkpoint; leave --{given[0]} out")
+    if len(given) > 1:
+        raise ZooError("no model builds on both an autoencoder and a teacher; leave --autoencoder or --teacher out")
+    if given or args.resume is not None or args.init_from is not None or args.dry_run:
+        return given[0] if given else None
+    for part, (what, example) in _PARTS.items():
+        if (entry.model.get("init_args") or {}).get(part) is not None:
+            raise ZooError(f"{entry.name} is {what}; name it with --{part}, a run folder or a name such as {example}")
+    return None

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from zoo.errors import ResultError
 from zoo.metrics.fidelity import stored
-from zoo.model import GenerativeModel, LikelihoodModel
+from zoo.model import GenerativeModel, HasLikelihood
 
 __all__ = ["Chunk", "Store", "Task", "likelihood_chunks", "sample_chunks"]
 
@@ -154,7 +154,7 @@ class Task:
     def _log_prob(self, chunk: Chunk) -> dict[str, Tensor]:
         """Return log p(x) in nats, float64; of a conditional model log p(x | y), with the labels of the data."""
         model = self.model
-        assert isinstance(model, LikelihoodModel)
+        assert isinstance(model, HasLikelihood)
         x, labels = self.examples(chunk.start, chunk.stop)
         given = {"labels": labels.to(model.device)} if model.num_classes else {}
         return {"log_prob": model.log_prob(x.to(model.device), k=chunk.k, seed=chunk.seed, **given).double().cpu()}

@@ -24,7 +24,7 @@ from zoo.evaluation.facts import cost_of, data_of, identity_of, versions
 from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS
-from zoo.model import GenerativeModel, LikelihoodModel
+from zoo.model import GenerativeModel, HasLikelihood
 from zoo.results import Metric, Protocol, Result
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def measure(
         seeds: how many: ``seed``, ``seed + 1`` ...; values are means over them, and each value is recorded.
         k: importance samples of the likelihood, by default 1; with more, the bound of one is reported too.
         batch_size: samples drawn at a time.
-        limit: take only the first so many test examples for the likelihood.
+        limit: take only the first so many test examples for the likelihood; by default what the model says, which is
+            fewer than all where each costs many evaluations of its network.
         options: sampling options of the family.
         extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
         cost: facts about training: ``training_tflop``, and whatever else is to be kept.
@@ -99,13 +100,15 @@ def measure(
     reference = _reference(model, data, extractor, samples, quick, progress)
     identity = identity_of(model, name, weights_sha256)
     numbers = list(range(seed, seed + seeds))
+    limit = limit or getattr(model, "likelihood_examples", None)
     stored, labels = (part[:limit] for part in data.split("test"))
     protocol: dict[str, Any] = {"seeds": numbers, "batch_size": batch_size, "ema": ema, "quick": quick}
-    protocol |= {"conditional": model.num_classes > 0, "sampler": {**model.sampling_options(), **(options or {})}}
+    protocol |= {"conditional": model.num_classes > 0, "sampler": model.sampler(options or {})}
     bounds = _bounds(model, k or 1)
     if bounds:
         protocol |= {"likelihood": model.likelihood(k or 1), "k": k or 1, "likelihood_examples": len(stored)}  # type: ignore[attr-defined]
         protocol |= {"likelihood_batch_size": likelihood_size(k or 1), "likelihood_counting": data.counting}
+        protocol |= {"likelihood_solver": model.likelihood_solver}  # type: ignore[attr-defined]
     drawn = samples if reference is not None else min(samples, batch_size)
     protocol |= reference.protocol(samples) if reference is not None else {}
 
@@ -179,7 +182,7 @@ def _reference(
 
 
 def _has_likelihood(model: GenerativeModel) -> bool:
-    return isinstance(model, LikelihoodModel) and model.has_likelihood
+    return isinstance(model, HasLikelihood) and model.has_likelihood
 
 
 def _bounds(model: GenerativeModel, k: int) -> dict[str, int]:

@@ -91,6 +91,7 @@ class FlowMatching(HasLikelihood, VelocityModel):
             raise ConfigError(f"the path {path!r} has a third part, which flow matching does not; use interpolant")
         self.pairing, self.times = pairing, times
         self.likelihood_steps, self.likelihood_examples = likelihood_steps, likelihood_examples
+        self.likelihood_solver = f"rk4, {likelihood_steps} steps, Hutchinson's trace with one probe of signs"
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean squared error of the velocity, per dimension."""

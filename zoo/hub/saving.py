@@ -59,7 +59,7 @@ def save_pretrained(
     """Write ``model`` as a folder that `load_pretrained` reads and `push` uploads; whole or not at all.
 
     Args:
-        model: what to save; its weights are stored in their own types.
+        model: what to save, without parts that only its training needs; its weights are stored in their own types.
         folder: where; it must not exist, unless ``overwrite``.
         card: text of README.md; one is made from the facts if left out. What a person wrote around the generated block
             of a card that is overwritten is kept.
@@ -76,7 +76,7 @@ def save_pretrained(
         CardError: the generated block of the card there was edited by hand, or a result is no finite number.
         ResultError: ``results`` is not JSON.
     """
-    folder = Path(folder).expanduser()
+    folder, model = Path(folder).expanduser(), model.released()
     _check_target(folder, overwrite)
     files = {WEIGHTS: weights_file(model)}
     files[CONFIG] = _config(model, files[WEIGHTS], data)
@@ -130,6 +130,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def weights_file(model: GenerativeModel) -> bytes:
     """Return the state as safetensors: each tied tensor once, the header in one canonical order."""
+    model = model.released()
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():
         if not isinstance(value, Tensor):

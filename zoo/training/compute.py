@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.model import Batch, GenerativeModel
 
-__all__ = ["flops_per_step", "parameter_count"]
+__all__ = ["extra_flops", "flops_per_step", "parameter_count"]
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -29,17 +29,38 @@ def flops_per_step(model: GenerativeModel, batch: Batch) -> float:
     """Return the operations of one training step on ``batch``, averaged over the model's period.
 
     The steps run on a copy of the model, without an optimizer, so nothing moves. Attention runs on the mathematical
-    kernel while it is counted, since fused kernels count nothing.
+    kernel while it is counted, since fused kernels count nothing. What the first steps make for later ones, see
+    `extra_flops`, is made before.
     """
+    probe = _probe(model)
+    if probe.first_steps:
+        _count(probe, batch, 1)
+    return _count(probe, batch, probe.period) / probe.period
+
+
+def extra_flops(model: GenerativeModel, batch: Batch) -> float:
+    """Return by how much one of the model's ``first_steps`` costs more operations than a later step."""
+    if not model.first_steps:
+        return 0.0
+    probe = _probe(model)
+    first = _count(probe, batch, 1)
+    return first - _count(probe, batch, 1)
+
+
+def _probe(model: GenerativeModel) -> GenerativeModel:
     probe = copy.deepcopy(model).train()
     probe.turn = lambda player: _turn(probe, player)  # type: ignore[method-assign]
+    return probe
+
+
+def _count(probe: GenerativeModel, batch: Batch, steps: int) -> float:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        for i in range(probe.period):
+        for i in range(steps):
             probe.steps_done = i
             loss = probe.training_step(batch, i)
             if probe.automatic_optimization:
                 loss.backward()
-    return counter.get_total_flops() / probe.period
+    return float(counter.get_total_flops())
 
 
 @contextmanager

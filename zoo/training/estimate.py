@@ -46,7 +46,7 @@ def estimate(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "steps": run.total,
-        "training_tflop": run.flops * run.total / 1e12,
+        "training_tflop": run.spent(run.total) / 1e12,
         "parameters": parameters,
         "checkpoint_megabytes": tensors * parameters * run.model.dtype.itemsize / 1e6,
         "seconds_per_step": seconds,

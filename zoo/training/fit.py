@@ -25,7 +25,7 @@ from zoo.runs import last_checkpoint, read_checkpoint
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
-from zoo.training.compute import flops_per_step, parameter_count
+from zoo.training.compute import extra_flops, flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
 from zoo.training.devices import (
     choose_strategy,
@@ -91,6 +91,7 @@ class Run:
         self._process()
         self.checkpoint = last_checkpoint(folder) if resume and folder is not None else None
         self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
+        self.extra = extra_flops(self.model, self._batch()) * self.world
         self.total = self._planned_steps()
         self.resume = resume
         self.folder = Path(folder) if folder is not None else None
@@ -107,6 +108,8 @@ class Run:
             _copy_weights(init_from, model)
         for name, part in parts.items():
             _copy_weights(part, getattr(model, name), f"--{name}")
+        if parts:
+            model.adopt()
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)
         return model, data
@@ -144,12 +147,17 @@ class Run:
             per_epoch = len(self.data.split("train")[0]) // (self.data.batch_size * self.world)
             limits.append(epochs * math.ceil(per_epoch / self.accumulate))
         if self.settings.budget is not None:
-            limits.append(max(1, int(parse_budget(self.settings.budget) / self.flops)))
+            upfront = self.extra * self.model.first_steps
+            limits.append(max(1, int((parse_budget(self.settings.budget) - upfront) / self.flops)))
         if not limits:
             raise ConfigError(
                 "how long to train is not set; give --trainer.max_steps, --trainer.max_epochs or --budget"
             )
         return min(limits)
+
+    def spent(self, steps: int) -> float:
+        """Return the operations of so many steps from the start."""
+        return self.flops * steps + self.extra * min(steps, self.model.first_steps)
 
     def estimate(self) -> dict[str, Any]:
         """Return what the run will cost: TFLOP, parameters, checkpoint size, and time from a few measured steps."""
@@ -176,7 +184,7 @@ class Run:
         engine = Engine(self.settings, self.total, self.ranks)
         facts = self.facts()
         run = {**facts, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
-               "ema": self.settings.ema, "planned_tflop": self.flops * self.total / 1e12}  # fmt: skip
+               "ema": self.settings.ema, "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
         metrics = MetricsLog(self.settings.log_every)
         ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
         return [
@@ -185,7 +193,7 @@ class Run:
             metrics,
             *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
-            CostReport(self.folder, run, self.flops, self.earlier),
+            CostReport(self.folder, run, self.spent, self.earlier),
             Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
         ]
 

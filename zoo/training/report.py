@@ -9,7 +9,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class CostReport(Callback):
     Args:
         folder: the run folder.
         facts: what identifies the run (name, data, command, ...).
-        flops: operations of one training step over all devices.
+        spent: operations of so many training steps over all devices.
         earlier: TFLOP of the trainings that this one builds on, by name, None where that is not known; they count.
     """
 
@@ -66,11 +66,11 @@ class CostReport(Callback):
         self,
         folder: str | Path,
         facts: dict[str, Any],
-        flops: float,
+        spent: Callable[[int], float],
         earlier: Mapping[str, float | None] | None = None,
     ) -> None:
         self.path = Path(folder) / "run.json"
-        self.facts, self.flops, self.earlier = facts, flops, dict(earlier or {})
+        self.facts, self.spent, self.earlier = facts, spent, dict(earlier or {})
         self.seconds_before, self.examples_before = 0.0, 0
         self._start = time.perf_counter()
         self._examples = 0
@@ -111,12 +111,12 @@ class CostReport(Callback):
         if not trainer.is_global_zero:
             return
         step, seconds = trainer.global_step, self._seconds()
-        own = round(self.flops * step / 1e12, 6)
+        own = round(self.spent(step) / 1e12, 6)
         stages = {**self.earlier, self.facts["name"]: own}
         cost = {
             "training_tflop": None if None in stages.values() else round(sum(stages.values()), 6),
             **({"stages": stages} if self.earlier else {}),
-            "tflop_per_step": self.flops / 1e12,
+            "tflop_per_step": self.spent(max(1, step)) / max(1, step) / 1e12,
             "seconds": round(seconds, 1),
             "examples": self.examples_before + self._examples,
             "examples_per_second": round((self.examples_before + self._examples) / max(seconds, 1e-9), 1),
