@@ -1,0 +1,205 @@
+"""What all normalising flows share: an invertible map of the data to noise, and the likelihood that follows from it.
+
+    log p(y) = log p_Z(f(y)) + log |det df / dy|
+
+Grey levels are dequantised (`zoo.maths.dequantisation`), so that the density bounds the probability of the image, and
+may go through a logit, whose Jacobian counts.
+
+References:
+    D. J. Rezende, S. Mohamed, Variational Inference with Normalizing Flows, 2015, arXiv:1505.05770.
+    G. Papamakarios and others, Normalizing Flows for Probabilistic Modeling and Inference, 2019, arXiv:1912.02762.
+    L. Dinh, J. Sohl-Dickstein, S. Bengio, Density estimation using Real NVP, 2016, arXiv:1605.08803: the logit.
+    J. Ho and others, Flow++, 2019, arXiv:1902.00275: variational dequantisation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, close_matches
+from zoo.maths.dequantisation import dequantise, from_continuous, logit_normal
+from zoo.maths.transforms import from_logit, to_logit
+from zoo.model import Batch, LikelihoodModel, Player, seeded
+from zoo.nets.coupling import CouplingNet
+
+__all__ = ["NormalisingFlow"]
+
+PRIORS = ("normal", "logistic")
+DEQUANTISATIONS = ("uniform", "variational")
+
+Draw = Callable[..., Tensor]
+
+
+class NormalisingFlow(LikelihoodModel):
+    """Base of the normalising flows; a family defines `flow` and `flow_inverse`.
+
+    Args:
+        shape: of an example.
+        levels: grey levels of the data, None for continuous data.
+        alpha: of the logit that grey levels go through, None for no logit.
+        dequantisation: ``uniform``, or ``variational``: a network says for each pixel which logit-normal distribution
+            its place within the interval of its level has.
+        prior: of the noise, ``normal`` or ``logistic``.
+        lr: peak learning rate.
+        betas: Adam's decay rates.
+        width: hidden channels of the network of variational dequantisation.
+
+    Raises:
+        ConfigError: unknown or contradictory options.
+    """
+
+    family = "flow"
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        levels: int | None,
+        alpha: float | None,
+        dequantisation: str,
+        prior: str,
+        lr: float,
+        betas: Sequence[float],
+        width: int = 32,
+    ) -> None:
+        super().__init__()
+        for name, value, known in (("prior", prior, PRIORS), ("dequantisation", dequantisation, DEQUANTISATIONS)):
+            if value not in known:
+                raise ConfigError(f"unknown {name} {value!r}.{close_matches(value, known)} There are: {known}")
+        if alpha is not None and not 0 < alpha < 0.5:
+            raise ConfigError(f"alpha of the logit must lie between 0 and 0.5, or be null for no logit; got {alpha}")
+        if levels is None and (alpha is not None or dequantisation != "uniform"):
+            raise ConfigError("continuous data (levels null) are neither dequantised nor brought through a logit")
+        self.shape, self.levels, self.alpha, self.prior = tuple(shape), levels, alpha, prior
+        self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
+        self.dequantiser: nn.Module | None = None
+        if dequantisation == "variational":
+            if len(self.shape) != 3:
+                raise ConfigError(f"variational dequantisation is one of images, examples have shape {self.shape}")
+            fold = max(f for f in (4, 2, 1) if all(s % f == 0 for s in self.shape[1:]))
+            self.dequantiser = CouplingNet(self.shape[0], 2 * self.shape[0], self.shape[1:], width, fold=fold)
+
+    def players(self) -> dict[str, Player]:
+        return {"model": Player(self.parameters(), self.lr, self.betas)}
+
+    # -- what a family defines ----------------------------------------------------------------------------------------
+
+    def flow(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the noise z of continuous examples and log |det dz / dx|: (B, *shape) -> (B, D) and (B,) or ()."""
+        raise NotImplementedError
+
+    def flow_inverse(self, z: Tensor) -> Tensor:
+        """Return the continuous examples of noise: (B, D) -> (B, *shape)."""
+        raise NotImplementedError
+
+    # -- data, noise, and back ----------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the noise of examples: (B, *shape) in data range -> (B, D); grey levels are taken mid-interval."""
+        if self.levels is None:
+            return self.flow(x)[0]
+        return self.flow(self._to_real(dequantise(x, torch.full_like(x, 0.5), self.levels))[0])[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the examples of noise: (B, D) -> (B, *shape), grey levels as values in [0, 1] that are not rounded."""
+        return self._to_data(z, whole=False)
+
+    def _to_data(self, z: Tensor, *, whole: bool) -> Tensor:
+        y = self.flow_inverse(z)
+        if self.levels is None:
+            return y
+        return from_continuous(from_logit(y, self.alpha) if self.alpha is not None else y, self.levels, whole=whole)
+
+    def _to_real(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring y in [0, 1] through the logit, if there is one; with log |det|, (B,) or ()."""
+        if self.alpha is None:
+            return y, y.new_zeros(())
+        x, each = to_logit(y, self.alpha)
+        return x, each.flatten(1).sum(1)
+
+    # -- the likelihood -----------------------------------------------------------------------------------------------
+
+    def density(self, x: Tensor) -> Tensor:
+        """Return log p(x) of continuous examples, (B, *shape) -> (B,), in nats."""
+        z, log_det = self.flow(x)
+        return self._log_prior(z) + log_det
+
+    def _log_prior(self, z: Tensor) -> Tensor:
+        each = -0.5 * (z * z + math.log(2 * math.pi)) if self.prior == "normal" else -z - 2 * F.softplus(-z)
+        return each.flatten(1).sum(1)
+
+    def _bound(self, x: Tensor, rand: Draw, randn: Draw) -> Tensor:
+        """Return log p of continuous examples, or one draw of the bound on log P of grey levels, (B,)."""
+        if self.levels is None:
+            return self.density(x)
+        log_q = x.new_zeros(())
+        if self.dequantiser is None:
+            u = rand(*x.shape)
+        else:
+            mean, raw = self.dequantiser(2 * x - 1).chunk(2, dim=1)
+            u, each = logit_normal(randn(*x.shape), mean, raw)
+            log_q = each.flatten(1).sum(1)
+        y, log_det = self._to_real(dequantise(x, u, self.levels))
+        return self.density(y) + log_det - log_q - math.prod(self.shape) * math.log(self.levels)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``loss``, the negative log-likelihood, or its bound where grey levels are dequantised."""
+        return {"loss": -self._bound(batch[0], self.rand, self.randn).mean()}
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        labels: Sequence[int] | Tensor | int | None = None,
+        k: int = 1,
+        seed: int | torch.Generator | None = None,
+    ) -> Tensor:
+        """Return log p(x) of continuous examples, exactly, or a bound on log P(x) of grey levels: -> (B,), nats.
+
+        The bound draws k places within the intervals, and takes the log of the mean of what each says of P.
+
+        Raises:
+            ConfigError: k below 1, or labels.
+        """
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        self._labels(len(x), labels)
+        generator = seeded(seed, x.device)
+        options = {"generator": generator, "device": x.device, "dtype": x.dtype}
+
+        def rand(*shape: int) -> Tensor:
+            return torch.rand(shape, **options)
+
+        def randn(*shape: int) -> Tensor:
+            return torch.randn(shape, **options)
+
+        draws = [self._bound(x, rand, randn) for _ in range(k if self.levels is not None else 1)]
+        return torch.stack(draws).logsumexp(0) - math.log(len(draws))
+
+    def likelihood(self, k: int = 1) -> str:
+        if self.levels is None:
+            return "exact"
+        kind = "dequant" if self.dequantiser is None else "variational_dequant"
+        return f"exact+{kind}" if k == 1 else f"iwae-{k}+{kind}"
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, *, temperature: float = 1.0) -> Tensor:
+        """Draw noise and decode it; grey levels are whole ones.
+
+        Args:
+            temperature: factor of the noise's scale.
+        """
+        if not 0 <= temperature < math.inf:
+            raise ConfigError(f"temperature must be finite and not negative, got {temperature}")
+        shape, options = (n, math.prod(self.shape)), {"device": self.device, "dtype": self.dtype}
+        if self.prior == "normal":
+            z = torch.randn(shape, generator=generator, **options)
+        else:
+            z = torch.rand(shape, generator=generator, **options).clamp(min=1e-7).logit(eps=1e-7)
+        return self._to_data(temperature * z, whole=True)
