@@ -76,6 +76,9 @@ class DiT(Recorded, nn.Module):
         ConfigError: sizes that do not divide.
     """
 
+    steps_to_move = 3
+    """Training steps until every tensor has moved: the output first, then the gates, then what they let through."""
+
     def __init__(
         self,
         channels: int,
