@@ -31,8 +31,8 @@ from zoo.spec import Recorded
 
 __all__ = [
     "Batch",
-    "FlowModel",
     "Draw",
+    "FlowModel",
     "GenerativeModel",
     "HasLikelihood",
     "ImplicitModel",
@@ -87,10 +87,8 @@ def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu
 
 
 def _not_counted() -> None:
-        first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
     """Stand in for Lightning's step counters."""
 
-        training_parts: names of parts that only training needs, such as a frozen teacher; None where they are absent.
 
 class GenerativeModel(Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
@@ -98,24 +96,26 @@ class GenerativeModel(Recorded, LightningModule):
     Attributes:
         shape: shape of one example, (C, H, W) for images.
         levels: grey levels of the data the model is meant for (256, 2), or None for continuous data.
-    training_parts: ClassVar[tuple[str, ...]] = ()
         num_classes: number of labels the model is conditioned on, 0 if unconditional.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
+        first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         steps_to_move: training steps after which every trainable tensor has moved.
         still: names of trainable tensors that never move, with the reason.
+        training_parts: names of parts that only training needs, such as a frozen teacher; None where they are absent.
         source: where the weights came from.
-    first_steps: int = 0
         accumulate, clip: gradient accumulation and clipping by global norm of manually optimised families, set by the
             engine.
     """
 
     family: ClassVar[str] = ""
     still: Mapping[str, str] = {}
+    training_parts: ClassVar[tuple[str, ...]] = ()
 
     shape: tuple[int, ...]
     levels: int | None = None
     num_classes: int = 0
     period: int = 1
+    first_steps: int = 0
     steps_to_move: int = 2
 
     def __init__(self) -> None:
@@ -155,6 +155,17 @@ class GenerativeModel(Recorded, LightningModule):
             )
         if self.levels is not None and levels != self.levels:
             raise DataError(
+                f"{type(self).__name__} models data with {self.levels} levels, the data have "
+                f"{levels or 'continuous values'}; choose other data or set the model's likelihood or levels"
+            )
+
+    def compilable(self) -> list[nn.Module]:
+        """Return the modules whose forward pass training may compile: itself where it has one, else its networks.
+
+        A family that differentiates through a gradient must leave that network out: compiled code cannot.
+        """
+        return [self] if type(self).forward is not LightningModule.forward else list(self.children())
+
     def adopt(self) -> None:
         """Take over what trained parts give, once their weights are in place: a student that starts as its teacher."""
 
@@ -171,17 +182,6 @@ class GenerativeModel(Recorded, LightningModule):
         bare.to(self.device, self.dtype).train(self.training)
         bare.source = self.source
         return bare
-
-                f"{type(self).__name__} models data with {self.levels} levels, the data have "
-                f"{levels or 'continuous values'}; choose other data or set the model's likelihood or levels"
-            )
-
-    def compilable(self) -> list[nn.Module]:
-        """Return the modules whose forward pass training may compile: itself where it has one, else its networks.
-
-        A family that differentiates through a gradient must leave that network out: compiled code cannot.
-        """
-        return [self] if type(self).forward is not LightningModule.forward else list(self.children())
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -248,6 +248,14 @@ class GenerativeModel(Recorded, LightningModule):
             raise ConfigError(f"labels must be between 0 and {self.num_classes - 1}")
         return tensor.long()
 
+    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all sampling options as they take effect: those given, and the defaults.
+
+        Where the default of an option is none, the model's attribute of that name is what counts.
+        """
+        whole = {**self.sampling_options(), **options}
+        return {name: getattr(self, name, None) if value is None else value for name, value in whole.items()}
+
     @property
     def calls_per_sample(self) -> int:
         """Evaluations of the network that one call of `sample` with default options makes for a batch."""
@@ -266,14 +274,6 @@ class GenerativeModel(Recorded, LightningModule):
     def rand(self, *shape: int) -> Tensor:
         """Training noise, uniform in [0, 1), of ``shape``; the first dimension is the batch."""
         return self._noise(torch.rand, shape)
-
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all sampling options as they take effect: those given, and the defaults.
-
-        Where the default of an option is none, the model's attribute of that name is what counts.
-        """
-        whole = {**self.sampling_options(), **options}
-        return {name: getattr(self, name, None) if value is None else value for name, value in whole.items()}
 
     def _noise(self, draw: Any, shape: Sequence[int]) -> Tensor:
         options = {"device": self.device, "dtype": self.dtype}
@@ -352,9 +352,11 @@ class HasLikelihood:
     Attributes:
         likelihood_examples: over how many test examples, the first ones, an evaluation takes the mean; None for all.
             Where each example costs many evaluations of a network, fewer do, and the standard error is reported.
+        likelihood_solver: of an ODE: solver, steps, and how the trace is taken; for the protocol of results.
     """
 
     likelihood_examples: int | None = None
+    likelihood_solver: str | None = None
 
     def log_prob(
         self,
@@ -371,11 +373,9 @@ class HasLikelihood:
         Args:
             x: examples.
             labels: y, the class of each example, or one for all; conditional models need them, others take none
-        likelihood_solver: of an ODE: solver, steps, and how the trace is taken; for the protocol of results.
                 (see `given_labels`).
             k: importance samples, where the family has them; exact models ignore it.
             seed: for bounds that draw noise.
-    likelihood_solver: str | None = None
 
         Raises:
             ConfigError: labels are missing, or given to a model that is not conditional.
