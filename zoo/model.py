@@ -27,6 +27,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, close_matches
+from zoo.sampling import Draw, grouped, seeded, together
 from zoo.spec import Recorded
 
 __all__ = [
@@ -72,18 +73,6 @@ class Source:
     commit: str | None = None
     sha256: str | None = None
     name: str | None = None
-
-
-def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded."""
-    if isinstance(seed, torch.Generator):
-        return seed
-    generator = torch.Generator(device=device)
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(int(seed))
-    return generator
 
 
 def _not_counted() -> None:
@@ -206,6 +195,43 @@ class GenerativeModel(Recorded, LightningModule):
         Raises:
             ConfigError: unknown option, wrong ``n`` or labels.
         """
+        self._check_draw(n, options)
+        return together(self, [Draw(n, seed, labels, options)])[0]
+
+    @torch.no_grad()
+    def sample_many(self, draws: Sequence[Draw], *, check: Callable[[], None] | None = None) -> list[Tensor]:
+        """Answer several requests at once: each gets what `sample` would give it alone, (n, *shape).
+
+        Requests with the same options are computed side by side where the model has a `granule` for these options,
+        the others one after the other.
+
+        Args:
+            draws: the requests.
+            check: called between the operations; what it raises ends the work.
+
+        Raises:
+            ConfigError: what `sample` raises.
+        """
+        for draw in draws:
+            self._check_draw(draw.n, draw.options)
+        return grouped(self, draws, check)
+
+    def granule(self, options: Mapping[str, Any]) -> int:
+        """Return the number whose multiples are computed at once with these sampling options, so that the bits of a row
+        do not depend on its neighbours; 0 where every request is computed alone, as it stands.
+
+        A family that states one draws its noise by torch.rand, randn or randint from ``draw``'s generator, with ``n``
+        as the size of the batch or with the batch first.
+        """
+        return 0
+
+    def calls(self, options: Mapping[str, Any]) -> float:
+        """Evaluations of the network for one batch with these sampling options; `calls_per_sample` is the default's."""
+        steps, usual = options.get("steps"), self.sampling_options().get("steps")
+        scale = steps / usual if isinstance(steps, int) and isinstance(usual, int) and usual else 1.0
+        return self.calls_per_sample * scale
+
+    def _check_draw(self, n: int, options: Mapping[str, Any]) -> None:
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise ConfigError(f"n must be a positive integer, got {n!r}")
         known = self.sampling_options()
@@ -215,13 +241,6 @@ class GenerativeModel(Recorded, LightningModule):
                     f"{type(self).__name__} has no sampling option {name!r}.{close_matches(name, known)} "
                     f"It takes: {', '.join(known) or 'none'}"
                 )
-        generator = seeded(seed, self.device)
-        training = self.training
-        self.eval()
-        try:
-            return self.draw(n, generator, self._labels(n, labels), **options)
-        finally:
-            self.train(training)
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
         """Family's sampler, called by `sample` with gradients off and the model in eval mode."""

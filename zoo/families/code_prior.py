@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -156,6 +156,10 @@ class CodePrior(LikelihoodModel):
         """Return what evaluation measures beside samples: reconstructions, and samples without the prior."""
         uniform = {"uniform_codes": lambda x, seed: self.sample(len(x), seed=seed, codes="uniform")}
         return {**self.autoencoder.controls(), **uniform}
+
+    def granule(self, options: Mapping[str, Any]) -> int:
+        """Return that of the prior, with which the decoder goes along."""
+        return self.prior.granule({})
 
     @property
     def calls_per_sample(self) -> int:

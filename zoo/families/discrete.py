@@ -11,7 +11,8 @@ to do with each other. A prior that was fitted to the codes takes the place of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -212,6 +213,9 @@ class DiscreteAutoencoder(LikelihoodModel):
             observe: ``mean`` of p(x | codes), or ``sample`` for a draw from it, pixel by pixel.
         """
         return self.picture(self.uniform_codes(n, generator), generator, observe)
+
+    def granule(self, options: Mapping[str, Any]) -> int:
+        return 16
 
     def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return what evaluation measures beside samples: reconstructions of the test examples."""

@@ -6,7 +6,8 @@ log p(x) = sum_i log p(x_i given x_1, ..., x_{i-1}),  i in raster order, colours
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.maths.decoding import Decoding
 from zoo.model import Batch, LikelihoodModel
 from zoo.nets.raster import FullPasses, Guided, RasterState, decode
+from zoo.sampling import pulse, resting
 
 __all__ = ["RasterModel"]
 
@@ -145,14 +147,27 @@ class RasterModel(LikelihoodModel):
             if compiled or not self.num_classes or labels is None:
                 raise ConfigError("guidance is for conditional models, and not for compiled sampling; leave it out")
             images, labels = 2 * n, torch.cat([labels, torch.full_like(labels, self.num_classes)])  # the average class
-        with torch.inference_mode():  # a tenth less work for each of the many small operations
+
+        def chosen(logits: Tensor, u: Tensor) -> Tensor:
+            pulse()
+            return choose(logits, u)
+
+        with resting(), torch.inference_mode():  # a tenth less work for each of the many small operations
             if compiled:
                 k = self.decode_compiled(labels, noise, *fixed, temperature, greedy)
             else:
                 state = FullPasses(lambda k: self(k, labels), images, self.shape, self.device)
                 state = self.start(images, labels) if cached else state
-                k = decode(Guided(state, guidance) if guidance else state, choose, noise, *fixed)
+                k = decode(Guided(state, guidance) if guidance else state, chosen, noise, *fixed)
         return k.to(noise.dtype).div_(self.levels - 1)
+
+    def granule(self, options: Mapping[str, Any]) -> int:
+        """Return 16; completing images and the uncached passes run alone."""
+        alone = options.get("given") is not None or options.get("compiled") or not options.get("cached", True)
+        return 0 if alone else 16
+
+    def calls(self, options: Mapping[str, Any]) -> float:
+        return self.calls_per_sample * (2.0 if options.get("guidance") else 1.0)
 
     def decode_compiled(
         self,

@@ -13,8 +13,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.maths.decoding import Decoding, beam_search, inverse_cdf
 from zoo.maths.scheduled import mix, teacher_probability
 from zoo.model import Batch, LikelihoodModel
+from zoo.sampling import pulse, resting
 
 __all__ = ["FullPasses", "SequenceModel", "SequenceState"]
 
@@ -235,7 +236,8 @@ class SequenceModel(LikelihoodModel):
                 k = self._beam(n, T, beams, fixed, values, labels, cached)
             else:
                 noise = torch.rand(T, n, generator=generator, device=self.device, dtype=self.dtype)
-                k = self._decode(self._state(n, labels, cached), choose, noise, fixed, values)
+                with resting():
+                    k = self._decode(self._state(n, labels, cached), choose, noise, fixed, values)
         return self.from_sequence(k).to(self.dtype).div_(self.levels - 1)
 
     def _state(self, n: int, labels: Tensor | None, cached: bool) -> SequenceState:
@@ -255,6 +257,7 @@ class SequenceModel(LikelihoodModel):
         for t, (u, row) in enumerate(zip(noise.unbind(), k.unbind(), strict=True)):
             if t < first:
                 continue
+            pulse()
             row.copy_(values[:, t] if fixed[t] else choose(state.logits(), u))
             state.put(row)
         return k.T
@@ -340,6 +343,14 @@ class SequenceModel(LikelihoodModel):
         except RuntimeError as error:
             raise ConfigError(f"known of shape {tuple(known.shape)} does not broadcast to {shape}") from error
         return self.to_sequence(mask[None])[0].tolist()
+
+    def granule(self, options: Mapping[str, Any]) -> int:
+        """Return 16; completing, searching and the uncached passes run alone."""
+        alone = options.get("beams") or options.get("compiled") or not options.get("cached", True)
+        return 0 if alone or options.get("given") is not None else 16
+
+    def calls(self, options: Mapping[str, Any]) -> float:
+        return float((options.get("length") or self.length) * (options.get("beams") or 1))
 
     @property
     def calls_per_sample(self) -> int:

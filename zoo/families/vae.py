@@ -16,7 +16,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -285,6 +286,10 @@ class VAE(LikelihoodModel):
             return self._to_data(p.mean)
         x = p.sample(generator)
         return self._to_data(x, floor=True)
+
+    def granule(self, options: Mapping[str, Any]) -> int:
+        """Return 16: products of fewer rows are computed by other instructions, with other last bits."""
+        return 16
 
     def _to_data(self, x: Tensor, *, floor: bool = False) -> Tensor:
         """Bring values of the observation into data range: bins of width 1 / L to levels k / (L - 1)."""

@@ -1,0 +1,210 @@
+"""Several requests for samples computed side by side, each with the noise that it would have drawn alone.
+
+A family's ``draw`` asks for noise of ``n`` rows from one generator. `Streams` stands between: every such call is
+answered by one generator a request, side by side, and the rows that fill up the batch repeat others. So a family is
+written for one request, and what one request gets does not depend on who else asked.
+
+The arithmetic of a row can still depend on how many rows there are, in the last bit: matrix products of few rows and
+the ends of vectors are computed by other instructions. Rows are therefore computed in multiples of a number, the
+family's *granule*, from which on they are the same bits wherever they stand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from zoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zoo.model import GenerativeModel
+
+__all__ = ["Draw", "Rows", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
+
+_here = threading.local()
+_DRAWN = (torch.rand, torch.randn, torch.randint)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One request: what `zoo.model.GenerativeModel.sample` takes.
+
+    Attributes:
+        n: how many examples.
+        seed: an integer or a generator; drawn if left out.
+        labels: of a conditional model, one or ``n``.
+        options: of the family's sampler.
+    """
+
+    n: int
+    seed: int | torch.Generator | None = None
+    labels: Sequence[int] | Tensor | int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded."""
+    if isinstance(seed, torch.Generator):
+        return seed
+    generator = torch.Generator(device=device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(int(seed))
+    return generator
+
+
+def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+    """Answer requests in their order, those with equal options `together`, where the model has a granule for these."""
+    groups: dict[Any, list[int]] = {}
+    for i, draw in enumerate(draws):
+        key = tuple(sorted(draw.options.items())) if model.granule(draw.options) else i
+        groups.setdefault(key, []).append(i)
+    found: dict[int, Tensor] = {}
+    for members in groups.values():
+        with Watch(check):
+            found.update(zip(members, together(model, [draws[i] for i in members], check), strict=True))
+    return [found[i] for i in range(len(draws))]
+
+
+def together(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+    """Answer requests with equal options in one batch, a multiple of the model's granule, in eval mode."""
+    generators = [seeded(d.seed, model.device) for d in draws]
+    labels = [model._labels(d.n, d.labels) for d in draws]
+    counts, options = [d.n for d in draws], dict(draws[0].options)
+    n, size = sum(counts), model.granule(options) or 1
+    total = -(-n // size) * size
+    training = model.training
+    model.eval()
+    try:
+        if len(draws) == 1 and total == n:
+            return [model.draw(n, generators[0], labels[0], **options)]
+        y = None if labels[0] is None else torch.cat(labels)
+        y = None if y is None else y[torch.arange(total, device=y.device) % n]
+        token = torch.Generator(device=model.device)
+        with Streams(counts, generators, total, token, check):
+            x = model.draw(Rows(total), token, y, **options)
+        return list(x[:n].split(counts))
+    finally:
+        model.train(training)
+
+
+class Rows(int):
+    """A number of rows, by which `Streams` finds the batch among the sizes of a tensor of noise."""
+
+
+class Watch(TorchFunctionMode):
+    """Ask, before every operation of torch, whether to go on: ``check`` raises what ends the work."""
+
+    def __init__(self, check: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.check = check
+
+    def __enter__(self) -> Any:
+        self._before = getattr(_here, "mode", None)
+        _here.mode = self
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        _here.mode = self._before
+        return super().__exit__(*error)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if self.check is not None:
+            self.check()
+        return func(*args, **(kwargs or {}))
+
+
+class Streams(Watch):
+    """Answer for noise from ``token`` with noise from several generators, side by side.
+
+    Args:
+        counts: rows of each request.
+        generators: of each request.
+        total: rows of the batch; those beyond the requests' repeat their noise.
+        token: what the family is given as its generator; its numbers are never drawn.
+        check: see `Watch`.
+
+    A size that is a `Rows` says which dimension is the batch; without one it is the first.
+
+    Raises:
+        ConfigError: noise drawn by another function than ``torch.rand``, ``randn`` or ``randint``, or of other sizes:
+            such a family has no granule.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        generators: Sequence[torch.Generator],
+        total: int,
+        token: torch.Generator,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(check)
+        self.counts, self.generators, self.total, self.token = list(counts), list(generators), total, token
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if self.check is not None:
+            self.check()
+        if kwargs is None:
+            return func(*args)
+        if kwargs.get("generator") is not self.token:
+            return func(*args, **kwargs)
+        if func not in _DRAWN:
+            raise ConfigError(f"noise drawn by {getattr(func, '__name__', func)} cannot be told apart by request")
+        return self._noise(func, list(args), dict(kwargs))
+
+    def _noise(self, func: Callable[..., Tensor], args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+        if "size" in kwargs:
+            sizes = list(kwargs.pop("size"))
+        elif args and isinstance(args[-1], Sequence):
+            sizes = list(args.pop())
+        else:
+            sizes, args = args, []
+        marked = [i for i, size in enumerate(sizes) if isinstance(size, Rows)]
+        dim = marked[0] if marked else 0
+        if len(marked) > 1 or not sizes or sizes[dim] != self.total:
+            raise ConfigError(f"noise of sizes {tuple(map(int, sizes))} is not that of {self.total} rows")
+        parts = []
+        for count, generator in zip(self.counts, self.generators, strict=True):
+            sizes[dim] = count
+            parts.append(func(*args, tuple(sizes), **{**kwargs, "generator": generator}))
+        x = torch.cat(parts, dim)
+        missing = self.total - x.shape[dim]
+        if missing:
+            x = x.index_select(dim, torch.arange(self.total, device=x.device) % x.shape[dim])
+        return x.contiguous()
+
+
+def pulse() -> None:
+    """Ask whether to go on, between the rows, tokens or steps of a loop that runs while `resting`."""
+    mode = getattr(_here, "resting", None)
+    if mode is not None and mode.check is not None:
+        mode.check()
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """Take the mode out of the way of a loop of small operations that draws no noise; `pulse` asks in its place."""
+    mode = getattr(_here, "mode", None)
+    if mode is None:
+        yield
+        return
+    mode.__exit__(None, None, None)
+    _here.resting = mode
+    try:
+        yield
+    finally:
+        _here.resting = None
+        mode.__enter__()
