@@ -59,6 +59,7 @@ class Consistency(Diffusion):
     samplers: ClassVar[tuple[str, ...]] = ("consistency",)
     dequantizes = True
     strip = "consistency"
+    training_parts = ("teacher",)
 
     def __init__(
         self,
@@ -95,19 +96,16 @@ class Consistency(Diffusion):
         self.table, self.decay = table, decay
         self.teacher = teacher.requires_grad_(False) if teacher is not None else None
         self.target = copy.deepcopy(network).requires_grad_(False)
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("log_snrs", self.schedule.grid(table, "rho"), persistent=False)  # rising, (N,)
 
     def players(self) -> dict[str, Player]:
         return {"model": Player(self.network.parameters(), self.lr, self.betas)}
 
-    def setup(self, stage: str) -> None:
-        """Start from the teacher's network, once."""
-        if stage == "fit" and not self.started:
-            if self.teacher is not None:
-                self.network.load_state_dict(self.teacher.network.state_dict())
-            self.target.load_state_dict(self.network.state_dict())
-            self.started.fill_(True)
+    def adopt(self) -> None:
+        """Start from the teacher's network."""
+        if self.teacher is not None:
+            self.network.load_state_dict(self.teacher.network.state_dict())
+        self.target.load_state_dict(self.network.state_dict())
 
     @torch.no_grad()
     def on_train_batch_end(self, *args: Any) -> None:

@@ -129,7 +129,7 @@ class Diffusion(GenerativeModel):
         self.network, self.schedule, self.predict = network, schedule, predict
         self.shape, self.levels, self.num_classes = tuple(shape), levels, num_classes
         self.label_dropout, self.sigma_data = label_dropout, sigma_data
-        self.sampler, self.steps = sampler, steps
+        self.default_sampler, self.steps = sampler, steps
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
         self.steps_to_move = getattr(network, "steps_to_move", 2)
 
@@ -242,7 +242,7 @@ class Diffusion(GenerativeModel):
         Raises:
             ConfigError: a sampler that does not work with this model, or numbers out of range.
         """
-        sampler = self.sampler if sampler is None else sampler
+        sampler = self.default_sampler if sampler is None else sampler
         self.check_sampler(sampler, eta)
         noise = self._noise_of(n, generator)
         levels, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
@@ -260,6 +260,9 @@ class Diffusion(GenerativeModel):
             "consistency": lambda: samplers.consistency(denoise, x, levels, self.schedule, noise),
         }
         return self.uncentre(run[sampler]())
+
+    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super().sampler(options), "sampler": options.get("sampler") or self.default_sampler}
 
     def check_sampler(self, sampler: str, eta: float = 0.0) -> None:
         """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no eta."""
@@ -326,7 +329,7 @@ class Diffusion(GenerativeModel):
 
     def calls(self, options: Mapping[str, Any]) -> int:
         """Return the evaluations of the network with these sampling options; guided steps are two."""
-        sampler, steps = (options.get(n) or getattr(self, n) for n in ("sampler", "steps"))
+        sampler, steps = options.get("sampler") or self.default_sampler, options.get("steps") or self.steps
         solver = SOLVERS[options.get("solver", "rk4")].calls if sampler == "ode" else 1
         each = 2 if sampler in ("heun", "predictor_corrector") else solver
         return ((steps - 1) * each + 1) * calls_per_step(options.get("guidance_scale", 1.0))

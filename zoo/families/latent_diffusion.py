@@ -169,6 +169,10 @@ class LatentDiffusion(GenerativeModel):
         """Return what evaluation measures beside samples: reconstructions."""
         return {"reconstructions": lambda x, seed: self.decode(self.encode(x))}
 
+    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        own = self.prior.sampler(options)
+        return {name: own[name] for name in self.sampling_options()}
+
     def calls(self, options: Mapping[str, Any]) -> float:
         """Return evaluations of the prior's network with these options, and one of the decoder."""
         return self.prior.calls(options) + 1

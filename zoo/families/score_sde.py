@@ -89,6 +89,7 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         if likelihood_steps < 1:
             raise ConfigError(f"likelihood_steps must be at least 1, got {likelihood_steps}")
         self.likelihood_steps, self.likelihood_examples = likelihood_steps, likelihood_examples
+        self.likelihood_solver = f"rk4, {likelihood_steps} steps, Hutchinson's trace with one probe of signs"
 
     def log_density(
         self,
