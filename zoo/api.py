@@ -216,8 +216,8 @@ def second_stage(
     """Make the entry of a model that builds on a trained one fit that one.
 
     Args:
-        entry: of a model with an argument ``autoencoder`` (`zoo.families.code_prior.CodePrior`) or ``teacher``.
-        which: a run folder, or what `zoo.load` takes: an autoencoder with discrete codes, or one with its prior, of
+        entry: of a model with an argument ``autoencoder``, a prior over its codes or latents, or ``teacher``.
+        which: a run folder, or what `zoo.load` takes: an autoencoder that fits the prior, or one with its prior, of
             which the autoencoder is taken; or a teacher.
         part: the name of the argument.
         keep_data: train on the entry's data, not on those of the other's run.
@@ -259,13 +259,16 @@ _WITHOUT = {
 
 
 def _prior_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str | Path) -> dict[str, Any]:
-    """Return the arguments of a prior over the codes of this very autoencoder. Raises `ConfigError`."""
+    """Return the arguments of a prior over the codes or latents of this very autoencoder. Raises `ConfigError`."""
+    prior = arguments["prior"]
+    if hasattr(model, "latents") and (prior.get("init_args") or {}).get("levels", 0) is None:  # a map of numbers
+        fitted = {**prior["init_args"], "shape": list(model.grid)}
+        return {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
     if not hasattr(model, "codebook_size"):
         raise ConfigError(
             f"{which} is a {type(model).__name__}, which has no discrete codes; a prior needs an autoencoder "
             f"such as vq_vae or fsq"
         )
-    prior = arguments["prior"]
     fitted = {**prior.get("init_args", {}), "shape": list(model.grid), "levels": model.codebook_size}
     for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
         fitted[channels] = -(-(fitted[channels] or 0) // model.grid[0]) * model.grid[0] or None
