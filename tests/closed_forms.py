@@ -51,6 +51,56 @@ def net(spec: Mapping[str, Any]) -> list[int]:
     return NETS[spec["class_path"].rpartition(".")[2]](spec["init_args"])
 
 
+# -- networks that are told a time: multiply-adds of a forward pass, and those of layers whose input has no gradient ---
+
+
+def unet(args: Mapping[str, Any], size: int) -> tuple[int, int]:
+    """3x3 convolutions, the modulation of each block, attention over all places, the vector of the time."""
+    widths, E, patch = args["widths"], args["embedding"], args["patch"]
+    folded, out = args["channels"] * patch**2, (args["out_channels"] or args["channels"]) * patch**2
+    sides = [size // patch]
+    for _ in widths[1:]:
+        sides.append(-(-sides[-1] // 2))
+    stem = 9 * folded * widths[0] * sides[0] ** 2
+    total = 2 * E * E + stem + 9 * widths[0] * out * sides[0] ** 2
+    for level, (w, s) in enumerate(zip(widths, sides, strict=True)):
+        stage = args["blocks"] * (2 * 9 * w * w * s * s + E * 2 * w)
+        stage += (4 * w * w * s**2 + 2 * s**4 * w) if level in args["attention"] else 0
+        total += stage * (1 if level == len(widths) - 1 else 2)  # the bottom is passed once
+    for i, (a, b) in enumerate(pairwise(widths)):
+        total += (9 + 1) * a * b * sides[i + 1] ** 2 + 2 * a * a * sides[i] ** 2
+    return total, stem + E * E
+
+
+def dit(args: Mapping[str, Any], size: int) -> tuple[int, int]:
+    """The four linear maps and two products of attention of each block, and its modulation."""
+    w, T, patch = args["width"], (size // args["patch"]) ** 2, args["patch"]
+    folded, out = args["channels"] * patch**2, (args["out_channels"] or args["channels"]) * patch**2
+    block = 4 * w * w * T + 2 * T * T * w + 2 * w * (args["hidden"] or 4 * w) * T + 6 * w * w
+    stem = folded * w * T
+    return 2 * w * w + stem + args["depth"] * block + 2 * w * w + w * out * T, stem + w * w
+
+
+def timed_mlp(args: Mapping[str, Any], size: int) -> tuple[int, int]:
+    """The stream's and the time's maps of each block."""
+    w, out = args["width"], args["out_features"] or args["features"]
+    return (2 + 3 * args["depth"]) * w * w + (args["features"] + out) * w, args["features"] * w + w * w
+
+
+TOLD = {"UNet": unet, "DiT": dit, "TimedMLP": timed_mlp}
+
+
+def told(spec: Mapping[str, Any], size: int = 28) -> tuple[int, int]:
+    """Return both for a network's spec on images of side ``size``."""
+    return TOLD[spec["class_path"].rpartition(".")[2]](spec["init_args"], size)
+
+
+def regression(args: Mapping[str, Any]) -> float:
+    """One evaluation of the network ``network``, and its gradient with respect to the weights."""
+    total, first = told(args["network"], args["shape"][-1])
+    return 2.0 * (3 * total - first)
+
+
 # -- closed forms: operations of one training step on one example, averaged over the period ----------------------------
 
 

@@ -149,4 +149,8 @@ def integrate_adaptive(
     from torchdiffeq import odeint
 
     ends = torch.as_tensor(times, dtype=torch.float64)[[0, -1]].to(x.device, x.dtype)
-    return odeint(lambda t, state: velocity(state, t), x, ends, rtol=tolerance, atol=tolerance, method=method)[-1]
+    options = {"step_t": ends[1:]}  # a step ends there: what it interpolates between its steps is less exact
+    states = odeint(
+        lambda t, state: velocity(state, t), x, ends, rtol=tolerance, atol=tolerance, method=method, options=options
+    )
+    return states[-1]
