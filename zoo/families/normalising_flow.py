@@ -98,12 +98,18 @@ class NormalisingFlow(LikelihoodModel):
 
     # -- data, noise, and back ----------------------------------------------------------------------------------------
 
+    def to_noise(self, x: Tensor) -> Tensor:
+        """Return the noise of continuous examples alone: (B, *shape) -> (B, D)."""
+        return self.flow(x)[0]
+
+    @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Return the noise of examples: (B, *shape) in data range -> (B, D); grey levels are taken mid-interval."""
-        if self.levels is None:
-            return self.flow(x)[0]
-        return self.flow(self._to_real(dequantise(x, torch.full_like(x, 0.5), self.levels))[0])[0]
+        if self.levels is not None:
+            x = self._to_real(dequantise(x, 0.5, self.levels))[0]
+        return self.to_noise(x)
 
+    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Return the examples of noise: (B, D) -> (B, *shape), grey levels as values in [0, 1] that are not rounded."""
         return self._to_data(z, whole=False)
@@ -123,8 +129,13 @@ class NormalisingFlow(LikelihoodModel):
 
     # -- the likelihood -----------------------------------------------------------------------------------------------
 
-    def density(self, x: Tensor) -> Tensor:
-        """Return log p(x) of continuous examples, (B, *shape) -> (B,), in nats."""
+    def density(self, x: Tensor, randn: Draw | None = None) -> Tensor:
+        """Return log p(x) of continuous examples, (B, *shape) -> (B,), in nats.
+
+        Args:
+            x: continuous examples, after the logit where there is one.
+            randn: standard normal noise of a shape, for families that estimate.
+        """
         z, log_det = self.flow(x)
         return self._log_prior(z) + log_det
 
@@ -132,10 +143,13 @@ class NormalisingFlow(LikelihoodModel):
         each = -0.5 * (z * z + math.log(2 * math.pi)) if self.prior == "normal" else -z - 2 * F.softplus(-z)
         return each.flatten(1).sum(1)
 
-    def _bound(self, x: Tensor, rand: Draw, randn: Draw) -> Tensor:
-        """Return log p of continuous examples, or one draw of the bound on log P of grey levels, (B,)."""
+    def _continuous(self, x: Tensor, rand: Draw, randn: Draw) -> tuple[Tensor, Tensor]:
+        """Return continuous examples, and what is to be added to their log-density: nothing, where x is continuous.
+
+        Of grey levels it is the log-determinant of the logit, less log q(u) and D log L: (B,).
+        """
         if self.levels is None:
-            return self.density(x)
+            return x, x.new_zeros(())
         log_q = x.new_zeros(())
         if self.dequantiser is None:
             u = rand(*x.shape)
@@ -144,11 +158,12 @@ class NormalisingFlow(LikelihoodModel):
             u, each = logit_normal(randn(*x.shape), mean, raw)
             log_q = each.flatten(1).sum(1)
         y, log_det = self._to_real(dequantise(x, u, self.levels))
-        return self.density(y) + log_det - log_q - math.prod(self.shape) * math.log(self.levels)
+        return y, log_det - log_q - math.prod(self.shape) * math.log(self.levels)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss``, the negative log-likelihood, or its bound where grey levels are dequantised."""
-        return {"loss": -self._bound(batch[0], self.rand, self.randn).mean()}
+        x, offset = self._continuous(batch[0], self.rand, self.randn)
+        return {"loss": -(self.density(x, self.randn) + offset).mean()}
 
     @torch.no_grad()
     def log_prob(
@@ -178,7 +193,10 @@ class NormalisingFlow(LikelihoodModel):
         def randn(*shape: int) -> Tensor:
             return torch.randn(shape, **options)
 
-        draws = [self._bound(x, rand, randn) for _ in range(k if self.levels is not None else 1)]
+        draws = []
+        for _ in range(k if self.levels is not None else 1):
+            y, offset = self._continuous(x, rand, randn)
+            draws.append(self.density(y, randn) + offset)
         return torch.stack(draws).logsumexp(0) - math.log(len(draws))
 
     def likelihood(self, k: int = 1) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 __all__ = ["dequantise", "from_continuous", "logit_normal"]
 
 
-def dequantise(x: Tensor, u: Tensor, levels: int) -> Tensor:
+def dequantise(x: Tensor, u: Tensor | float, levels: int) -> Tensor:
     """Return y = (k + u) / L in [0, 1] of levels x = k / (L - 1) and places u in [0, 1]."""
     return ((x * (levels - 1)).round() + u) / levels
 
