@@ -185,7 +185,19 @@ def dpm_solver(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule)
     return denoise(x, levels[-1])
 
 
-def euler_maruyama(denoise: Denoiser, x: Tensor, times: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
+def _score(denoise: Denoiser, x: Tensor, log_snr: Tensor, schedule: Schedule) -> Tensor:
+    alpha, sigma = schedule.coefficients(log_snr)
+    return -noise_of(x, denoise(x, log_snr), alpha, sigma) / sigma
+
+
+def euler_maruyama(
+    denoise: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    schedule: Schedule,
+    noise: Noise,
+    correct: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
     """Simulate the reverse equation, dx = (f x - g^2 score) dt + g dw with t falling, in equal or other steps of t.
 
     Args:
@@ -194,22 +206,18 @@ def euler_maruyama(denoise: Denoiser, x: Tensor, times: Tensor, schedule: Schedu
         times: falling, (N,).
         schedule: drift and diffusion.
         noise: for each step.
+        correct: (x, lambda) -> x, called after each step.
     """
-    for now, after in pairwise(times.double()):
-        x = _backwards(denoise, x, now, after, schedule, noise)
-    return denoise(x, _cast(schedule.log_snr(times.double()[-1]), x))
-
-
-def _score(denoise: Denoiser, x: Tensor, log_snr: Tensor, schedule: Schedule) -> Tensor:
-    log_snr = _cast(log_snr, x)
-    alpha, sigma = schedule.coefficients(log_snr)
-    return -noise_of(x, denoise(x, log_snr), alpha, sigma) / sigma
-
-
-def _backwards(denoise: Denoiser, x: Tensor, now: Tensor, after: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
-    score = _score(denoise, x, schedule.log_snr(now), schedule)
-    h, f, g2 = (float(value) for value in (now - after, schedule.drift(now), schedule.diffusion(now)))
-    return x - h * (f * x - g2 * score) + math.sqrt(h * g2) * noise()
+    times = times.double()
+    levels = _cast(schedule.log_snr(times), x)
+    steps = zip(
+        (-times.diff()).tolist(), schedule.drift(times).tolist(), schedule.diffusion(times).tolist(), strict=False
+    )
+    for (h, f, g2), (now, after) in zip(steps, pairwise(levels), strict=True):
+        score = _score(denoise, x, now, schedule)
+        x = x - h * (f * x - g2 * score) + math.sqrt(h * g2) * noise()
+        x = x if correct is None else correct(x, after)
+    return denoise(x, levels[-1])
 
 
 def langevin(x: Tensor, score: Tensor, noise: Tensor, step: Tensor | float) -> Tensor:
@@ -225,14 +233,13 @@ def predictor_corrector(
     step = 2 alpha^2 (snr |z| / |score|)^2 with norms averaged over the batch, alpha^2 that of the schedule where it
     preserves variance and 1 where it explodes (Song, algorithms 4 and 5).
     """
-    for now, after in pairwise(times.double()):
-        x = _backwards(denoise, x, now, after, schedule, noise)
-        log_snr = _cast(schedule.log_snr(after), x)
+
+    def correct(x: Tensor, log_snr: Tensor) -> Tensor:
         score, z = _score(denoise, x, log_snr, schedule), noise()
         ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
-        step = 2 * schedule.coefficients(log_snr)[0] ** 2 * (snr * ratio) ** 2
-        x = langevin(x, score, z, step)
-    return denoise(x, _cast(schedule.log_snr(times.double()[-1]), x))
+        return langevin(x, score, z, 2 * schedule.coefficients(log_snr)[0] ** 2 * (snr * ratio) ** 2)
+
+    return euler_maruyama(denoise, x, times, schedule, noise, correct)
 
 
 def consistency(function: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
