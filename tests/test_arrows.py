@@ -26,7 +26,7 @@ MAY = {
     "results": set(),
     "callbacks": {"model", "media", "callbacks"},
     "runs": {"model"},
-    "training": {"model", "callbacks", "data", "runs", "training"},
+    "training": {"model", "callbacks", "data", "metrics", "runs", "training"},
     "registry": set(),
     "evaluation": {"model", "metrics", "results"},
     "diagnostics": {"model", "images", "maths", "diagnostics"},

@@ -367,8 +367,8 @@ def test_command_writes_the_files_and_says_so(
     assert json.loads((tmp_path / "diagnostics/vae-mnist/diagnostics.json").read_text())["diagnostics"][
         "interpolation"
     ]["examples"] == [3, 7]
-    assert main(["diagnose", "wgan_gp-mnist"]) == 2
-    assert "no diagnostic for WGANGP" in capsys.readouterr().err
+    assert main(["diagnose", "gated_pixelcnn-mnist"]) == 2
+    assert "no diagnostic for GatedPixelCNN" in capsys.readouterr().err
 
 
 def test_command_never_writes_into_the_package_and_reads_its_options(

@@ -324,8 +324,10 @@ def test_projection_is_the_product_with_the_class_and_the_generator_is_told_it()
     critic = ProjectionCritic(nn.Linear(6, 5).double(), 4, 5).double()
     x, y = torch.randn(7, 6).double(), torch.arange(7) % 4
     phi = nn.functional.leaky_relu(critic.net(x), 0.2)
-    expected = phi @ critic.head.weight[0] + critic.head.bias + torch.stack(
-        [critic.embedding.weight[k] @ p for k, p in zip(y, phi, strict=True)]
+    expected = (
+        phi @ critic.head.weight[0]
+        + critic.head.bias
+        + torch.stack([critic.embedding.weight[k] @ p for k, p in zip(y, phi, strict=True)])
     )
     assert torch.allclose(critic(x, y)[:, 0], expected)
     told = ClassInput(nn.Identity(), 4, 2).double()

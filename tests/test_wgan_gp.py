@@ -58,7 +58,7 @@ def fit(model: WGANGP, data: list[tuple[Tensor, Tensor]], steps: int) -> tuple[p
         accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[recorder], num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(model, DataLoader(data, batch_size=None), DataLoader(batches(2), batch_size=None))
+    trainer.fit(model, DataLoader(data, batch_size=None), DataLoader(data[:2], batch_size=None))
     return trainer, recorder
 
 

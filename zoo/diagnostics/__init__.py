@@ -6,6 +6,7 @@
 from zoo.diagnostics.abilities import decode, latents, reconstruct
 from zoo.diagnostics.codes import Usage, codebook_usage, plot_usage
 from zoo.diagnostics.diagnosis import DIAGNOSTICS, OVERVIEW, Diagnosis, Diagnostic, Finding, Subject, examine
+from zoo.diagnostics.generators import class_grid, mixing_grid, slerp, truncation_rows, walk
 from zoo.diagnostics.latents import (
     Arithmetic,
     Scatter,
@@ -31,6 +32,7 @@ __all__ = [
     "Usage",
     "analogies",
     "attribute_arithmetic",
+    "class_grid",
     "closest_classes",
     "codebook_usage",
     "decode",
@@ -38,9 +40,13 @@ __all__ = [
     "interpolation",
     "latent_scatter",
     "latents",
+    "mixing_grid",
     "plot_collapse",
     "plot_scatter",
     "plot_usage",
     "posterior_collapse",
     "reconstruct",
+    "slerp",
+    "truncation_rows",
+    "walk",
 ]

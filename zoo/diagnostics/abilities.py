@@ -7,13 +7,25 @@ conditional model is told the class of each example.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Embeds", "Encodes", "HasCodes", "HasPosterior", "decode", "in_batches", "is_told", "latents", "reconstruct"]
+__all__ = [
+    "Embeds",
+    "Encodes",
+    "Generates",
+    "HasCodes",
+    "HasPosterior",
+    "HasStyles",
+    "decode",
+    "in_batches",
+    "is_told",
+    "latents",
+    "reconstruct",
+]
 
 _BATCH = 500
 
@@ -50,6 +62,32 @@ class Embeds(HasCodes, Protocol):
     def embed(self, codes: Tensor) -> Tensor: ...
 
     def observation(self, z: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Latents to examples: ``decode`` takes z, (B, ``latent_dim``), which is standard normal."""
+
+    latent_dim: int
+
+    def decode(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class HasStyles(Generates, Protocol):
+    """A latent as a style for each of ``depth`` layers, which two latents can share."""
+
+    depth: int
+
+    def styles(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def truncated(self, w: Tensor, psi: float) -> Tensor: ...
+
+    def mixed(self, first: Tensor, second: Tensor, layer: Tensor | int) -> Tensor: ...
+
+    def synthesise(self, w: Tensor, noise: Sequence[Tensor]) -> Tensor: ...
+
+    def fixed_noise(self) -> list[Tensor]: ...
 
 
 @torch.no_grad()

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from zoo.diagnostics import abilities
-from zoo.diagnostics.abilities import Encodes, HasCodes, HasPosterior, is_told
+from zoo.diagnostics.abilities import Encodes, Generates, HasCodes, HasPosterior, HasStyles, is_told
 from zoo.diagnostics.codes import codebook_usage, plot_usage
 from zoo.diagnostics.figures import page, png, sheet_of
+from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
 from zoo.diagnostics.latents import (
     analogies,
     attribute_arithmetic,
@@ -153,8 +154,38 @@ def _analogies(subject: Subject) -> Finding:
     return Finding(facts, sheet_of(torch.cat([x[:, None], images], 1).flatten(0, 1), columns=classes + 1, width=600))
 
 
+def _walk(subject: Subject) -> Finding:
+    strips = walk(subject.model)
+    change = (strips[:, 1:] - strips[:, :-1]).flatten(2).double().norm(dim=2)  # (rows, steps - 1)
+    facts = {"rows": len(strips), "steps": strips.shape[1], "distance_between_steps": change.mean(0).tolist()}
+    return Finding(facts, sheet_of(strips.flatten(0, 1), columns=strips.shape[1]))
+
+
+def _class_grid(subject: Subject) -> Finding:
+    grid = class_grid(subject.model)
+    facts = {"rows": len(grid), "classes": grid.shape[1]}
+    return Finding(facts, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
+
+
+def _truncation(subject: Subject) -> Finding:
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rows = truncation_rows(subject.model, shares)
+    facts = {"shares": list(shares), "variety": rows.double().std(1).flatten(1).mean(1).tolist()}
+    return Finding(facts, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
+
+
+def _mixing(subject: Subject) -> Finding:
+    grid = mixing_grid(subject.model)
+    facts = {"layers": subject.model.depth, "mixed_from": max(1, subject.model.depth // 2)}
+    return Finding(facts, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
+
+
 def _decodes(model: Any) -> bool:
     return isinstance(model, Encodes) and len(model.shape) == 3
+
+
+def _generates(model: Any) -> bool:
+    return isinstance(model, Generates) and not isinstance(model, Encodes) and len(model.shape) == 3
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {
@@ -169,6 +200,20 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     ),
     "analogies": Diagnostic(
         "A test image, and its latent under every class", lambda m: _decodes(m) and is_told(m), _analogies
+    ),
+    "walk": Diagnostic("Random latents, and the great circle between each two", _generates, _walk),
+    "classes": Diagnostic(
+        "Each row one latent, under every class", lambda m: _generates(m) and m.num_classes > 0, _class_grid
+    ),
+    "truncation": Diagnostic(
+        "The same latents, from truncation 0 to none",
+        lambda m: _generates(m) and "truncation" in m.sampling_options(),
+        _truncation,
+    ),
+    "mixing": Diagnostic(
+        "Coarse styles of the row, fine styles of the column",
+        lambda m: _generates(m) and isinstance(m, HasStyles),
+        _mixing,
     ),
     "scatter": Diagnostic("Latents of test images", lambda m: isinstance(m, Encodes), _scatter),
 }
@@ -274,8 +319,8 @@ def _chosen(model: Any, only: Sequence[str] | None) -> list[str]:
     fitting = [key for key, diagnostic in DIAGNOSTICS.items() if diagnostic.applies(model)]
     if not fitting:
         raise ConfigError(
-            f"there is no diagnostic for {type(model).__name__}: it neither encodes and decodes examples nor has a "
-            f"posterior or codes"
+            f"there is no diagnostic for {type(model).__name__}: it neither encodes and decodes examples nor "
+            f"makes images of latents, and has no posterior or codes"
         )
     wrong = [key for key in only or () if key not in fitting]
     if wrong:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -204,7 +205,7 @@ class AdversarialModel(ImplicitModel):
         return d, squared_gradient(d, x)
 
     def generator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the generator's named terms, ``loss`` among them; unpaired games use only the batch's size and labels."""
+        """Return the generator's named terms, ``loss`` among them; most games use only the batch's size."""
         x, y = self.given(batch)
         d_fake = self.score(self.seen(self.fakes(len(x), y)), y)
         d_real = d_fake
@@ -251,7 +252,7 @@ class AdversarialModel(ImplicitModel):
             self.terms["augmentation"] = self.augmentation.p.clone()
 
     @contextlib.contextmanager
-    def _turn(self, player: str):  # noqa: ANN202
+    def _turn(self, player: str) -> Iterator[Callable[[Tensor], bool]]:
         self._playing = player
         with self.turn(player) as update:
             yield update

@@ -161,7 +161,9 @@ class StyleGAN(AdversarialModel):
         with torch.no_grad():
             labels = batch[1] if self.num_classes else None
             w = self.styles(self.randn(len(batch[0]), self.latent_dim), labels).mean(0)
-            self.w_mean.lerp_(over_processes(w)[0], 1 - min(_MEAN_DECAY, (1 + self.steps_done) / (10 + self.steps_done)))
+            self.w_mean.lerp_(
+                over_processes(w)[0], 1 - min(_MEAN_DECAY, (1 + self.steps_done) / (10 + self.steps_done))
+            )
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

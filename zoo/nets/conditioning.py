@@ -11,7 +11,7 @@ __all__ = ["ClassInput", "MinibatchDeviation", "ProjectionCritic"]
 
 
 class ClassInput(Recorded, nn.Module):
-    """A network that is also given an embedding of the class: (B, n), labels (B,) -> what ``net`` makes of (B, n + dim).
+    """A network that is also given an embedding of the class: (B, n), labels (B,) -> ``net`` of (B, n + dim).
 
     Args:
         net: takes (B, n + dim).

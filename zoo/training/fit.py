@@ -42,6 +42,7 @@ from zoo.training.hooks import Hooks, NoProfiler
 from zoo.training.memory import keep_freed_memory
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
+from zoo.training.watch import watch_for
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
 
@@ -193,6 +194,7 @@ class Run:
             metrics,
             *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
+            *watch_for(self.model, self.data, self.settings.sample_every, ema, metrics),
             CostReport(self.folder, run, self.spent, self.earlier),
             Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
         ]
