@@ -18,20 +18,15 @@ References:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, close_matches
-from zoo.families.velocity import VelocityModel
+from zoo.families.velocity import OdeLikelihood, VelocityModel
 from zoo.maths.assignment import optimal_pairing
-from zoo.maths.ode_likelihood import ode_log_density, rademacher
 from zoo.maths.paths import path as path_of
-from zoo.maths.solvers import time_grid
-from zoo.model import Batch, HasLikelihood, seeded
+from zoo.model import Batch
 
 __all__ = ["PAIRINGS", "TIMES", "FlowMatching"]
 
@@ -39,7 +34,7 @@ PAIRINGS = ("independent", "optimal")
 TIMES = ("uniform", "logit_normal")
 
 
-class FlowMatching(HasLikelihood, VelocityModel):
+class FlowMatching(OdeLikelihood, VelocityModel):
     """Flow matching on images or points.
 
     Args:
@@ -90,8 +85,8 @@ class FlowMatching(HasLikelihood, VelocityModel):
         if self.path.g is not None:
             raise ConfigError(f"the path {path!r} has a third part, which flow matching does not; use interpolant")
         self.pairing, self.times = pairing, times
-        self.likelihood_steps, self.likelihood_examples = likelihood_steps, likelihood_examples
-        self.likelihood_solver = f"rk4, {likelihood_steps} steps, Hutchinson's trace with one probe of signs"
+        self.end = 1 - self.path.margin
+        self.set_likelihood(likelihood_steps, likelihood_examples)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean squared error of the velocity, per dimension."""
@@ -109,7 +104,7 @@ class FlowMatching(HasLikelihood, VelocityModel):
         if self.times == "logit_normal":
             tiny = torch.finfo(t.dtype).eps
             t = torch.special.ndtri(t.clamp(tiny, 1 - tiny)).sigmoid()
-        return t * (1 - self.path.margin)
+        return t * self.end
 
     def paired(self, x_0: Tensor, x_1: Tensor, labels: Tensor) -> Tensor:
         """Return the noise in the order in which it goes with the examples, each rank's share by itself."""
@@ -119,39 +114,3 @@ class FlowMatching(HasLikelihood, VelocityModel):
         ranks = torch.arange(len(x_1), device=x_1.device) // share
         groups = ranks * self.num_classes + labels if self.num_classes else ranks
         return x_0[optimal_pairing(x_1, x_0, groups)]
-
-    # -- likelihood ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def log_prob(
-        self,
-        x: Tensor,
-        *,
-        labels: Sequence[int] | Tensor | int | None = None,
-        k: int = 1,
-        seed: int | torch.Generator | None = None,
-        steps: int | None = None,
-        exact: bool = False,
-    ) -> Tensor:
-        """Return log p(x), or an unbiased estimate of a lower bound for grey levels, in nats: (B, *shape) -> (B,).
-
-        Args:
-            x: examples.
-            labels: the class of each, for conditional models.
-            k: ignored.
-            seed: of the places in the intervals of grey levels, and of the probes of the trace.
-            steps: of RK4, by default ``likelihood_steps``.
-            exact: take the exact trace, one backward pass for each dimension, instead of Hutchinson's estimate.
-        """
-        generator = seeded(seed, self.device)
-        given = self.given_labels(len(x), labels)
-        y, volume = x.to(self.dtype), 0.0
-        if self.levels is not None:
-            u = torch.rand(y.shape, generator=generator, device=self.device, dtype=self.dtype)
-            y, volume = self.continuous(y, u), math.prod(self.shape) * math.log(2 / self.levels)
-        probe = None if exact else rademacher(y.shape, generator, y)
-        times = time_grid(steps or self.likelihood_steps, 1 - self.path.margin, 0.0)
-        return ode_log_density(self.field(given, 1.0), y, times, "rk4", probe)[0] + volume
-
-    def likelihood(self, k: int = 1) -> str:
-        return "ode" if self.levels is None else "ode+dequant"

@@ -8,7 +8,9 @@ density that the velocity transports is one of dequantised images; points are ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,12 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import Field, calls_per_step, guide
+from zoo.maths.ode_likelihood import ode_log_density, rademacher
+from zoo.maths.paths import straightness
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
-from zoo.model import FlowModel, seeded
+from zoo.model import FlowModel, HasLikelihood, seeded
 
-__all__ = ["VelocityModel"]
+__all__ = ["OdeLikelihood", "VelocityModel"]
 
 
 class VelocityModel(FlowModel):
@@ -44,6 +48,7 @@ class VelocityModel(FlowModel):
     """
 
     family = "flow"
+    end = 1.0  # the time of the data; a path whose velocity has no bound there ends a little earlier
 
     def __init__(
         self,
@@ -112,9 +117,10 @@ class VelocityModel(FlowModel):
 
     # -- sampling, and both ways --------------------------------------------------------------------------------------
 
-    def solve(self, field: Field, x: Tensor, steps: int, solver: str, start: float = 0.0, end: float = 1.0) -> Tensor:
-        """Return the state at time ``end`` from that at ``start``; an adaptive solver keeps to a tolerance of 1e-5."""
+    def solve(self, field: Field, x: Tensor, steps: int, solver: str, *, back: bool = False) -> Tensor:
+        """Return the state at the other end of time; an adaptive solver keeps to a tolerance of 1e-5."""
         _check_solver(solver)
+        start, end = (self.end, 0.0) if back else (0.0, self.end)
         if solver in ADAPTIVE:
             return integrate_adaptive(field, x, [start, end], solver)
         return integrate(field, x, time_grid(steps, start, end), solver)
@@ -141,13 +147,14 @@ class VelocityModel(FlowModel):
             guidance_scale: w of (1 - w) v(x, t) + w v(x, t, y); 1 is the conditional model, 0 the unconditional one.
         """
         field = self.field(labels, guidance_scale)
-        x = self.solve(field, self.noise(n, generator), steps or self.steps, solver or self.solver)
+        steps = self.steps if steps is None else steps
+        x = self.solve(field, self.noise(n, generator), steps, solver or self.solver)
         return self.data_range(x)
 
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the noise that examples come from: (B, *shape) in data range -> (B, *shape)."""
-        return self.solve(self.field(labels, 1.0), self.continuous(x), self.steps, self.solver, 1.0, 0.0)
+        return self.solve(self.field(labels, 1.0), self.continuous(x), self.steps, self.solver, back=True)
 
     @torch.no_grad()
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -156,20 +163,98 @@ class VelocityModel(FlowModel):
 
     @torch.no_grad()
     def trajectory(
-        self, n: int, *, seed: int | torch.Generator | None = None, labels: Tensor | int | None = None
+        self,
+        n: int,
+        *,
+        seed: int | torch.Generator | None = None,
+        labels: Sequence[int] | Tensor | int | None = None,
+        frames: int = 9,
     ) -> tuple[Tensor, Tensor]:
-        """Return the states on the way from noise to data, (T, n, *shape) in data range, and their times, (T,)."""
-        times = time_grid(self.steps)
-        solver = self.solver if self.solver in SOLVERS else "rk4"
-        x = self.noise(n, seeded(seed, self.device))
-        states = trajectory(self.field(self._labels(n, labels)), x, times, solver)
-        return self.data_range(states), torch.tensor(times)
+        """Return states on the way from noise to data, (frames, n, *shape) in data range, and their times, (frames,).
+
+        The way is that of RK4 from each frame to the next.
+        """
+        states, _, times = self._way(n, seed, labels, frames)
+        return self.data_range(states), times
+
+    @torch.no_grad()
+    def straightness(
+        self,
+        n: int = 256,
+        *,
+        seed: int | torch.Generator | None = None,
+        labels: Sequence[int] | Tensor | int | None = None,
+        frames: int = 17,
+    ) -> float:
+        """Return S(Z) of n curves per dimension, 0 where all are straight; see `zoo.maths.paths.straightness`."""
+        states, field, times = self._way(n, seed, labels, frames)
+        v = torch.stack([field(x, t) for x, t in zip(states, times, strict=True)])
+        return float(straightness(v, states)) / math.prod(self.shape)
+
+    def _way(self, n: int, seed: Any, labels: Any, frames: int) -> tuple[Tensor, Field, Tensor]:
+        times = torch.tensor(time_grid(frames - 1, 0.0, self.end), device=self.device, dtype=self.dtype)
+        field = self.field(self._labels(n, labels))
+        return trajectory(field, self.noise(n, seeded(seed, self.device)), times, "rk4"), field, times
+
+    def calls(self, options: Mapping[str, Any]) -> float:
+        """Evaluations of the network for one batch; those of an adaptive solver are taken to be RK4's."""
+        told = self.sampler(options)
+        solver = SOLVERS.get(told["solver"], SOLVERS["rk4"])
+        return told["steps"] * solver.calls * (calls_per_step(told["guidance_scale"]) if self.num_classes else 1)
 
     @property
     def calls_per_sample(self) -> int:
-        """Evaluations of the network with the model's own options; of an adaptive solver, those of ``steps`` of RK4."""
-        calls = SOLVERS[self.solver if self.solver in SOLVERS else "rk4"].calls
-        return self.steps * calls * (calls_per_step(self.guidance_scale) if self.num_classes else 1)
+        """Evaluations of the network with the model's own options."""
+        return int(self.calls({}))
+
+
+class OdeLikelihood(HasLikelihood):
+    """Mixin of a `VelocityModel`: its density by the change of variables along its curves.
+
+    Attributes:
+        likelihood_steps: of RK4.
+    """
+
+    likelihood_steps: int
+
+    def set_likelihood(self, steps: int, examples: int) -> None:
+        """Say with how many steps and over how many test examples `log_prob` is taken by default."""
+        self.likelihood_steps, self.likelihood_examples = steps, examples
+        self.likelihood_solver = f"rk4, {steps} steps, Hutchinson's trace with one probe of signs"
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        labels: Sequence[int] | Tensor | int | None = None,
+        k: int = 1,
+        seed: int | torch.Generator | None = None,
+        steps: int | None = None,
+        exact: bool = False,
+    ) -> Tensor:
+        """Return log p(x), or an unbiased estimate of a lower bound for grey levels, in nats: (B, *shape) -> (B,).
+
+        Args:
+            x: examples.
+            labels: the class of each, for conditional models.
+            k: ignored.
+            seed: of the places in the intervals of grey levels, and of the probes of the trace.
+            steps: of RK4, by default ``likelihood_steps``.
+            exact: take the exact trace, one backward pass for each dimension, instead of Hutchinson's estimate.
+        """
+        generator = seeded(seed, self.device)
+        given = self.given_labels(len(x), labels)
+        y, volume = x.to(self.dtype), 0.0
+        if self.levels is not None:
+            u = torch.rand(y.shape, generator=generator, device=self.device, dtype=self.dtype)
+            y, volume = self.continuous(y, u), math.prod(self.shape) * math.log(2 / self.levels)
+        probe = None if exact else rademacher(y.shape, generator, y)
+        times = time_grid(self.likelihood_steps if steps is None else steps, self.end, 0.0)
+        return ode_log_density(self.field(given, 1.0), y, times, "rk4", probe)[0] + volume
+
+    def likelihood(self, k: int = 1) -> str:
+        return "ode" if self.levels is None else "ode+dequant"
 
 
 def _check_solver(solver: str) -> None:

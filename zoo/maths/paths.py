@@ -31,7 +31,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, close_matches
 
-__all__ = ["PATHS", "Path", "path"]
+__all__ = ["PATHS", "Path", "path", "straightness"]
 
 Coefficient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Times, of any shape -> the coefficient and its derivative, of the same shape."""
@@ -121,7 +121,7 @@ def _second_half(t: Tensor) -> tuple[Tensor, Tensor]:
 PATHS: dict[str, Path] = {
     "linear": Path(_fall, _rise),
     "trigonometric": Path(_cosine, _sine),
-    "variance_preserving": Path(_root, _rise, margin=1e-3),
+    "variance_preserving": Path(_root, _rise, margin=1e-4),
     "linear_noisy": Path(_fall, _rise, _bump),
     "trigonometric_noisy": Path(_cosine, _sine, _bump),
     "encoding_decoding": Path(_first_half, _second_half, _bump),
@@ -134,3 +134,19 @@ def path(name: str) -> Path:
     if name not in PATHS:
         raise ConfigError(f"unknown path {name!r}.{close_matches(name, PATHS)} There are: {', '.join(PATHS)}")
     return PATHS[name]
+
+
+def straightness(velocities: Tensor, states: Tensor) -> Tensor:
+    """Return S(Z) = int_0^1 E |(z_1 - z_0) - v(z_t, t)|^2 dt along the curves of an ODE: 0 where all are straight.
+
+    Args:
+        velocities: at evenly spaced times, (T, B, ...).
+        states: at the same times, of which the first and the last are the ends; (T, B, ...). The integral is taken by
+            the trapezoidal rule.
+
+    References:
+        X. Liu, C. Gong, Q. Liu, Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow,
+        2022, arXiv:2209.03003, equation 6.
+    """
+    bend = (states[-1] - states[0] - velocities).flatten(2).square().sum(2).mean(1)  # (T,)
+    return torch.trapezoid(bend, dx=1 / (len(bend) - 1))

@@ -25,7 +25,17 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, close_matches
 
-__all__ = ["ADAPTIVE", "SOLVERS", "Solver", "Velocity", "integrate", "integrate_adaptive", "time_grid", "trajectory"]
+__all__ = [
+    "ADAPTIVE",
+    "SOLVERS",
+    "Solver",
+    "Velocity",
+    "euler_maruyama",
+    "integrate",
+    "integrate_adaptive",
+    "time_grid",
+    "trajectory",
+]
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """v(x, t): a state (B, ...) and a time, of shape (), -> the state's derivative, (B, ...)."""
@@ -154,3 +164,27 @@ def integrate_adaptive(
         lambda t, state: velocity(state, t), x, ends, rtol=tolerance, atol=tolerance, method=method, options=options
     )
     return states[-1]
+
+
+def euler_maruyama(
+    drift: Velocity,
+    spread: Callable[[Tensor], Tensor],
+    x: Tensor,
+    times: Sequence[float] | Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return a draw of the state at the last time of dx = f(x, t) dt + g(t) dw: (B, ...) -> (B, ...).
+
+    Args:
+        drift: f(x, t), called with times of shape ().
+        spread: g(t), of shape ().
+        x: the state at the first time.
+        times: growing.
+        generator: of the noise, on the device of x.
+    """
+    t = torch.as_tensor(times, dtype=torch.float64).to(x.device, x.dtype)
+    for now, after in pairwise(t):
+        h = after - now
+        dw = h.sqrt() * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        x = x + h * drift(x, now) + spread(now) * dw
+    return x

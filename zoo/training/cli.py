@@ -13,7 +13,7 @@ import jsonargparse
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ZooError
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED
 from zoo.training.messages import sentence
@@ -94,6 +94,15 @@ class EntryCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Resuming takes the run's own configuration, never hyperparameters out of a checkpoint."""
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses is said in its own words, not in the parser's."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(error.__cause__, ZooError):
+                raise error.__cause__ from None
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Leave the trainer to the engine, which must know the model first."""
