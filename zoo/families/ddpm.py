@@ -54,6 +54,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         sampler: default of sampling.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data, which then have no likelihood.
+        likelihood_examples: over how many test examples an evaluation takes the mean of `log_prob`, None for all.
         sigma_data: standard deviation of the data that the prediction ``edm`` supposes.
         lr: peak learning rate.
         betas: Adam's decay rates.
@@ -75,9 +76,10 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         num_classes: int = 0,
         label_dropout: float = 0.1,
         sampler: str = "dpm_solver",
-        steps: int = 20,
+        steps: int = 15,
         levels: int | None = 256,
         sigma_data: float = SIGMA_DATA,
+        likelihood_examples: int | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
@@ -94,7 +96,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
                 f"DDPM needs a schedule that preserves variance, and {type(self.schedule).__name__} does not; use "
                 f"score_sde for it"
             )
-        self.variance, self.table = variance, table
+        self.variance, self.table, self.likelihood_examples = variance, table, likelihood_examples
         steps = torch.arange(1, table + 1, dtype=torch.float64) / table
         self.register_buffer("log_snrs", self.schedule.log_snr(steps), persistent=False)  # falling, (T,)
 
