@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--given", default=None, metavar="FILE.png", help="an image, or a sheet of them, to complete from the top rows"
     )
     parser.add_argument("--rows", type=int, default=None, help="rows of --given that are kept (default half of them)")
+    parser.add_argument(
+        "--mask",
+        default=None,
+        metavar="FILE.png",
+        help="instead of --rows: white where --given is kept, black elsewhere",
+    )
     parser.add_argument("--labels", default=None, help="classes for conditional models, such as 7 or 0,1,2,3")
     parser.add_argument(
         "--option",
@@ -40,8 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K=V",
         help="a sampling option of the model, such as temperature=0.9",
     )
+    for name, kind, what in _OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, default=None, help=f"{what}; the same as --option {name}=...")
     parser.add_argument("--device", default=None, help="cpu, cuda, ...")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
+
+
+_OPTIONS = (
+    ("steps", int, "steps of a model that samples in steps"),
+    ("sampler", str, "sampler of a diffusion model, such as ddim or dpm_solver"),
+    ("eta", float, "of ddim: 0 draws no noise, 1 as much as ancestral sampling"),
+    ("guidance_scale", float, "classifier-free guidance: 1 for none"),
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
     labels = _integers(args.labels) if args.labels is not None else None
     options = dict(option(text) for text in args.option)
+    options |= {name: getattr(args, name) for name, *_ in _OPTIONS if getattr(args, name) is not None}
     if args.prompt is not None:
         options["prompt"] = args.prompt
     from zoo.hub import load
@@ -65,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     if args.given is not None:
         n, completed = _given(args, model)
         options |= completed
-    elif args.rows is not None:
-        raise ConfigError("--rows says how much of an image is kept: give the image by --given FILE.png")
+    elif args.rows is not None or args.mask is not None:
+        raise ConfigError("--rows and --mask say what of an image is kept: give the image by --given FILE.png")
     samples = model.sample(n, seed=seed, labels=labels, **options)
     if name is None:
         print(page(model.text(samples)), end="")
@@ -82,9 +99,15 @@ def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
     from zoo.images import read_png
 
     if len(model.shape) != 3 or "given" not in model.sampling_options():
-        raise ConfigError(f"{args.which} does not complete images; --given is for the models that draw pixel by pixel")
+        raise ConfigError(
+            f"{args.which} does not complete images; --given is for models that draw pixel by pixel or denoise"
+        )
     given = read_png(args.given, model.shape)
-    rows = model.shape[1] // 2 if args.rows is None else args.rows
+    rows: Any = model.shape[1] // 2 if args.rows is None else args.rows
+    if args.mask is not None:
+        if args.rows is not None:
+            raise ConfigError("--rows and --mask both say what is kept; leave one out")
+        rows = read_png(args.mask, model.shape)[0] > 0.5
     if len(given) == 1:
         return args.n if args.n is not None else 16, {"given": given[0], "known": rows}
     n = args.n if args.n is not None else len(given)

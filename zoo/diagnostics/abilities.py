@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "Denoises",
     "Embeds",
     "Encodes",
     "Generates",
@@ -88,6 +89,13 @@ class HasStyles(Generates, Protocol):
     def synthesise(self, w: Tensor, noise: Sequence[Tensor]) -> Tensor: ...
 
     def fixed_noise(self) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """Noise to examples, step by step: ``denoising`` gives the states on the way and what is seen in each of them."""
+
+    def denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]: ...
 
 
 @torch.no_grad()

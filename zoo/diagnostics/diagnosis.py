@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.diagnostics import abilities
-from zoo.diagnostics.abilities import Encodes, Generates, HasCodes, HasPosterior, HasStyles, is_told
+from zoo.diagnostics.abilities import Denoises, Encodes, Generates, HasCodes, HasPosterior, HasStyles, is_told
 from zoo.diagnostics.codes import codebook_usage, plot_usage
 from zoo.diagnostics.figures import page, png, sheet_of
 from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
@@ -180,6 +180,19 @@ def _mixing(subject: Subject) -> Finding:
     return Finding(facts, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
 
 
+def _denoising(subject: Subject) -> Finding:
+    """One row of states, and below it what is seen in them, for each of a few samples."""
+    frames, n = 10, 3
+    states, seen = (t.cpu() for t in subject.model.denoising(n, frames))  # (frames, n, *shape) each
+    rows = torch.stack([states, seen]).permute(2, 0, 1, 3, 4, 5)  # (n, 2, frames, C, H, W)
+    last = seen[-1:].double()
+    facts = {
+        "samples": n, "frames": frames,
+        "distance_to_sample": (seen.double() - last).flatten(2).norm(dim=2).mean(1).tolist(),
+    }  # fmt: skip
+    return Finding(facts, sheet_of(rows.flatten(0, 2), columns=frames))
+
+
 def _decodes(model: Any) -> bool:
     return isinstance(model, Encodes) and len(model.shape) == 3
 
@@ -189,6 +202,11 @@ def _generates(model: Any) -> bool:
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {
+    "denoising": Diagnostic(
+        "From noise to samples: the states, and below what is seen in them",
+        lambda m: isinstance(m, Denoises) and len(m.shape) == 3,
+        _denoising,
+    ),
     "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
     "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),
     "reconstructions": Diagnostic("Test images, and what the latents keep of them", _decodes, _reconstructions),
@@ -274,7 +292,7 @@ def examine(
         model: on any device; it is put into eval mode meanwhile.
         data: a data module; its test split is looked at.
         only: names of `DIAGNOSTICS`; all that apply if left out.
-        examples: how many test examples, the first ones, at least 2.
+        examples: how many test examples, the first ones, at least 2; fewer where the model asks for it.
         pair: indices of the two test examples between which to interpolate.
         without, having: label sets of attribute arithmetic; the two classes closest to each other if left out.
         name: to be recorded.
@@ -285,6 +303,7 @@ def examine(
     """
     chosen = _chosen(model, only)
     model.accepts(data.shape, data.levels)
+    examples = min(examples, getattr(model, "diagnosed_examples", None) or examples)
     stored, labels = (part[:examples] for part in data.split("test"))
     if examples < 2 or len(stored) < 2:
         raise DataError(f"diagnostics need at least 2 test examples, got {min(examples, len(stored))}")

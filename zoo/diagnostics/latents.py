@@ -107,7 +107,7 @@ def plot_scatter(report: Scatter) -> np.ndarray:
 
 
 def interpolation(model: Encodes, ends: Tensor, steps: int = 11, labels: Tensor | None = None) -> Tensor:
-    """Decode the straight line between the latents of two examples.
+    """Decode the line between the latents of two examples: a straight one, or what the model's ``between`` draws.
 
     Args:
         model: that encodes and decodes.
@@ -122,7 +122,8 @@ def interpolation(model: Encodes, ends: Tensor, steps: int = 11, labels: Tensor 
         raise ConfigError(f"an interpolation has two ends and at least 2 steps, got {len(ends)} and {steps}")
     a, b = latents(model, ends, labels)
     t = torch.linspace(0, 1, steps, dtype=a.dtype)
-    z = torch.stack([torch.lerp(a, b, s) for s in t])
+    between = getattr(model, "between", torch.lerp)
+    z = torch.cat([between(a[None], b[None], s) for s in t])
     return decode(model, z, labels[(t > 0.5).long()] if labels is not None else None)
 
 

@@ -16,7 +16,13 @@ __all__ = ["NoiseLatents"]
 
 
 class NoiseLatents(Diffusion):
-    """Mixin of diffusion models whose samplers can be run backwards."""
+    """Mixin of diffusion models whose samplers can be run backwards.
+
+    Attributes:
+        diagnosed_examples: how many test examples a diagnosis encodes, since each costs many evaluations.
+    """
+
+    diagnosed_examples = 200
 
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
