@@ -1,0 +1,1 @@
+"""A loaded model behind HTTP and gRPC. The process that supervises the workers imports no torch."""
