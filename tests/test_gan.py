@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import closed_forms
@@ -42,7 +44,47 @@ def _halving(args: Mapping[str, Any]) -> list[int]:
     return closed_forms.NETS["DownsamplingNet"]({"hidden": 0, "out": 1, **args})
 
 
-NETS = {**closed_forms.NETS, "DCGANGenerator": _doubling, "DCGANCritic": _halving, "DeviationCritic": _halving}
+def _residual_doubling(args: Mapping[str, Any]) -> list[int]:
+    """A linear layer, a 3x3 convolution, blocks of 3x3 and 1x1, 4x4 transposed convolutions."""
+    linear, *doublings = _doubling(args)
+    width, pixels = args["widths"][0], math.prod(s >> len(args["widths"]) for s in args["shape"][1:])
+    assert not args["refine"], "blocks after doublings are not written down here"
+    block = [pixels * width**2 * 9, pixels * width**2]
+    return [linear, pixels * width**2 * 9, *block * args["blocks"], *doublings]
+
+
+def _residual_halving(args: Mapping[str, Any]) -> list[int]:
+    """4x4 convolutions of stride 2, blocks, a 1x1 convolution, linear layers."""
+    width, pixels = args["widths"][-1], math.prod(s >> len(args["widths"]) for s in args["shape"][1:])
+    halvings = _halving({**args, "hidden": 0, "out": 0})[:-1]
+    block = [pixels * width**2 * 9, pixels * width**2]
+    sizes = [pixels * (args["features"] + bool(args["group"])), *filter(None, [args["hidden"]]), args["out"]]
+    linear = [a * b for a, b in pairwise(sizes)]
+    return [*halvings, *block * args["blocks"], pixels * width * args["features"], *linear]
+
+
+def _blocks(args: Mapping[str, Any], tokens: int, modulated: bool) -> list[int]:
+    """Of a Transformer: modulation, queries with keys and values, both products of attention, and the network."""
+    d = args["width"]
+    block = [6 * d * d] * modulated + [tokens * 3 * d * d, 2 * tokens**2 * d, tokens * d * d, tokens * 8 * d * d]
+    return block * args["depth"]
+
+
+def _transformer_generator(args: Mapping[str, Any]) -> list[int]:
+    d, T = args["width"], args["tokens"]
+    return [args["latent_dim"] * d, d * d, *_blocks(args, T, True), T * d * args["channels"]]
+
+
+def _transformer_critic(args: Mapping[str, Any]) -> list[int]:
+    d, T = args["width"], args["tokens"]
+    return [T * d * args["channels"], *_blocks(args, T + 1, False), d * args["out"]]
+
+
+NETS = {
+    **closed_forms.NETS, "DCGANGenerator": _doubling, "DCGANCritic": _halving, "DeviationCritic": _halving,
+    "ResidualGenerator": _residual_doubling, "ResidualCritic": _residual_halving,
+    "TransformerGenerator": _transformer_generator, "TransformerCritic": _transformer_critic,
+}  # fmt: skip
 
 
 def layers(spec: Mapping[str, Any]) -> list[int]:
@@ -79,8 +121,16 @@ def r3gan_flops(args: Mapping[str, Any]) -> float:
     return game(layers(args["generator"]), critic_layers(args), args, penalised=2, paired=True)
 
 
+def gat_flops(args: Mapping[str, Any]) -> float:
+    """Data and samples are scored twice, as they are and moved; the frozen encoder runs for either player."""
+    G, D, E = layers(args["generator"]), critic_layers(args), layers(args["autoencoder"]["init_args"]["encoder"])
+    scores = 4 * (3 * sum(D) - D[0])
+    generator = 3 * sum(G) - G[0] + 3 * sum(D) + sum(E)
+    return 2.0 * (sum(E) + sum(G) + scores + generator / args["n_critic"])
+
+
 STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "GAN": gan_flops, "DCGAN": gan_flops, "SNGAN": plain_flops, "WGAN": plain_flops, "R3GAN": r3gan_flops,
+    "GAT": gat_flops, "GAN": gan_flops, "DCGAN": gan_flops, "SNGAN": plain_flops, "WGAN": plain_flops, "R3GAN": r3gan_flops,
 }  # fmt: skip
 
 

@@ -54,13 +54,14 @@ class ResidualGenerator(Recorded, nn.Module):
 
 
 class ResidualCritic(Recorded, nn.Module):
-    """Image to scores: (B, C, H, W) -> (B, out), one halving a width, residual blocks, a linear layer.
+    """Image to scores: (B, C, H, W) -> (B, out), one halving a width, residual blocks, linear layers.
 
     Args:
         widths: channels after each halving.
         shape: (C, H, W) of the input.
         features: channels of the map before the linear layer.
         blocks: residual blocks at the last width.
+        hidden: width of a linear layer before the output, 0 for none.
         out: numbers an example.
         group: examples whose deviation is a further plane of that map, 0 for none.
 
@@ -69,15 +70,22 @@ class ResidualCritic(Recorded, nn.Module):
     """
 
     def __init__(
-        self, widths: list[int], shape: list[int], features: int, blocks: int = 1, out: int = 1, group: int = 0
+        self,
+        widths: list[int],
+        shape: list[int],
+        features: int,
+        blocks: int = 1,
+        hidden: int = 0,
+        out: int = 1,
+        group: int = 0,
     ) -> None:
         super().__init__()
         self.inner = ResidualEncoder(shape[0], widths, features, blocks, "leaky_relu")
         _start_at_identity(self.inner)
         size = math.prod(s >> len(widths) for s in shape[1:]) * (features + bool(group))
-        self.outer = nn.Sequential(
-            nn.LeakyReLU(0.2), *([MinibatchDeviation(group)] if group else []), nn.Flatten(), nn.Linear(size, out)
-        )
+        layers = [nn.LeakyReLU(0.2), *([MinibatchDeviation(group)] if group else []), nn.Flatten()]
+        layers += [nn.Linear(size, hidden), nn.LeakyReLU(0.2)] if hidden else []
+        self.outer = nn.Sequential(*layers, nn.Linear(hidden or size, out))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
