@@ -1,0 +1,149 @@
+"""What samplers make of the bundled diffusion models, over the number of network calls: FID, one table and one plot.
+
+    python benchmarks/sampler_curve.py                    # all bundled models
+    python benchmarks/sampler_curve.py ddpm-mnist edm=runs/edm-mnist/...   # a run under a name
+    python benchmarks/sampler_curve.py --table            # from the samples that are there, drawing none
+
+FID is that of 2,000 samples, by the digit classifier, against all test images: it is higher than that of 10,000 by the
+bias of the estimate, which the floor shows (2,000 training images in the place of samples), and does not compare with
+the tables of 10,000. All samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk,
+so that an interrupted run goes on, and everything in table and plot is made from them. The chain of 1,000 steps is
+drawn 500 times only, and stands beside other samplers at 500.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import zoo
+from zoo.evaluation.chunks import sample_chunks
+from zoo.evaluation.comparison import Reference, choose
+from zoo.registry import load_registry
+from zoo.runs import load_run
+
+SAMPLES, FEW, CHUNK, SEED = 2_000, 500, 250, 0
+CURVES: dict[str, list[tuple[str, int, int]]] = {
+    "ddpm": [
+        *(("ddim", n, SAMPLES) for n in (5, 10, 20, 50)), *(("dpm_solver", n, SAMPLES) for n in (5, 10, 20)),
+        *(("heun", n, SAMPLES) for n in (5, 10)), ("ode", 5, SAMPLES), ("ancestral", 50, SAMPLES),
+        ("ancestral", 1000, FEW),
+    ],
+    "score_sde": [
+        ("ddim", 10, SAMPLES), ("dpm_solver", 10, SAMPLES), ("euler_maruyama", 50, SAMPLES),
+        ("predictor_corrector", 25, SAMPLES),
+    ],
+    "edm": [("ddim", 2, SAMPLES), ("ddim", 10, SAMPLES), ("heun", 5, SAMPLES), ("dpm_solver", 10, SAMPLES)],
+    "consistency": [("consistency", n, SAMPLES) for n in (1, 2, 4)],
+    "latent_diffusion": [*(("ddim", n, SAMPLES) for n in (10, 50)), *(("dpm_solver", n, SAMPLES) for n in (5, 10, 20))],
+    "dit": [("ddim", 10, SAMPLES), ("dpm_solver", 10, SAMPLES)],
+    "ddpm_cond": [("dpm_solver", 10, SAMPLES)],
+}  # fmt: skip
+"""Model -> sampler, steps, samples."""
+
+
+def drawn(
+    model: Any, name: str, sampler: str, steps: int, n: int, work: Path, draw: bool
+) -> tuple[Tensor, float] | None:
+    """Return samples as levels, uint8, and the seconds of one; None where they are not there and not to be drawn."""
+    parts, seconds = [], 0.0
+    for chunk in sample_chunks(SEED, n, CHUNK):
+        path = work / f"{name}-{sampler}-{steps}-{chunk.start}.safetensors"
+        if not path.is_file():
+            if not draw:
+                return None
+            begin = time.process_time()
+            x = model.sample(chunk.stop - chunk.start, seed=chunk.seed, sampler=sampler, steps=steps)
+            used = torch.tensor([time.process_time() - begin], dtype=torch.float64)
+            work.mkdir(parents=True, exist_ok=True)
+            save_file({"x": (x * 255).round().to(torch.uint8), "seconds": used}, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+        content = load_file(path)
+        parts.append(content["x"])
+        seconds += float(content["seconds"])
+    return torch.cat(parts), seconds / n
+
+
+def rows(models: dict[str, str], work: Path, draw: bool, reference: Reference) -> list[dict[str, Any]]:
+    """Return one row a model, sampler and number of steps."""
+    found = []
+    for name, source in models.items():
+        model = load_run(source) if Path(source).is_dir() else zoo.load(source)
+        for sampler, steps, n in CURVES[name.partition("-")[0]]:
+            answer = drawn(model, name, sampler, steps, n, work, draw)
+            if answer is None:
+                continue
+            x, each = answer
+            row = {"model": name, "sampler": sampler, "calls": model.calls({"sampler": sampler, "steps": steps})}
+            row |= {"samples": n, "fid": reference.distance(x.float() / 255)[0], "milliseconds": 1000 * each}
+            found.append(row)
+            print({**row, "fid": round(row["fid"], 3)}, flush=True)
+            if name.startswith("ddpm-") and n == SAMPLES and row["calls"] in (20, 50):
+                few = reference.distance(x[:FEW].float() / 255)[0]
+                found.append({**row, "samples": FEW, "fid": few})
+    return found
+
+
+def table(found: list[dict[str, Any]], floors: dict[int, float]) -> str:
+    """Return the table as Markdown."""
+    lines = ["| model | sampler | calls | samples | FID | CPU ms a sample |", "|---|---|---:|---:|---:|---:|"]
+    for r in sorted(found, key=lambda r: (-r["samples"], r["model"], r["sampler"], r["calls"])):
+        numbers = f"{r['calls']} | {r['samples']:,} | {r['fid']:.2f} | {r['milliseconds']:.1f}"
+        lines.append(f"| {r['model']} | {r['sampler']} | {numbers} |")
+    lines += [f"| training images (floor) | | | {n:,} | {value:.2f} | |" for n, value in floors.items()]
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: list[dict[str, Any]], floor: float, path: Path) -> None:
+    """Draw FID over calls, both on logarithmic scales, for the rows of 2,000 samples."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    curves = sorted({(r["model"], r["sampler"]) for r in found})
+    for model, sampler in curves:
+        mine = [r for r in found if (r["model"], r["sampler"]) == (model, sampler) and r["samples"] == SAMPLES]
+        mine.sort(key=lambda r: r["calls"])
+        if mine:
+            axes.plot([r["calls"] for r in mine], [r["fid"] for r in mine], marker="o", label=f"{model}, {sampler}")
+    axes.axhline(floor, color="grey", linestyle="--", label="2,000 training images")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("network calls a sample")
+    axes.set_ylabel("FID of 2,000 samples, digit classifier")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="names, or name=run folder; all bundled diffusion models if left out")
+    parser.add_argument("--work", type=Path, default=Path("runs/sampler_curve"), help="where samples are kept")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--table", action="store_true", help="draw nothing")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    registry = load_registry()
+    bundled = [e.name for e in registry.find(family="diffusion", pretrained=True) if e.model_name in CURVES]
+    models = dict((m.partition("=")[0], m.partition("=")[2] or m) for m in args.models or bundled)
+    data = registry.resolve("vae-mnist").build_data()
+    extractor = choose(None, data)
+    assert extractor is not None
+    reference = Reference(data, extractor)
+    found = rows(models, args.work, not args.table, reference)
+    floors = {n: reference.floor(n)["fid"][0] for n in (SAMPLES, FEW)}
+    (args.out / "sampler_curve.md").write_text(table(found, floors), encoding="utf-8")
+    plot(found, floors[SAMPLES], args.out / "sampler_curve.png")
+    print(table(found, floors))
+
+
+if __name__ == "__main__":
+    main()
