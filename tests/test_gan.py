@@ -14,13 +14,16 @@ import torch
 from test_wgan_gp import Recorder, batches, fit, state
 from torch import Tensor, nn
 
+from zoo.api import second_stage
 from zoo.callbacks.ema import EMA
 from zoo.errors import ConfigError
 from zoo.families.adversarial import AdversarialModel
 from zoo.families.dcgan import DCGAN
 from zoo.families.gan import GAN
+from zoo.families.gat import GAT
 from zoo.families.r3gan import R3GAN
 from zoo.families.sn_gan import SNGAN
+from zoo.families.vae import VAE
 from zoo.families.wgan import WGAN
 from zoo.families.wgan_gp import WGANGP
 from zoo.maths.objectives import OBJECTIVES, objective
@@ -28,6 +31,7 @@ from zoo.maths.penalties import zero_centred_penalty
 from zoo.nets.conditioning import ClassInput, MinibatchDeviation, ProjectionCritic
 from zoo.nets.dcgan import DCGANCritic, DCGANGenerator
 from zoo.nets.mlp import MLP
+from zoo.registry import load_registry
 from zoo.spec import build
 
 SHAPE = [1, 4, 4]
@@ -130,7 +134,8 @@ def gat_flops(args: Mapping[str, Any]) -> float:
 
 
 STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "GAT": gat_flops, "GAN": gan_flops, "DCGAN": gan_flops, "SNGAN": plain_flops, "WGAN": plain_flops, "R3GAN": r3gan_flops,
+    "GAT": gat_flops, "GAN": gan_flops, "DCGAN": gan_flops, "SNGAN": plain_flops,
+    "WGAN": plain_flops, "R3GAN": r3gan_flops,
 }  # fmt: skip
 
 
@@ -430,6 +435,33 @@ def test_models_are_rebuilt_from_plain_data_with_their_options() -> None:
         again.load_state_dict(model.state_dict())
         assert torch.equal(again.sample(3, seed=1), model.sample(3, seed=1))
         assert "augmentation.p" in model.state_dict()
+
+
+def test_game_on_latents_fits_the_autoencoder_that_is_named() -> None:
+    entry, autoencoder, cost = second_stage(load_registry()["gat-mnist"], "vae-mnist")
+    model = entry.build_model()
+    assert model.autoencoder.spec == autoencoder.spec and list(cost) == ["vae-mnist"]
+    assert not any(p.requires_grad for p in model.autoencoder.parameters()) and not model.train().autoencoder.training
+    assert model.generate(torch.randn(2, model.latent_dim)).shape == (2, autoencoder.latent_dim)
+    x = torch.rand(3, 1, 28, 28)
+    model.set_noise([torch.Generator().manual_seed(0)])
+    mean, log_var = model.autoencoder.posterior(x)
+    drawn = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model.given((x, torch.zeros(3)))[0], mean + (log_var / 2).exp() * drawn)
+    with pytest.raises(ConfigError, match="no Gaussian posterior"):
+        second_stage(load_registry()["gat-mnist"], "vq_vae-mnist")
+
+
+def test_penalty_from_two_scores_estimates_the_squared_gradient() -> None:
+    """Of a linear critic, whose gradient is its weight; the mean over draws, within 4 standard errors."""
+    torch.manual_seed(0)
+    autoencoder = VAE(MLP([16, 12]), MLP([6, 16]), SHAPE, 6)
+    critic = MLP([6, 1])
+    model = GAT(autoencoder, MLP([3, 6]), critic, 3, sigma=0.3).double()
+    _, estimate = model._scored(torch.zeros(20_000, 6, dtype=torch.float64), None, True)
+    expected = critic.layers[0].weight.square().sum()
+    assert abs(estimate.mean() - expected) < 4 * estimate.std() / 20_000**0.5
+    assert model._scored(torch.zeros(2, 6, dtype=torch.float64), None, False)[1] is None
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,8 @@ _WITHOUT = {
 
 def _prior_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str | Path) -> dict[str, Any]:
     """Return the arguments of a prior over the codes or latents of this very autoencoder. Raises `ConfigError`."""
+    if "prior" not in arguments:
+        return _players_of(arguments, model, which)
     prior = arguments["prior"]
     if hasattr(model, "latents") and (prior.get("init_args") or {}).get("levels", 0) is None:  # a map of numbers
         fitted = {**prior["init_args"], "shape": list(model.grid)}
@@ -273,3 +275,20 @@ def _prior_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str |
     for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
         fitted[channels] = -(-(fitted[channels] or 0) // model.grid[0]) * model.grid[0] or None
     return {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
+
+
+def _players_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str | Path) -> dict[str, Any]:
+    """Return the arguments of a game on the latents of this very autoencoder, cut into as many tokens as before."""
+    if not hasattr(model, "posterior"):
+        raise ConfigError(f"{which} is a {type(model).__name__}, which has no Gaussian posterior; name a VAE")
+    changed = {**arguments, "autoencoder": model.spec}
+    for player in ("generator", "critic"):
+        tokens = arguments[player]["init_args"]["tokens"]
+        if model.latent_dim % tokens:
+            raise ConfigError(
+                f"the {model.latent_dim} latents of {which} do not divide into {tokens} tokens; set "
+                f"--model.generator.init_args.tokens and --model.critic.init_args.tokens"
+            )
+        init_args = {**arguments[player]["init_args"], "channels": model.latent_dim // tokens}
+        changed[player] = {**arguments[player], "init_args": init_args}
+    return changed

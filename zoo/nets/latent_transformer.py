@@ -71,9 +71,7 @@ class TransformerGenerator(Recorded, nn.Module):
         heads: of attention, which divide the width.
     """
 
-    def __init__(
-        self, latent_dim: int, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2
-    ) -> None:
+    def __init__(self, latent_dim: int, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2) -> None:
         super().__init__()
         self.mapping = nn.Sequential(nn.Linear(latent_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.start = nn.Parameter(torch.randn(tokens, width))
@@ -100,9 +98,7 @@ class TransformerCritic(Recorded, nn.Module):
         out: numbers an example.
     """
 
-    def __init__(
-        self, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2, out: int = 1
-    ) -> None:
+    def __init__(self, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2, out: int = 1) -> None:
         super().__init__()
         self.tokens = tokens
         self.first = nn.Linear(channels, width)
