@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from closed_forms import regression
+from closed_forms import regression, told
 from torch import Tensor, nn
 
 from zoo.data.toys import EightGaussians
@@ -105,6 +105,21 @@ def test_score_follows_from_the_velocity(name: str) -> None:
         assert torch.allclose(-noise / path_of(name).a(t)[0], -(x - mean) / var)
 
 
+@pytest.mark.parametrize("name", ONE_SIDED)
+def test_scaled_network_sees_and_gives_unit_variance(name: str) -> None:
+    """For data N(0, s^2), by the moments of x and dx/dt; and what is left is uncorrelated with x."""
+    path, s = path_of(name), 0.6
+    for t in torch.tensor([0.05, 0.5, 0.9], dtype=D):
+        (a, da), (b, db) = path.a(t), path.b(t)
+        c_in, c_skip, c_out = path.scales(t, s)
+        x_x, x_v, v_v = a * a + b * b * s * s, a * da + b * db * s * s, da * da + db * db * s * s
+        assert float(c_in**2 * x_x) == pytest.approx(1) and float(x_v - c_skip * x_x) == pytest.approx(0, abs=1e-12)
+        assert float((v_v - 2 * c_skip * x_v + c_skip**2 * x_x) / c_out**2) == pytest.approx(1)
+        model = FlowMatching(_Exactly(lambda x, t, labels: 0 * x + t), [1], None, name, data_scale=s).double()
+        x = torch.tensor([[0.7]], dtype=D)
+        assert torch.allclose(model.velocity(x, t), c_skip * x + c_out * 10 * t)
+
+
 # -- pairing -----------------------------------------------------------------------------------------------------------
 
 
@@ -176,11 +191,11 @@ def test_grey_levels_have_the_width_of_an_interval() -> None:
 
 
 def test_label_dropout_and_guidance() -> None:
-    def told(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def said(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         return torch.ones_like(x) * (10 if labels is None else labels[:, None])
 
     model = FlowMatching(
-        _Exactly(told), [2], levels=None, num_classes=10, label_dropout=0.25, guidance_scale=3.0, steps=4
+        _Exactly(said), [2], levels=None, num_classes=10, label_dropout=0.25, guidance_scale=3.0, steps=4
     )
     model.set_noise([_seed()])
     labels = model.dropped(torch.full((10_000,), 3))
@@ -277,19 +292,19 @@ def test_likelihood_of_gaussian_data_is_the_closed_form(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in PATHS if n != "variance_preserving"])
 def test_both_samplers_have_the_moments_of_a_gaussian(name: str) -> None:
     """Exact velocity and noise for data N(m, s^2): means and variances of the ODE and of the SDE are m and s^2."""
-    m, s, n = 0.8, 0.5, 20_000
+    m, s, n = 0.8, 0.5, 8_000
 
     def exact(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         return torch.cat(_gaussian(name, x, t, m, s)[:2], 1)
 
-    model = Interpolant(_Exactly(exact), [1], levels=None, path=name, time_scale=1.0, steps=60).double()
-    for options in ({}, {"diffusion": 1.0, "steps": 150}):
+    model = Interpolant(_Exactly(exact), [1], levels=None, path=name, time_scale=1.0, steps=50).double()
+    for options in ({}, {"diffusion": 1.0, "steps": 100}):
         x = model.sample(n, seed=0, **options)
         assert float(x.mean()) == pytest.approx(m, abs=5 * s / math.sqrt(n) + 0.01)
-        assert float(x.var()) == pytest.approx(s * s, rel=0.05)
+        assert float(x.var()) == pytest.approx(s * s, rel=0.08)
     z = model.sample(2, seed=0, diffusion=0.0)
     assert torch.equal(z, model.sample(2, seed=0)) and not torch.equal(z, model.sample(2, seed=0, diffusion=0.1))
-    assert model.calls({}) == 120 and model.calls({"diffusion": 1.0}) == 60
+    assert model.calls({}) == 100 and model.calls({"diffusion": 1.0}) == 50
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -501,18 +516,16 @@ def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.Monk
     first, second = load_run("a"), load_run("b")
     state = second.teacher.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in first.state_dict().items())
-    fit = ["fit", "--model", "rectified_flow-mnist", "--teacher", "b", "--run", "c", "--trainer.max_steps", "1"]
+    fit = ["fit", "--model", "rectified_flow-mnist", "--teacher", "b", "--run", "c", "--trainer.max_steps", "2"]
     assert main([*fit, *few, *pairs]) == 0
-    assert main(["fit", "--resume", "c", "--trainer.max_steps", "3"]) == 0
     cost = run_facts("c")["cost"]
     assert list(cost["stages"]) == ["flow_matching_small-mnist", "reflow-mnist", "rectified_flow-mnist"]
     assert cost["training_tflop"] == pytest.approx(sum(cost["stages"].values()), abs=1e-5)
-    forms = [regression({**m.spec["init_args"]}) for m in (first, second)]
-    small = {"a": 2 * 4 * forms[0], "b": 3 * 4 * forms[1] + 2 * 2 * 4 * forms[0] / 3}
-    for run, flops in small.items():
-        stage = run_facts(run)["cost"]["stages"] if run == "b" else {"flow_matching_small-mnist": None}
-        own = stage[list(stage)[-1]] if run == "b" else run_facts(run)["cost"]["training_tflop"]
-        assert own == pytest.approx(flops / 1e12, rel=0.02, abs=6e-7)  # six decimals are kept
+    forward = 2 * 4 * told(first.spec["init_args"]["network"])[0]
+    steps = {"a": 2 * 4 * regression(first.spec["init_args"]), "b": 3 * 4 * regression(second.spec["init_args"])}
+    made = {"a": 0, "b": 2 * 2 * forward}  # two batches of pairs, two calls each
+    for run, own in zip("ab", cost["stages"].values(), strict=False):
+        assert own == pytest.approx((steps[run] + made[run]) / 1e12, rel=0.02, abs=6e-7)  # six decimals are kept
     last = load_run("c")
     save_pretrained(last, "folder")
     again = load_pretrained("folder")

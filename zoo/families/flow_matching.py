@@ -68,6 +68,7 @@ class FlowMatching(OdeLikelihood, VelocityModel):
         steps: int = 10,
         solver: str = "midpoint",
         time_scale: float = 10.0,
+        data_scale: float | None = None,
         likelihood_steps: int = 20,
         likelihood_examples: int = 1_000,
         lr: float = 1e-3,
@@ -75,7 +76,8 @@ class FlowMatching(OdeLikelihood, VelocityModel):
     ) -> None:
         super().__init__(
             network, shape, levels, num_classes=num_classes, label_dropout=label_dropout,
-            guidance_scale=guidance_scale, steps=steps, solver=solver, time_scale=time_scale, lr=lr, betas=betas,
+            guidance_scale=guidance_scale, steps=steps, solver=solver, time_scale=time_scale,
+            data_scale=data_scale, lr=lr, betas=betas,
         )  # fmt: skip
         for value, known, what in ((pairing, PAIRINGS, "pairing"), (times, TIMES, "distribution of times")):
             if value not in known:

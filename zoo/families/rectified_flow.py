@@ -69,12 +69,14 @@ class RectifiedFlow(VelocityModel):
         steps: int = 1,
         solver: str = "euler",
         time_scale: float = 10.0,
+        data_scale: float | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         super().__init__(
             network, shape, levels, num_classes=num_classes, label_dropout=label_dropout,
-            guidance_scale=guidance_scale, steps=steps, solver=solver, time_scale=time_scale, lr=lr, betas=betas,
+            guidance_scale=guidance_scale, steps=steps, solver=solver, time_scale=time_scale,
+            data_scale=data_scale, lr=lr, betas=betas,
         )  # fmt: skip
         if not 0 <= one_step <= 1 or pair_batches < 1:
             raise ConfigError(

@@ -19,6 +19,7 @@ from zoo.errors import ConfigError, DataError, close_matches
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import Field, calls_per_step, guide
 from zoo.maths.ode_likelihood import ode_log_density, rademacher
+from zoo.maths.paths import path as path_of
 from zoo.maths.paths import straightness
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import FlowModel, HasLikelihood, seeded
@@ -40,6 +41,9 @@ class VelocityModel(FlowModel):
         steps: default number of steps of sampling.
         solver: default of sampling.
         time_scale: of the time that the network is told.
+        data_scale: sigma of `zoo.maths.paths.Path.scales`, about the standard deviation of the data as the model sees
+            them: the network then gives only what the best linear guess leaves of the velocity; None for the velocity
+            itself.
         lr: peak learning rate.
         betas: of Adam.
 
@@ -61,6 +65,7 @@ class VelocityModel(FlowModel):
         steps: int = 10,
         solver: str = "midpoint",
         time_scale: float = 10.0,
+        data_scale: float | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
@@ -70,14 +75,20 @@ class VelocityModel(FlowModel):
             raise ConfigError(f"label_dropout must be at least 0 and below 1, got {label_dropout}")
         self.network, self.shape, self.levels, self.num_classes = network, tuple(shape), levels, num_classes
         self.label_dropout, self.guidance_scale = label_dropout, guidance_scale
-        self.steps, self.solver, self.time_scale = steps, solver, time_scale
+        self.steps, self.solver, self.time_scale, self.data_scale = steps, solver, time_scale, data_scale
+        self.path = path_of("linear")
         self.lr, self.betas = lr, betas
 
     # -- the velocity -------------------------------------------------------------------------------------------------
 
     def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return v(x, t, y): (B, *shape) and times (B,) or () -> (B, *shape)."""
-        return self.network(x, (self.time_scale * t).expand(len(x)), labels)
+        time = (self.time_scale * t).expand(len(x))
+        if self.data_scale is None:
+            return self.network(x, time, labels)
+        beside = t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
+        c_in, c_skip, c_out = self.path.scales(beside, self.data_scale)
+        return torch.addcmul(c_skip * x, c_out, self.network(c_in * x, time, labels))
 
     def field(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Field:
         """Return x, t -> v with the labels built in, guided by ``guidance_scale`` (the model's own if left out)."""

@@ -68,6 +68,20 @@ class Path:
             raise ConfigError("this path has a third part: it needs the noise z")
         return mixed + self.g(t)[which] * z
 
+    def scales(self, t: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return c_in, c_skip, c_out of a path without g, so that v = c_skip x + c_out F(c_in x, t) asks little of F.
+
+        For data N(0, sigma^2), c_skip x is the best linear guess of the velocity, and c_in x and what is left to F have
+        variance 1.
+
+        References:
+            T. Karras and others, Elucidating the Design Space of Diffusion-Based Generative Models, 2022,
+            arXiv:2206.00364, section 5 (the idea, there for a denoiser).
+        """
+        (a, da), (b, db) = self.a(t), self.b(t)
+        var = a * a + (b * sigma) ** 2
+        return var.rsqrt(), (da * a + db * b * sigma**2) / var, sigma * (a * db - da * b).abs() * var.rsqrt()
+
     def expected_noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """Return E[x_0 | x_t = x] from the velocity v(x, t) of a path without g; from it follows the score, -that/a."""
         t = _beside(t, x)
