@@ -24,7 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "deploy" / "haproxy.cfg"
-PATIENCE = 180.0  # seconds for a worker to be ready on a busy machine
+PATIENCE = 400.0  # seconds for a worker to be ready on a busy machine
 
 
 def free_port() -> int:
@@ -168,6 +168,10 @@ def running(*models: str, proxy: bool = False, **options: Any) -> Iterator[tuple
 # -- a client ---------------------------------------------------------------------------------------------------------
 
 
+class Unread(OSError):
+    """The connection ended before the server had read the request's head."""
+
+
 class Client:
     """One connection, kept open; errors of the connection are the caller's."""
 
@@ -177,14 +181,25 @@ class Client:
         self.writer: asyncio.StreamWriter | None = None
         self.answered = 0  # on this connection
 
-    async def ask(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, dict, bytes]:
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", headers: str = "", careful: bool = False
+    ) -> tuple[int, dict, bytes]:
+        """Send a request and return status, headers and body of the answer.
+
+        With ``careful`` the body is sent when the server has said that it read the head; `Unread` if it never does.
+        """
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**22)
             self.answered = 0
         kind = "Content-Type: application/json\r\n" if method == "POST" else ""
+        kind += "Expect: 100-continue\r\n" if careful else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}Content-Length: {len(body)}\r\n{headers}\r\n"
         try:
-            self.writer.write(head.encode() + body)
+            if careful:
+                await self._announce(head)
+                self.writer.write(body)
+            else:
+                self.writer.write(head.encode() + body)
             await self.writer.drain()
             status, answered, content = await self._answer()
         except BaseException:
@@ -194,6 +209,13 @@ class Client:
         if answered.get("connection", "").lower() == "close":
             self.close()
         return status, answered, content
+
+    async def _announce(self, head: str) -> None:
+        try:
+            self.writer.write(head.encode())
+            await self.reader.readuntil(b"100 Continue\r\n\r\n")
+        except (OSError, EOFError) as error:
+            raise Unread from error
 
     async def _answer(self) -> tuple[int, dict, bytes]:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -209,12 +231,12 @@ class Client:
 
 
 async def ask(
-    port: int, method: str, path: str, body: bytes = b"", timeout: float = 60, headers: str = ""
+    port: int, method: str, path: str, body: bytes = b"", timeout: float = 60, headers: str = "", careful: bool = False
 ) -> tuple[int, dict, bytes]:
     """Send one request on a connection of its own; status 0 where there was no answer, with the reason as the body."""
     client = Client(port)
     try:
-        return await asyncio.wait_for(client.ask(method, path, body, headers), timeout)
+        return await asyncio.wait_for(client.ask(method, path, body, headers, careful), timeout)
     except (OSError, EOFError, asyncio.TimeoutError) as error:
         return 0, {}, type(error).__name__.encode()
     finally:
@@ -300,10 +322,13 @@ class Paced:
         name: of the model.
         truth: (n, seed) -> the pixels of the right answers, taken in turn.
         rate: requests a second.
+        careful: tell requests whose head no worker had read (``Unread``) from those that were lost.
     """
 
-    def __init__(self, port: int, name: str, truth: dict[tuple[int, int], np.ndarray], rate: float) -> None:
-        self.port, self.name, self.truth, self.rate = port, name, truth, rate
+    def __init__(
+        self, port: int, name: str, truth: dict[tuple[int, int], np.ndarray], rate: float, careful: bool = False
+    ) -> None:
+        self.port, self.name, self.truth, self.rate, self.careful = port, name, truth, rate, careful
         self.tally, self.ending = Tally(), asyncio.Event()
 
     async def run(self, most: int = 100_000) -> Tally:
@@ -321,7 +346,8 @@ class Paced:
 
     async def _one(self, n: int, seed: int) -> None:
         start = time.monotonic()
-        status, _, body = await ask(self.port, "POST", f"/v1/models/{self.name}/sample", question(n, seed))
+        path = f"/v1/models/{self.name}/sample"
+        status, _, body = await ask(self.port, "POST", path, question(n, seed), careful=self.careful)
         took = time.monotonic() - start
         right = status != 200 or np.array_equal(pixels(body, n), self.truth[n, seed])
         self.tally.add(status, took, body, right)

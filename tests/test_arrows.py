@@ -32,6 +32,8 @@ MAY = {
     "diagnostics": {"model", "images", "maths", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
     "reproduce": {"registry", "results", "runs", "training"},
+    "serving": {"sampling", "model", "registry", "hub", "media", "images"},
+    "export": {"model", "registry", "hub", "nets"},
     "hub": {"registry", "model", "runs", "hub", "results", "images", "media"},
 }
 LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}

@@ -106,19 +106,17 @@ def post(app: Any, path: str, content: Any, **more: Any) -> Any:
 @pytest.mark.parametrize("name", BUNDLED)
 def test_rows_side_by_side_are_the_rows_alone(name: str) -> None:
     """Each of several requests computed at once has the 8-bit pixels of `sample` alone, whatever stands beside it."""
-    model = zoo.load(name)
+    model, rng = zoo.load(name), random.Random(name)
     options = SHORT if "length" in model.sampling_options() else {}
+    draws = [Draw(rng.randint(1, 16), rng.randrange(2**40), None, options) for _ in range(4)]
     start = time.perf_counter()
-    model.sample(1, seed=0, **options)
-    rng, dear = random.Random(name), time.perf_counter() - start > 0.3
-    if dear and name != BUNDLED[-1] and not options:
-        options, dear = {**options, **cheaper(model)}, False
-    _assert_law(model, [rng.randint(1, 16) for _ in range(2 if dear else 4)], options, rng)
-
-
-def cheaper(model: Any) -> dict[str, Any]:
-    """Return options with which a model draws in fewer steps, where it has such."""
-    return {"steps": 2} if isinstance(model.sampling_options().get("steps"), int) else {}
+    first = model.sample(draws[0].n, seed=draws[0].seed, **options)
+    dear = time.perf_counter() - start > 0.5
+    found = model.sample_many(draws[:2] if dear else draws)
+    assert torch.equal((found[0] * 255).round(), (first * 255).round())
+    for draw, x in zip(draws[1:], () if dear else found[1:], strict=False):
+        alone = model.sample(draw.n, seed=draw.seed, **options)
+        assert torch.equal((x * 255).round(), (alone * 255).round()), (draw.n, draw.seed)
 
 
 def _assert_law(model: Any, sizes: list[int], options: dict[str, Any], rng: random.Random) -> None:

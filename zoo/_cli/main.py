@@ -24,6 +24,8 @@ COMMANDS = {
     "diagnose": "look into the latents of a trained model: pictures and one JSON file",
     "reproduce": "train a registered model again and compare it with the recorded band",
     "leaderboard": "compare all known results",
+    "serve": "answer requests for samples over HTTP",
+    "export": "write a model for other runtimes: ONNX, torch.export, safetensors",
     "pull": "download pretrained weights",
     "push": "publish a model on the Hub",
     "verify": "check the files of a model against their recorded sha256",

@@ -14,6 +14,8 @@ from zoo.serving.settings import same_key
 
 __all__ = ["BODY_BYTES", "Gate"]
 
+SWALLOWED_BYTES = 16 * 2**20  # read and dropped, so that the client gets the refusal and not a reset
+HEAD_BYTES = 16 * 1024
 BODY_BYTES, BODY_SECONDS, DEPTH = 64 * 1024, 10.0, 100
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 PAGE_PATHS = frozenset({"/", "/page.js", "/page.css"})
@@ -72,6 +74,9 @@ class Gate:
             pass
 
     def _check_head(self, scope: Scope) -> None:
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        if size + sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            raise Problem(431, "too_large", f"the head of a request has at most {HEAD_BYTES} bytes")
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in headers and name in (b"host", b"content-length", b"authorization"):
@@ -93,8 +98,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     length = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
     if not length.isdigit() or len(length) > 12:
         raise Problem(400, "bad_request", "the content length is no number")
-    if int(length) > BODY_BYTES:
-        raise Problem(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
+    if int(length) > SWALLOWED_BYTES:
+        raise _too_large()
     try:
         return await asyncio.wait_for(_read(receive), BODY_SECONDS)
     except asyncio.TimeoutError:
@@ -109,11 +114,16 @@ async def _read(receive: Receive) -> bytes:
             raise ConnectionError
         part = message.get("body", b"")
         size += len(part)
-        if size > BODY_BYTES:
-            raise Problem(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
-        parts.append(part)
+        if size <= BODY_BYTES:
+            parts.append(part)
+        if size > SWALLOWED_BYTES or (size > BODY_BYTES and not message.get("more_body")):
+            raise _too_large()
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def _too_large() -> Problem:
+    return Problem(413, "too_large", f"a body has at most {BODY_BYTES} bytes")
 
 
 def _check_json(scope: Scope, body: bytes) -> None:
@@ -160,7 +170,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 async def _refuse(scope: Scope, send: Send, problem: Problem) -> None:
     body = error_body(problem.code, problem.message)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
-    if problem.status in (400, 408, 413, 421):
+    if problem.status in (400, 408, 413, 421, 431):
         headers["connection"] = "close"  # the rest of the body, if any, is not read
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": encoded})

@@ -1,0 +1,144 @@
+"""Exports: what the files compute is what the model computes, and samplers need no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from test_serve import tiny_models
+
+import zoo
+from zoo.errors import ConfigError
+from zoo.export import export, parts
+from zoo.export.writing import ExportError, _compare
+from zoo.maths.decoding import inverse_cdf
+from zoo.registry import load_registry
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+BUNDLED = [entry.name for entry in load_registry().find(pretrained=True)]
+
+
+def test_a_step_draws_what_the_model_draws() -> None:
+    """Steps from place to place with the sampler's own noise give the sampler's own values."""
+    for kind in ("pixels", "text", "sound"):
+        model = tiny_models()[kind]
+        part = parts(model)[""]
+        T, n = int(np.prod(model.shape)), 3
+        g = torch.Generator().manual_seed(0)
+        shape = (4, 4, 1, n) if kind == "pixels" else (T, n)
+        u = torch.rand(shape, generator=g).reshape(T, n)
+        values = torch.zeros(n, T, dtype=torch.int64)
+        with torch.no_grad():
+            for t in range(T):
+                values, _ = part.module(values, torch.tensor(t), u[t], torch.tensor(1.0))
+        x = model.sample(n, seed=0)
+        assert torch.equal(values, (x.flatten(1) * (model.levels - 1)).round().long())
+
+
+def test_the_draw_of_a_step_is_the_inverse_distribution_function() -> None:
+    logits, u = torch.randn(50, 9, dtype=torch.float64), torch.rand(50, dtype=torch.float64)
+    p = logits.softmax(-1).cumsum(-1)
+    assert torch.equal((p <= u[:, None] * p[:, -1:]).sum(-1), inverse_cdf(logits, u))
+
+
+def test_parametrisations_are_gone() -> None:
+    vae = tiny_models()["images"]
+    for module in vae.decoder.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.utils.parametrizations.weight_norm(module)
+    z = torch.randn(3, 2)
+    part = parts(vae)[""]
+    assert not any(hasattr(m, "parametrizations") for m in part.module.modules())
+    assert torch.allclose(part.module(z), vae.decode(z)) and hasattr(vae.decoder[0], "parametrizations")
+
+
+def test_safetensors_hold_the_weights(tmp_path: Path) -> None:
+    name = next(n for n in BUNDLED if n.startswith("transformer"))  # with tied weights
+    (path,) = export(name, "safetensors", tmp_path)
+    model = zoo.load(name)
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["spec"]) == model.spec
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(file.get_tensor(key), tensor)
+
+
+@pytest.mark.parametrize("kind", ["images", "digits", "pixels", "text"])
+def test_torch_export(kind: str, tmp_path: Path) -> None:
+    model = tiny_models()[kind]
+    (path,) = export(model, "pt2", tmp_path)
+    assert path.stat().st_size > 0
+
+
+def test_what_differs_is_refused() -> None:
+    part = parts(tiny_models()["images"])[""]
+    with pytest.raises(ExportError, match="differs"):
+        _compare(part, "it", lambda inputs: [part.module(*inputs) + 1e-3])
+    with pytest.raises(ExportError, match="shape"):
+        _compare(part, "it", lambda inputs: [part.module(*inputs)[:, :, :2]])
+    with pytest.raises(ConfigError, match="unknown format"):
+        export(tiny_models()["images"], "onx")
+
+
+def _onnx_needed() -> None:
+    for module in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(module, reason="the extra onnx is not installed")
+
+
+def _example(script: str, *words: str, folder: Path) -> str:
+    """Run an example where torch cannot be imported."""
+    (folder / "torch.py").write_text("raise ImportError('no torch here')\n")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *words], cwd=folder, env=environment, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["images", "digits", "text"])
+def test_onnx_and_its_example(kind: str, tmp_path: Path) -> None:
+    _onnx_needed()
+    model = tiny_models()[kind]
+    (path,) = export(model, "onnx", tmp_path)
+    script = "onnx_autoregressive.py" if kind == "text" else "onnx_decoder.py"
+    told = _example(script, path.name, "5", "0", folder=tmp_path)
+    samples = np.load(tmp_path / "samples.npy")
+    assert samples.shape == ((5, 12) if kind == "text" else (5, 1, 4, 4)) and "samples.npy" in told
+    assert len(np.unique(samples)) > 1
+
+
+def test_examples_are_short() -> None:
+    for path in EXAMPLES.glob("onnx_*.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 40 and not any("torch" in line for line in lines if "import" in line), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize("name", BUNDLED)
+def test_every_bundled_model(name: str, form: str, tmp_path: Path) -> None:
+    """The export compares what the file computes with the model before it writes."""
+    _onnx_needed()
+    written = export(name, form, tmp_path)
+    assert written and all(path.stat().st_size > 0 for path in written)
+    if form == "onnx":
+        _sample_outside(written, tmp_path)
+
+
+def _sample_outside(written: list[Path], folder: Path) -> Any:
+    import onnx
+
+    for path in written:
+        facts = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+        script = {"decoder": "onnx_decoder.py", "step": "onnx_autoregressive.py"}.get(facts["kind"], "onnx_denoiser.py")
+        words = [path.name, "2", "0", *(["5"] if facts["kind"] == "step" else [])]
+        assert "samples.npy" in _example(script, *words, folder=folder)

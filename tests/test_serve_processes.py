@@ -1,0 +1,230 @@
+"""Servers as processes, with the proxy before them: kills, overload, drain, the page in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+
+import serving
+from serving import Paced, Proxy, Server, ask, burst, children, kill_often, pixels, question, running, truth_of
+from test_serve import tiny_models
+
+import zoo
+from zoo.serving.app import build
+from zoo.serving.service import Service
+from zoo.serving.settings import Settings
+
+NAME, DEADLINE, STAMP = "vae-mnist", 30.0, 10.0  # the proxy stamps 10 s
+PATH = f"/v1/models/{NAME}/sample"
+PATIENCE = 180_000  # ms, for machines that are busy with something else
+proxied = pytest.mark.skipif(serving.haproxy() is None, reason="HAProxy is not installed")
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[tuple[int, int], np.ndarray]:
+    return truth_of(NAME)
+
+
+def test_workers_under_kills_overload_and_drain(truth: Any) -> None:
+    """One server for all of it: starting it is what takes long."""
+    with running(NAME, options=["--deadline", str(DEADLINE)]) as (server, _):
+        assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()  # the supervisor
+        assert len(server.worker_pids()) == 2
+        _answers(server, truth)
+        if serving.haproxy() is not None:
+            proxy = Proxy(server.port)
+            try:
+                _limits(proxy)
+                _overload(proxy)
+                _kills(server, proxy, truth)
+            finally:
+                proxy.stop()
+        _drain(server, truth)
+
+
+def _answers(server: Server, truth: Any) -> None:
+    n, seed = next(case for case in truth if case[0] == 16)
+    status, headers, body = asyncio.run(ask(server.port, "POST", PATH, question(n, seed)))
+    assert status == 200 and np.array_equal(pixels(body, n), truth[n, seed])
+    assert headers["x-seed"] == str(seed)
+    for raw, code in ((b"x" * 5_000_000, 413), (b"[" * 60_000, 400)):
+        assert asyncio.run(ask(server.port, "POST", PATH, raw))[0] == code
+    huge = f"X-Huge: {'x' * 50_000}\r\n"
+    assert asyncio.run(ask(server.port, "GET", "/healthz", headers=huge))[0] == 431
+    assert asyncio.run(ask(server.port, "GET", "/healthz"))[0] == 200
+
+
+def _limits(proxy: Proxy) -> None:
+    assert asyncio.run(ask(proxy.port, "POST", PATH, b" " * 70_000))[0] == 413
+    assert asyncio.run(ask(proxy.stats, "GET", "/metrics"))[0] == 200
+    early = "X-Zoo-Deadline: 1000\r\n"  # a client cannot set the proxy's own stamp
+    assert asyncio.run(ask(proxy.port, "POST", PATH, question(1, 0), headers=early))[0] == 200
+
+
+def _overload(proxy: Proxy) -> None:
+    tally = asyncio.run(burst(proxy.port, NAME, 200))
+    assert set(tally.status) <= {200, 503} and tally.status[200] > 0, str(tally)
+    assert asyncio.run(ask(proxy.port, "POST", PATH, question(1, 0)))[0] == 200  # back to normal
+
+
+def _kills(server: Server, proxy: Proxy, truth: Any) -> None:
+    """One worker, then both at the same moment, under even load: every request has its answer, with its pixels."""
+
+    async def scene() -> Any:
+        paced = Paced(proxy.port, NAME, truth, rate=8)
+        task = asyncio.create_task(paced.run())
+        rng = random.Random(0)
+        await kill_often(server, 1, rng)
+        await asyncio.sleep(1)
+        first = dict(paced.tally.status)
+        await kill_often(server, 1, rng, both=True)
+        paced.ending.set()
+        return first, await task
+
+    first, tally = asyncio.run(scene())
+    assert set(first) == {200}, first
+    early = [s for status, times in tally.by_status.items() if status != 200 for s in times if s < STAMP - 0.5]
+    assert set(tally.status) <= {200, 503, 504} and not early and not tally.wrong, str(tally)  # late is not lost
+
+
+def _drain(server: Server, truth: Any) -> None:
+    """SIGTERM under load: what a worker had read is answered, and no process is left."""
+    pids = [server.process.pid, *children(server.process.pid)]
+
+    async def scene() -> Any:
+        paced = Paced(server.port, NAME, truth, rate=30, careful=True)
+        task = asyncio.create_task(paced.run())
+        while sum(paced.tally.status.values()) < 15:
+            await asyncio.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(server.process.wait, 120)
+        paced.ending.set()
+        return await task
+
+    tally = asyncio.run(scene())
+    lost = set(tally.reasons) - {"Unread", "ConnectionRefusedError"}
+    assert not lost and not tally.wrong and set(tally.status) <= {0, 200}, str(tally)
+    assert server.process.returncode == 0
+    deadline = time.monotonic() + 30
+    while any(map(_runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_runs, pids))
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[int]:
+    """Serve untrained models, or those that ZOO_PAGE names, from a thread of this process; yields the port."""
+    import uvicorn
+
+    from zoo.serving.protocol import Protocol
+
+    names = tuple(os.environ.get("ZOO_PAGE", "").split())
+    models = {name: zoo.load(name) for name in names} or tiny_models()
+    service = Service(models, Settings(models=names or (NAME,), deadline=120.0))
+    config = uvicorn.Config(
+        build(service), port=serving.free_port(), http=Protocol, log_level="error", access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(60)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system (apt-get install chromium)")
+def test_page_by_keyboard() -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the extra page is not installed")
+    with listening() as port, sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE)
+        tab = browser.new_page()
+        tab.set_default_timeout(PATIENCE)
+        problems: list[str] = []
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.goto(f"http://127.0.0.1:{port}/")
+        tab.locator("#status", has_text="Ready.").wait_for()
+        for place in ("a", "#model", "#n", "#seed"):
+            tab.keyboard.press("Tab")
+            assert tab.locator(place).first.evaluate("e => e === document.activeElement"), place
+        tab.keyboard.press("Control+A")
+        tab.keyboard.type("7")
+        tab.keyboard.press("Enter")
+        tab.locator("#result img").wait_for()
+        assert "seed 7" in tab.inner_text("#status")
+        assert '"seed":7' in tab.inner_text("#curl") and '"seed": 7' in tab.inner_text("#python")
+        if os.environ.get("ZOO_SCREENSHOT"):
+            tab.screenshot(path=os.environ["ZOO_SCREENSHOT"], full_page=True)
+        code = tab.inner_text("#python")
+        tab.select_option("#model", index=1)  # by its arrow keys, in a browser that shows the list
+        assert tab.locator("#label").is_visible() or os.environ.get("ZOO_PAGE")
+        browser.close()
+    assert not problems
+    assert "/sample" in code and compile(code, "request", "exec")
+
+
+def test_what_cannot_start_says_why() -> None:
+    for words, told in ((["vae-mnist", "--host", "0.0.0.0"], "API key"), (["nope"], "unknown model")):
+        environment = {k: v for k, v in os.environ.items() if k != "ZOO_API_KEY"}
+        done = subprocess.run(
+            [sys.executable, "-m", "zoo", "serve", *words], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_units_are_well_formed() -> None:
+    unit = serving.ROOT / "deploy" / "zoo-serve.service"
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=120)
+    told = [line for line in done.stderr.splitlines() if unit.name in line and "not executable" not in line]
+    assert not told, told
+
+
+@pytest.mark.slow
+@proxied
+def test_thirty_kills_lose_nothing(truth: Any) -> None:
+    with running(NAME, proxy=True) as (server, port):
+
+        async def scene() -> Any:
+            paced = Paced(port, NAME, truth, rate=20)
+            task = asyncio.create_task(paced.run())
+            took = await kill_often(server, 30, random.Random(0))
+            paced.ending.set()
+            return took, await task
+
+        took, tally = asyncio.run(scene())
+    print(f"{len(took)} kills; ready again after {min(took):.1f} to {max(took):.1f} s; {tally}")
+    assert set(tally.status) == {200} and not tally.wrong, str(tally)
+    assert max(tally.seconds) <= 10.5

@@ -1,0 +1,21 @@
+"""``zoo export NAME --format FORMAT``: a model as a file that other runtimes read."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("which", metavar="NAME|RUN", help="a model with weights, a run folder, or namespace/name")
+    parser.add_argument(
+        "--format", default="onnx", metavar="FORMAT", help="onnx, pt2 (torch.export) or safetensors (default onnx)"
+    )
+    parser.add_argument("--out", default=".", metavar="DIR", help="folder to write to (default the current one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from zoo.export import export
+
+    for path in export(args.which, args.format, args.out):
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    return 0

@@ -1,0 +1,229 @@
+"""What of a model is exported: a function of tensors, with its noise and its state among the inputs.
+
+- *decoder*: latents or codes to examples in data range (VAEs, GANs, normalising flows, autoencoders with codes).
+- *step*: one value of an autoregressive model: the values so far, the place, a uniform number and a temperature to the
+  values with one more. The state is the values themselves, so every step is one pass of the whole network.
+- *denoiser*: noisy data at one signal-to-noise ratio to what they are at the next, by DDIM, and the predicted data.
+- *velocity*: of a flow in continuous time; the solver stays outside, adaptive or not.
+
+Nothing inside draws random numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from zoo.errors import ConfigError
+
+__all__ = ["Part", "parts"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One function to export.
+
+    Attributes:
+        kind: decoder, step, denoiser or velocity.
+        module: the function.
+        inputs: name -> (shape without the batch, type); a shape of None is one number for the whole batch.
+        outputs: names.
+        example: (name, batch) -> a tensor for an input, for tracing and checking.
+        facts: plain numbers and texts that a sampler outside needs.
+    """
+
+    kind: str
+    module: nn.Module
+    inputs: Mapping[str, tuple[tuple[int, ...] | None, torch.dtype]]
+    outputs: tuple[str, ...]
+    example: Callable[[str, int], Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def examples(self, batch: int) -> tuple[Tensor, ...]:
+        """Return inputs of so many rows, the same on every call."""
+        return tuple(self.example(name, batch) for name in self.inputs)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.model.decode(z) if labels is None else self.model.decode(z, labels)
+
+
+class _Step(nn.Module):
+    """Values int64 (B, T), place (), u (B,), temperature () -> values with the one at that place drawn."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.image = model, len(model.shape) == 3
+
+    def forward(
+        self, values: Tensor, place: Tensor, u: Tensor, temperature: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        k = values
+        if self.image:
+            C, H, W = self.model.shape
+            k = values.reshape(-1, H, W, C).permute(0, 3, 1, 2) if not hasattr(self.model, "to_sequence") else values
+        logits = self.model(k, labels)  # (B, C, H, W, L), or (B, T, L)
+        if logits.ndim == 5:
+            logits = logits.permute(0, 2, 3, 1, 4).flatten(1, 3)  # (B, T, L)
+        at = logits.index_select(1, place.reshape(1)).squeeze(1)  # (B, L)
+        p = ((at - at.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        cdf = p.cumsum(-1)
+        drawn = (cdf <= u[:, None] * cdf[:, -1:]).sum(-1)  # the smallest k with F(k) > u
+        here = torch.arange(values.shape[1], device=values.device) == place
+        return torch.where(here[None], drawn[:, None], values), p
+
+
+class _Denoiser(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, x: Tensor, log_snr: Tensor, next_log_snr: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        column = (-1,) + (1,) * (x.ndim - 1)
+        out = self.model.output(x, log_snr, labels)[:, : x.shape[1]]
+        x_0 = self.model.data_of(out, x, log_snr.reshape(column))
+        x_0 = x_0 if self.model.levels is None else x_0.clamp(-1, 1)
+        alpha, sigma = self.model.schedule.coefficients(log_snr.reshape(column))
+        later_alpha, later_sigma = self.model.schedule.coefficients(next_log_snr.reshape(column))
+        return later_alpha * x_0 + later_sigma * (x - alpha * x_0) / sigma, self.model.uncentre(x_0)
+
+
+class _Velocity(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.model.velocity(x, t) if labels is None else self.model.velocity(x, t, labels)
+
+
+def parts(model: Any) -> dict[str, Part]:
+    """Return what of a model is exported, by the ending of the file's name; '' where it is one part.
+
+    The model is copied, in eval mode, without parametrisations. Raises `ConfigError` where there is nothing to export.
+    """
+    model = plain(model)
+    if hasattr(model, "prior") and hasattr(model, "autoencoder"):
+        return {"decoder": _decoder(model.autoencoder), "prior": _step(model.prior)}
+    if hasattr(model, "velocity"):
+        return {"": _velocity(model)}
+    if hasattr(model, "data_of") and hasattr(model, "output") and hasattr(model, "schedule"):
+        return {"": _denoiser(model)}
+    if hasattr(model, "start"):
+        return {"": _step(model)}
+    if hasattr(model, "decode"):
+        return {"": _decoder(model)}
+    raise ConfigError(f"{type(model).__name__} has neither decoder, generator nor step, so there is nothing to export")
+
+
+def plain(model: Any) -> Any:
+    """Return a copy in eval mode on the CPU, its parametrisations replaced by what they make."""
+    model = copy.deepcopy(model).to("cpu").eval().requires_grad_(False)
+    for module in model.modules():
+        for name in list(getattr(module, "parametrizations", {})):
+            parametrize.remove_parametrizations(module, name)
+        hooks = getattr(module, "_forward_pre_hooks", {})
+        for hook in [h for h in hooks.values() if type(h).__name__ in ("SpectralNorm", "WeightNorm")]:
+            getattr(nn.utils, {"SpectralNorm": "remove_spectral_norm"}.get(type(hook).__name__, "remove_weight_norm"))(
+                module
+            )
+    return model
+
+
+def _random(shape: tuple[int, ...], batch: int, seed: int = 0) -> Tensor:
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _labels(model: Any) -> dict[str, Any]:
+    return {"labels": ((), torch.int64)} if model.num_classes else {}
+
+
+def _decoder(model: Any) -> Part:
+    if hasattr(model, "codebook_size"):
+        shape, kind = tuple(model.grid), torch.int64
+        facts = {"codes": model.codebook_size}
+    elif hasattr(model, "latent_dim"):
+        shape, kind, facts = (model.latent_dim,), torch.float32, {"latent": "standard normal"}
+    else:  # a flow: noise of the form that encoding gives
+        with torch.no_grad():
+            z = model.encode(torch.full((1, *model.shape), 0.5))
+        shape, kind, facts = tuple(z.shape[1:]), torch.float32, {"latent": "standard normal"}
+
+    def example(name: str, batch: int) -> Tensor:
+        if name == "labels":
+            return torch.arange(batch) % model.num_classes
+        z = _random(shape, batch)
+        return (z.abs() * 1000).long() % model.codebook_size if kind is torch.int64 else z
+
+    inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **_labels(model)}
+    return Part("decoder", _Decoder(model), inputs, ("x",), example, {**facts, "classes": model.num_classes})
+
+
+def _step(model: Any) -> Part:
+    T, L = math.prod(model.shape), model.levels
+
+    def example(name: str, batch: int) -> Tensor:
+        if name == "values":
+            return (_random((T,), batch).abs() * 1000).long() % L
+        if name == "place":
+            return torch.tensor(T // 2)
+        if name == "u":
+            return (torch.arange(batch) + 0.5) / batch
+        if name == "temperature":
+            return torch.tensor(1.0)
+        return torch.arange(batch) % model.num_classes
+
+    inputs = {
+        "values": ((T,), torch.int64), "place": (None, torch.int64), "u": ((), torch.float32),
+        "temperature": (None, torch.float32), **_labels(model),
+    }  # fmt: skip
+    facts = {"shape": list(model.shape), "levels": L, "classes": model.num_classes}
+    for name in ("alphabet", "rate"):
+        if getattr(model, name, None) is not None:
+            facts[name] = getattr(model, name)
+    return Part("step", _Step(model), inputs, ("next_values", "p"), example, facts)
+
+
+def _denoiser(model: Any) -> Part:
+    grid = model._grid("ddim", model.steps, None)[0]  # rising
+    start = float(model.schedule.coefficients(grid[0])[1])
+
+    def example(name: str, batch: int) -> Tensor:
+        if name == "x":
+            return _random(tuple(model.shape), batch)
+        if name == "labels":
+            return torch.arange(batch) % model.num_classes
+        return torch.linspace(-2, 2, batch) + (1.0 if name == "next_log_snr" else 0.0)
+
+    level: tuple[tuple[int, ...], torch.dtype] = ((), torch.float32)
+    inputs = {"x": (tuple(model.shape), torch.float32), "log_snr": level, "next_log_snr": level, **_labels(model)}
+    facts = {"shape": list(model.shape), "log_snr": grid.tolist(), "start": start, "classes": model.num_classes}
+    return Part("denoiser", _Denoiser(model), inputs, ("next_x", "data"), example, facts)
+
+
+def _velocity(model: Any) -> Part:
+    def example(name: str, batch: int) -> Tensor:
+        if name == "x":
+            return _random(tuple(model.shape), batch)
+        if name == "labels":
+            return torch.arange(batch) % model.num_classes
+        return torch.linspace(0.05, 0.9, batch)
+
+    inputs = {"x": (tuple(model.shape), torch.float32), "t": ((), torch.float32), **_labels(model)}
+    facts = {"shape": list(model.shape), "end": float(getattr(model, "end", 1.0)), "levels": model.levels,
+             "steps": getattr(model, "steps", 10), "classes": model.num_classes}  # fmt: skip
+    return Part("velocity", _Velocity(model), inputs, ("v",), example, facts)
