@@ -148,9 +148,8 @@ def listening() -> Iterator[int]:
     names = tuple(os.environ.get("ZOO_PAGE", "").split())
     models = {name: zoo.load(name) for name in names} or tiny_models()
     service = Service(models, Settings(models=names or (NAME,), deadline=120.0))
-    config = uvicorn.Config(
-        build(service), port=serving.free_port(), http=Protocol, log_level="error", access_log=False
-    )
+    port, app = serving.free_port(), build(service)
+    config = uvicorn.Config(app, port=port, http=Protocol, log_level="error", access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
