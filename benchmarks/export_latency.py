@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def rows(name: str, folder: Path) -> list[str]:
             inputs = part.examples(batch)
             feed = dict(zip(part.inputs, inputs, strict=True))
             with torch.inference_mode():
-                ours = best(lambda inputs=inputs: part.module(*inputs))
-            found += [ours, best(lambda feed=feed: run_onnx(session, feed))]
+                ours = best(partial(part.module, *inputs))
+            found += [ours, best(partial(run_onnx, session, feed))]
         size = path.stat().st_size / 2**20
         lines.append(f"{path.stem:<36} {part.kind:<9} {size:6.1f} {took:8.1f} " + " ".join(f"{t:9.2f}" for t in found))
     return lines

@@ -70,7 +70,7 @@ def test_safetensors_hold_the_weights(tmp_path: Path) -> None:
             assert torch.equal(file.get_tensor(key), tensor)
 
 
-@pytest.mark.parametrize("kind", ["images", "digits", "pixels", "text"])
+@pytest.mark.parametrize("kind", ["digits", "pixels"])
 def test_torch_export(kind: str, tmp_path: Path) -> None:
     model = tiny_models()[kind]
     (path,) = export(model, "pt2", tmp_path)
@@ -104,7 +104,7 @@ def _example(script: str, *words: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", ["images", "digits", "text"])
+@pytest.mark.parametrize("kind", ["digits", "text"])
 def test_onnx_and_its_example(kind: str, tmp_path: Path) -> None:
     _onnx_needed()
     model = tiny_models()[kind]
