@@ -14,6 +14,7 @@ from closed_forms import regression, told
 from torch import Tensor, nn
 
 from zoo.data.toys import EightGaussians
+from zoo.diagnostics import DIAGNOSTICS, inversion, plot_inversion, plot_trajectories
 from zoo.errors import ConfigError, DataError
 from zoo.families.flow_matching import FlowMatching
 from zoo.families.interpolant import Interpolant
@@ -343,6 +344,31 @@ def test_diffusion_below_zero_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match="diffusion must be at least 0"):
             make()
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_ways_and_inversions_are_shown() -> None:
+    """Each pixel follows dx/dt = s x: known curves, a known inverse, and a solver's known error."""
+    s, steps = 0.4, 3
+    model = FlowMatching(_Exactly(lambda x, t, labels: s * x), [1, 4, 4], steps=steps, time_scale=1.0)
+    states, times = model.trajectory(2, seed=0, frames=5)
+    z = model.noise(2, _seed())
+    assert torch.allclose(states, model.data_range(z * (s * times).exp()[:, None, None, None, None]), atol=1e-4)
+    x = torch.randint(256, (5, 1, 4, 4), generator=_seed()) / 255
+    found = inversion(model, x)
+    factor = (1 + s / steps + (s / steps) ** 2 / 2) * (1 - s / steps + (s / steps) ** 2 / 2)  # of midpoint, both ways
+    y = model.continuous(x)
+    assert torch.allclose(found.again, model.data_range(y * factor**steps), atol=1e-5)
+    facts = found.facts()
+    assert facts["largest_difference"] == pytest.approx(float((found.again - x).abs().max())) and facts["examples"] == 5
+    assert plot_inversion(found).shape[1] > 300 and plot_trajectories(states, times).ndim == 3
+    points = _points()
+    assert plot_trajectories(*points.trajectory(20, seed=0, frames=3)).shape[2] == 3
+    fitting = {name for name, d in DIAGNOSTICS.items() if d.applies(model)}
+    assert {"trajectories", "inversion"} <= fitting and DIAGNOSTICS["trajectories"].applies(points)
+    assert not DIAGNOSTICS["inversion"].applies(points)
 
 
 # -- rectified flow, and samples that move -----------------------------------------------------------------------------

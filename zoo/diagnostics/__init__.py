@@ -18,6 +18,7 @@ from zoo.diagnostics.latents import (
     plot_scatter,
 )
 from zoo.diagnostics.posterior import Collapse, plot_collapse, posterior_collapse
+from zoo.diagnostics.ways import Inversion, inversion, plot_inversion, plot_trajectories
 
 __all__ = [
     "DIAGNOSTICS",
@@ -27,6 +28,7 @@ __all__ = [
     "Diagnosis",
     "Diagnostic",
     "Finding",
+    "Inversion",
     "Scatter",
     "Subject",
     "Usage",
@@ -38,11 +40,14 @@ __all__ = [
     "decode",
     "examine",
     "interpolation",
+    "inversion",
     "latent_scatter",
     "latents",
     "mixing_grid",
     "plot_collapse",
+    "plot_inversion",
     "plot_scatter",
+    "plot_trajectories",
     "plot_usage",
     "posterior_collapse",
     "reconstruct",

@@ -21,6 +21,8 @@ __all__ = [
     "HasCodes",
     "HasPosterior",
     "HasStyles",
+    "Inverts",
+    "Travels",
     "decode",
     "in_batches",
     "is_told",
@@ -96,6 +98,20 @@ class Denoises(Protocol):
     """Noise to examples, step by step: ``denoising`` gives the states on the way and what is seen in each of them."""
 
     def denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Travels(Protocol):
+    """Noise to data along curves: ``trajectory`` gives states in data range, (frames, n, *shape), and their times."""
+
+    def trajectory(self, n: int, *, seed: Any = None, labels: Any = None, frames: int = 9) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Inverts(Encodes, Protocol):
+    """``decode`` is the inverse of ``encode``, up to rounding or to the steps of a solver: ``invertible`` is true."""
+
+    invertible: bool
 
 
 @torch.no_grad()

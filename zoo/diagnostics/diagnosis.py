@@ -19,7 +19,17 @@ import torch
 from torch import Tensor
 
 from zoo.diagnostics import abilities
-from zoo.diagnostics.abilities import Denoises, Encodes, Generates, HasCodes, HasPosterior, HasStyles, is_told
+from zoo.diagnostics.abilities import (
+    Denoises,
+    Encodes,
+    Generates,
+    HasCodes,
+    HasPosterior,
+    HasStyles,
+    Inverts,
+    Travels,
+    is_told,
+)
 from zoo.diagnostics.codes import codebook_usage, plot_usage
 from zoo.diagnostics.figures import page, png, sheet_of
 from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
@@ -32,6 +42,7 @@ from zoo.diagnostics.latents import (
     plot_scatter,
 )
 from zoo.diagnostics.posterior import plot_collapse, posterior_collapse
+from zoo.diagnostics.ways import inversion, plot_inversion, plot_trajectories, travel
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.model import GenerativeModel
 
@@ -193,6 +204,21 @@ def _denoising(subject: Subject) -> Finding:
     return Finding(facts, sheet_of(rows.flatten(0, 2), columns=frames))
 
 
+def _trajectories(subject: Subject) -> Finding:
+    images, frames = len(subject.model.shape) == 3, 9
+    states, times = travel(subject.model, 8 if images else 1_000, frames)
+    change = (states[1:] - states[:-1]).flatten(2).double().norm(dim=2).mean(1)  # (frames - 1,)
+    facts = {"curves": states.shape[1], "times": times.tolist(), "distance_between_frames": change.tolist()}
+    if hasattr(subject.model, "straightness"):
+        facts["straightness_per_dimension"] = subject.model.straightness(128, seed=0)
+    return Finding(facts, plot_trajectories(states, times))
+
+
+def _inversion(subject: Subject) -> Finding:
+    found = inversion(subject.model, subject.x[:64], subject.labels[:64])
+    return Finding(found.facts(), plot_inversion(found))
+
+
 def _decodes(model: Any) -> bool:
     return isinstance(model, Encodes) and len(model.shape) == 3
 
@@ -202,6 +228,7 @@ def _generates(model: Any) -> bool:
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {
+    "trajectories": Diagnostic("From noise to data", lambda m: isinstance(m, Travels), _trajectories),
     "denoising": Diagnostic(
         "From noise to samples: the states, and below what is seen in them",
         lambda m: isinstance(m, Denoises) and len(m.shape) == 3,
@@ -210,6 +237,11 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
     "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),
     "reconstructions": Diagnostic("Test images, and what the latents keep of them", _decodes, _reconstructions),
+    "inversion": Diagnostic(
+        "Test images, their latents, decoded again, and the enlarged difference",
+        lambda m: isinstance(m, Inverts) and m.invertible and len(m.shape) == 3,
+        _inversion,
+    ),
     "interpolation": Diagnostic("Two test images, and the line between their latents", _decodes, _interpolation),
     "arithmetic": Diagnostic(
         "Latents moved along the difference of two classes' means",

@@ -54,6 +54,7 @@ class NormalisingFlow(LikelihoodModel):
     """
 
     family = "flow"
+    invertible = True  # what `zoo diagnose` shows
 
     def __init__(
         self,

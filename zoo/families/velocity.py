@@ -52,6 +52,8 @@ class VelocityModel(FlowModel):
     """
 
     family = "flow"
+    invertible = True
+    diagnosed_examples = 200  # each costs many evaluations
     end = 1.0  # the time of the data; a path whose velocity has no bound there ends a little earlier
 
     def __init__(
@@ -171,6 +173,13 @@ class VelocityModel(FlowModel):
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the examples that noise goes to: (B, *shape) -> (B, *shape) in data range."""
         return self.data_range(self.solve(self.field(labels, 1.0), z, self.steps, self.solver))
+
+    @staticmethod
+    def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+        """Return the point between two noises on the arc, where noise of full length lies, not on the chord."""
+        cosine = (a.flatten(1) * b.flatten(1)).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+        angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4).view(-1, *[1] * (a.ndim - 1))
+        return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
     @torch.no_grad()
     def trajectory(
