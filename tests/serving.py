@@ -134,11 +134,12 @@ class Proxy:
             [haproxy(), "-f", str(CONFIG), "-db"], env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.05)
+        self.stop()
         raise AssertionError("HAProxy does not listen")
 
     def stop(self) -> None:
