@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError
 from zoo.families.consistency import Consistency
 from zoo.families.ddpm import DDPM, discretized_gaussian
-from zoo.families.diffusion import SAMPLERS, Denoise
+from zoo.families.denoising import Denoise
+from zoo.families.diffusion import SAMPLERS
 from zoo.families.latent_diffusion import AutoencoderKL, LatentDiffusion
 from zoo.families.score_sde import ScoreSDE
 from zoo.maths.conversions import prediction_of

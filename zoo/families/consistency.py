@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.diffusion import Denoise, Diffusion
+from zoo.families.denoising import Denoise
+from zoo.families.diffusion import Diffusion
 from zoo.maths.conversions import SIGMA_DATA, input_scale
 from zoo.maths.samplers import heun_step
 from zoo.maths.schedules import EDM, Schedule

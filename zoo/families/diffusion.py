@@ -10,7 +10,6 @@ References:
     J. Sohl-Dickstein and others, Deep Unsupervised Learning using Nonequilibrium Thermodynamics, 2015,
     arXiv:1503.03585.
     J. Ho, T. Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv:2207.12598.
-    Y. Song and others, Score-Based Generative Modeling through SDEs, 2020, arXiv:2011.13456: completing images.
 """
 
 from __future__ import annotations
@@ -22,55 +21,21 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, close_matches
+from zoo.families.denoising import Denoise, known_pixels
 from zoo.maths import samplers
 from zoo.maths.conversions import KINDS, input_scale, noise_of, prediction_of, to_data
-from zoo.maths.guidance import Field, calls_per_step, guide
+from zoo.maths.guidance import calls_per_step
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
 from zoo.model import Batch, GenerativeModel
 
-__all__ = ["SAMPLERS", "Denoise", "Diffusion"]
+__all__ = ["SAMPLERS", "Diffusion"]
 
 SAMPLERS = ("ancestral", "ddim", "euler_maruyama", "predictor_corrector", "ode", "heun", "dpm_solver", "consistency")
 """All samplers; each model takes some of them."""
 
 _SPACING = {"heun": "rho", "dpm_solver": "log_snr", "ode": "log_snr"}
 """What is even between levels where it is not time."""
-
-
-class Denoise:
-    """A model as the samplers see it, (x, lambda) -> x_0: guided, cut to the range of the data, with known pixels kept.
-
-    Args:
-        model: whose network it is.
-        labels: int64 (B,), or None.
-        scale: of guidance.
-        clip: cut x_0 to [-1, 1].
-        known: values that x_0 has where ``mask`` is true, and the mask; or None.
-    """
-
-    def __init__(
-        self, model: Diffusion, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None
-    ) -> None:
-        self.model, self.clip, self.known = model, clip, known
-        null = model.num_classes if model.num_classes else None
-        self.field: Field = guide(model.output, scale, labels, null)
-
-    def both(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x_0, and what the network gives beside its prediction, (B, 0, ...) where that is nothing.
-
-        Lambda is one number, or (B, 1, ...).
-        """
-        out = self.field(x, log_snr.reshape(-1).expand(len(x)))
-        x_0 = self.model.data_of(out[:, : x.shape[1]], x, log_snr)
-        if self.clip:
-            x_0 = x_0.clamp(-1, 1)
-        if self.known is not None:
-            x_0 = torch.where(self.known[1], self.known[0], x_0)
-        return x_0, out[:, x.shape[1] :]
-
-    def __call__(self, x: Tensor, log_snr: Tensor) -> Tensor:
-        return self.both(x, log_snr)[0]
 
 
 class Diffusion(GenerativeModel):
@@ -246,7 +211,7 @@ class Diffusion(GenerativeModel):
         self.check_sampler(sampler, eta)
         noise = self._noise_of(n, generator)
         levels, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
-        kept = self._known(n, given, known)
+        kept = known_pixels(self, n, given, known)
         denoise = Denoise(self, labels, guidance_scale, clip and self.levels is not None, kept)
         x = self._start(levels[0], noise, kept)
         run: dict[str, Callable[[], Tensor]] = {
@@ -297,30 +262,6 @@ class Diffusion(GenerativeModel):
         alpha, sigma = self.schedule.coefficients(level.to(self.device, self.dtype))
         x = sigma * noise()
         return x if kept is None else torch.where(kept[1], x + alpha * kept[0], x)
-
-    def _known(self, n: int, given: Tensor | None, known: Tensor | int | None) -> tuple[Tensor, Tensor] | None:
-        """Return the values that are given in the model's range, and where they count, both (n, C, H, W)."""
-        if given is None and known is None:
-            return None
-        if given is None or given.shape not in (self.shape, (n, *self.shape)):
-            found = "none" if given is None else tuple(given.shape)
-            raise ConfigError(f"given must be images of shape {self.shape} or {(n, *self.shape)}, got {found}")
-        given = given.to(self.device, self.dtype).expand(n, *self.shape)
-        mask = ~given.isnan()
-        if isinstance(known, int):
-            if not 0 <= known <= self.shape[1]:
-                raise ConfigError(f"known must be between 0 and {self.shape[1]} rows, got {known}")
-            mask = mask.clone()
-            mask[:, :, known:] = False
-        elif known is not None:
-            try:
-                mask = mask & known.to(mask)
-            except RuntimeError as error:
-                raise ConfigError(f"known of shape {tuple(known.shape)} does not broadcast to {self.shape}") from error
-        elif bool(mask.all()):
-            raise ConfigError("nothing is to be drawn: pass known, the rows or pixels to keep, or NaN in given")
-        half = torch.full_like(given, 0.5)  # the middle of a level
-        return self.centre(given.nan_to_num(0.0), half), mask
 
     @property
     def calls_per_sample(self) -> int:

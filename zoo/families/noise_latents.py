@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.families.diffusion import Denoise, Diffusion
+from zoo.families.denoising import Denoise
+from zoo.families.diffusion import Diffusion
 from zoo.maths import samplers
 
 __all__ = ["NoiseLatents"]

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.diffusion import Denoise, Diffusion
+from zoo.families.denoising import Denoise
+from zoo.families.diffusion import Diffusion
 from zoo.families.noise_latents import NoiseLatents
 from zoo.maths.conversions import SIGMA_DATA
 from zoo.maths.ode_likelihood import normal_log_density, rademacher, transport

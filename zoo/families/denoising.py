@@ -1,0 +1,86 @@
+"""A diffusion model as samplers see it: guided, kept in range, and with known pixels put where they are known.
+
+Images are completed by the denoiser: what it says of known pixels is replaced by them, so that these follow their own
+noisy path to the end, with whatever sampler.
+
+References:
+    J. Ho, T. Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv:2207.12598.
+    Y. Song and others, Score-Based Generative Modeling through SDEs, 2020, arXiv:2011.13456, appendix I.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError
+from zoo.maths.guidance import Field, guide
+
+if TYPE_CHECKING:
+    from zoo.families.diffusion import Diffusion
+
+__all__ = ["Denoise", "known_pixels"]
+
+
+class Denoise:
+    """A model as the samplers see it, (x, lambda) -> x_0: guided, cut to the range of the data, with known pixels kept.
+
+    Args:
+        model: whose network it is.
+        labels: int64 (B,), or None.
+        scale: of guidance.
+        clip: cut x_0 to [-1, 1].
+        known: values that x_0 has where ``mask`` is true, and the mask; or None.
+    """
+
+    def __init__(
+        self, model: Diffusion, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None
+    ) -> None:
+        self.model, self.clip, self.known = model, clip, known
+        null = model.num_classes if model.num_classes else None
+        self.field: Field = guide(model.output, scale, labels, null)
+
+    def both(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x_0, and what the network gives beside its prediction, (B, 0, ...) where that is nothing.
+
+        Lambda is one number, or (B, 1, ...).
+        """
+        out = self.field(x, log_snr.reshape(-1).expand(len(x)))
+        x_0 = self.model.data_of(out[:, : x.shape[1]], x, log_snr)
+        if self.clip:
+            x_0 = x_0.clamp(-1, 1)
+        if self.known is not None:
+            x_0 = torch.where(self.known[1], self.known[0], x_0)
+        return x_0, out[:, x.shape[1] :]
+
+    def __call__(self, x: Tensor, log_snr: Tensor) -> Tensor:
+        return self.both(x, log_snr)[0]
+
+
+def known_pixels(
+    model: Diffusion, n: int, given: Tensor | None, known: Tensor | int | None
+) -> tuple[Tensor, Tensor] | None:
+    """Return the values that are given in the model's range, and where they count, both (n, C, H, W)."""
+    if given is None and known is None:
+        return None
+    if given is None or given.shape not in (model.shape, (n, *model.shape)):
+        found = "none" if given is None else tuple(given.shape)
+        raise ConfigError(f"given must be images of shape {model.shape} or {(n, *model.shape)}, got {found}")
+    given = given.to(model.device, model.dtype).expand(n, *model.shape)
+    mask = ~given.isnan()
+    if isinstance(known, int):
+        if not 0 <= known <= model.shape[1]:
+            raise ConfigError(f"known must be between 0 and {model.shape[1]} rows, got {known}")
+        mask = mask.clone()
+        mask[:, :, known:] = False
+    elif known is not None:
+        try:
+            mask = mask & known.to(mask)
+        except RuntimeError as error:
+            raise ConfigError(f"known of shape {tuple(known.shape)} does not broadcast to {model.shape}") from error
+    elif bool(mask.all()):
+        raise ConfigError("nothing is to be drawn: pass known, the rows or pixels to keep, or NaN in given")
+    half = torch.full_like(given, 0.5)  # the middle of a level
+    return model.centre(given.nan_to_num(0.0), half), mask
