@@ -42,8 +42,8 @@ class ProjectionCritic(Recorded, nn.Module):
     def __init__(self, net: nn.Module, num_classes: int, features: int) -> None:
         super().__init__()
         self.net = net
-        self.head = nn.Linear(features, 1)
         self.embedding = nn.Embedding(num_classes, features)
+        self.head = nn.Linear(features, 1)
         nn.init.normal_(self.embedding.weight, std=features**-0.5)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
