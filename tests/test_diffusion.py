@@ -42,9 +42,10 @@ def latent_diffusion(args: Mapping[str, Any]) -> float:
 
 
 def consistency(args: Mapping[str, Any]) -> float:
-    """The network's training step, the copy that follows it, and two evaluations of the teacher."""
+    """The network's training step, the copy that follows it, and two evaluations of the teacher, four if guided."""
     total, _ = told(args["network"], args["shape"][-1])
-    return regression(args) + 2.0 * total * (1 + (2 if args["teacher"] else 0))
+    teacher = args["teacher"]["init_args"] if args["teacher"] else None
+    return regression(args) + 2.0 * total * (1 + (0 if teacher is None else 2 if teacher["guidance_scale"] == 1 else 4))
 
 
 STEP_FLOPS = {
@@ -165,6 +166,9 @@ def test_guided_steps_are_two_calls_and_labels_matter(name: str) -> None:
     plain = model.sample(2, seed=0, labels=1)
     assert torch.equal(plain, model.sample(2, seed=0, labels=1, guidance_scale=1.0))
     assert not torch.equal(plain, model.sample(2, seed=0, labels=2))
+    (model.prior if name == "latent_diffusion" else model).guidance_scale = 3.0
+    assert torch.equal(model.sample(2, seed=0, labels=1), model.sample(2, seed=0, labels=1, guidance_scale=3.0))
+    assert model.calls_per_sample == model.calls({"guidance_scale": 3.0}) and model.sampler({})["guidance_scale"] == 3.0
     null = [model.sample(2, seed=0, labels=y, guidance_scale=0.0) for y in (0, 2)]
     assert torch.equal(*null)
 

@@ -41,7 +41,8 @@ class Consistency(Diffusion):
     Args:
         network: (B, C, ...), lambda (B,), labels (B,) or None -> (B, C, ...).
         shape: of an example.
-        teacher: a diffusion model with the same network, which the training starts from; None to train on data alone.
+        teacher: a diffusion model with the same network, which the training starts from, guided as it guides itself;
+            None to train on data alone.
         schedule: of the noise, one in which alpha is 1; EDM if left out.
         table: levels of noise, neighbours of which make pairs.
         decay: of the copy that follows the network, a step; 0 to take the network itself.
@@ -79,7 +80,7 @@ class Consistency(Diffusion):
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         super().__init__(
-            network, shape, schedule or EDM(), "edm", num_classes, label_dropout, "consistency", steps, levels,
+            network, shape, schedule or EDM(), "edm", num_classes, label_dropout, 1.0, "consistency", steps, levels,
             sigma_data, lr, betas,
         )  # fmt: skip
         if self.schedule.kind != "ve":
@@ -162,7 +163,8 @@ class Consistency(Diffusion):
         x_a = x_0 + self.schedule.coefficients(later)[1] * noise
         if self.teacher is None:
             return x_a, x_0 + self.schedule.coefficients(earlier)[1] * noise
-        return x_a, heun_step(Denoise(self.teacher, labels, 1.0, False, None), x_a, later, earlier, self.schedule)
+        guided = Denoise(self.teacher, labels, self.teacher.guidance_scale, False, None)
+        return x_a, heun_step(guided, x_a, later, earlier, self.schedule)
 
     def _grid(self, sampler: str, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
         """Return the levels from which to jump; the last one of the grid, at which a jump is no jump, is left out."""

@@ -52,6 +52,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
             between both in logarithm, trained by the bound with the means held fixed.
         num_classes: labels that the network is conditioned on, 0 for none.
         label_dropout: share of the labels that training replaces by the null label.
+        guidance_scale: default of sampling, 1 for none.
         sampler: default of sampling.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data, which then have no likelihood.
@@ -76,6 +77,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         variance: str = "large",
         num_classes: int = 0,
         label_dropout: float = 0.1,
+        guidance_scale: float = 1.0,
         sampler: str = "dpm_solver",
         steps: int = 15,
         levels: int | None = 256,
@@ -85,8 +87,8 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         super().__init__(
-            network, shape, schedule or Cosine(), predict, num_classes, label_dropout, sampler, steps, levels,
-            sigma_data, lr, betas,
+            network, shape, schedule or Cosine(), predict, num_classes, label_dropout, guidance_scale, sampler,
+            steps, levels, sigma_data, lr, betas,
         )  # fmt: skip
         if variance not in VARIANCES or table < 2:
             raise ConfigError(

@@ -48,6 +48,7 @@ class Diffusion(GenerativeModel):
         predict: what the network gives, of `zoo.maths.conversions.KINDS`.
         num_classes: labels that the network is conditioned on, 0 for none.
         label_dropout: share of the labels that training replaces by the null label ``num_classes``.
+        guidance_scale: default of sampling, 1 for none.
         sampler: default of sampling, of those that the class takes.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data of about unit size, which are taken as they are.
@@ -73,6 +74,7 @@ class Diffusion(GenerativeModel):
         predict: str,
         num_classes: int,
         label_dropout: float,
+        guidance_scale: float,
         sampler: str,
         steps: int,
         levels: int | None,
@@ -91,10 +93,14 @@ class Diffusion(GenerativeModel):
                 f"{num_classes}, {label_dropout} and {sigma_data}"
             )
         self.check_sampler(sampler)
+        if guidance_scale != 1 and not num_classes:
+            raise ConfigError(
+                f"guidance needs classes, and there are none; leave guidance_scale at 1, got {guidance_scale}"
+            )
         self.network, self.schedule, self.predict = network, schedule, predict
         self.shape, self.levels, self.num_classes = tuple(shape), levels, num_classes
         self.label_dropout, self.sigma_data = label_dropout, sigma_data
-        self.default_sampler, self.steps = sampler, steps
+        self.default_sampler, self.steps, self.guidance_scale = sampler, steps, guidance_scale
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
         self.steps_to_move = getattr(network, "steps_to_move", 2)
 
@@ -179,7 +185,7 @@ class Diffusion(GenerativeModel):
         sampler: str | None = None,
         steps: int | None = None,
         eta: float = 0.0,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         spacing: str | None = None,
         solver: str = "rk4",
         snr: float = 0.16,
@@ -196,7 +202,7 @@ class Diffusion(GenerativeModel):
             sampler: of those that the class takes; the model's own if left out.
             steps: levels of noise, by default the model's own; most samplers call the network once at each.
             eta: of ``ddim``: share of the noise that is drawn anew.
-            guidance_scale: w, 1 for none; (1 - w) unconditional + w conditional.
+            guidance_scale: w of (1 - w) unconditional + w conditional, 1 for none; by default the model's own.
             spacing: what is even between levels: time, log_snr or rho; the sampler's own if left out.
             solver: of ``ode``: euler, midpoint, heun or rk4.
             snr: of ``predictor_corrector``.
@@ -212,7 +218,8 @@ class Diffusion(GenerativeModel):
         noise = self._noise_of(n, generator)
         levels, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
         kept = known_pixels(self, n, given, known)
-        denoise = Denoise(self, labels, guidance_scale, clip and self.levels is not None, kept)
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        denoise = Denoise(self, labels, scale, clip and self.levels is not None, kept)
         x = self._start(levels[0], noise, kept)
         run: dict[str, Callable[[], Tensor]] = {
             "ancestral": lambda: samplers.ancestral(denoise, x, levels, self.reverse(denoise), noise),
@@ -271,9 +278,10 @@ class Diffusion(GenerativeModel):
     def calls(self, options: Mapping[str, Any]) -> int:
         """Return the evaluations of the network with these sampling options; guided steps are two."""
         sampler, steps = options.get("sampler") or self.default_sampler, options.get("steps") or self.steps
+        scale = options.get("guidance_scale")
         solver = SOLVERS[options.get("solver", "rk4")].calls if sampler == "ode" else 1
         each = 2 if sampler in ("heun", "predictor_corrector") else solver
-        return ((steps - 1) * each + 1) * calls_per_step(options.get("guidance_scale", 1.0))
+        return ((steps - 1) * each + 1) * calls_per_step(self.guidance_scale if scale is None else scale)
 
     # -- looking into it ----------------------------------------------------------------------------------------------
 
@@ -283,7 +291,7 @@ class Diffusion(GenerativeModel):
         states: list[Tensor] = []
         seen: list[Tensor] = []
         noise = self._noise_of(n, torch.Generator(self.device).manual_seed(seed))
-        denoise = Denoise(self, self._labels(n, None), 1.0, self.levels is not None, None)
+        denoise = Denoise(self, self._labels(n, None), self.guidance_scale, self.levels is not None, None)
         levels, _ = self._grid(self.strip, frames, None)
 
         def watched(x: Tensor, log_snr: Tensor) -> Tensor:

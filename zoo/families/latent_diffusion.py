@@ -148,7 +148,7 @@ class LatentDiffusion(GenerativeModel):
         sampler: str | None = None,
         steps: int | None = None,
         eta: float = 0.0,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | None = None,
         spacing: str | None = None,
         solver: str = "rk4",
     ) -> Tensor:

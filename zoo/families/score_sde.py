@@ -50,6 +50,7 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         predict: eps, x0, v, score or edm.
         num_classes: labels that the network is conditioned on, 0 for none.
         label_dropout: share of the labels that training replaces by the null label.
+        guidance_scale: default of sampling, 1 for none.
         sampler: default of sampling.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data.
@@ -74,6 +75,7 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         predict: str = "v",
         num_classes: int = 0,
         label_dropout: float = 0.1,
+        guidance_scale: float = 1.0,
         sampler: str = "dpm_solver",
         steps: int = 15,
         levels: int | None = 256,
@@ -84,8 +86,8 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         super().__init__(
-            network, shape, schedule or VP(), predict, num_classes, label_dropout, sampler, steps, levels,
-            sigma_data, lr, betas,
+            network, shape, schedule or VP(), predict, num_classes, label_dropout, guidance_scale, sampler,
+            steps, levels, sigma_data, lr, betas,
         )  # fmt: skip
         if likelihood_steps < 1:
             raise ConfigError(f"likelihood_steps must be at least 1, got {likelihood_steps}")
