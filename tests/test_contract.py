@@ -12,7 +12,7 @@ import warm
 
 from zoo.errors import ConfigError, DataError
 from zoo.hub import load_pretrained, save_pretrained
-from zoo.model import FlowModel, GenerativeModel, HasLikelihood, ImplicitModel
+from zoo.model import FlowModel, GenerativeModel, HasLikelihood, ImplicitModel, ScoreModel
 from zoo.registry import NAME, load_registry
 from zoo.runs import load_run
 from zoo.spec import build, from_public, to_public
@@ -87,7 +87,7 @@ def test_losses_and_likelihoods_are_finite_and_in_nats(trained: tuple[str, Gener
         assert p.shape == (4,) and torch.isfinite(p).all() and (model.levels is None or (p < 0).all())
         assert model.likelihood().split("+")[0].split("-")[0] in ("exact", "elbo", "iwae", "vlb", "ode")
     else:
-        assert isinstance(model, (ImplicitModel, FlowModel))
+        assert isinstance(model, (ImplicitModel, FlowModel, ScoreModel))
 
 
 def test_loss_of_training_is_the_loss_of_validation(trained: tuple[str, GenerativeModel, Path]) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "ImplicitModel",
     "LikelihoodModel",
     "Player",
+    "ScoreModel",
     "Source",
     "seeded",
 ]
@@ -430,6 +431,10 @@ class LikelihoodModel(HasLikelihood, GenerativeModel):
 
 class FlowModel(GenerativeModel):
     """A model that moves noise to data along a velocity; its loss is a mean squared error per dimension, ``mse``."""
+
+
+class ScoreModel(GenerativeModel):
+    """A model that sees through noise; its loss is a mean squared error per dimension, ``mse``, or built on one."""
 
 
 class ImplicitModel(GenerativeModel):

@@ -27,7 +27,7 @@ from zoo.maths.conversions import KINDS, input_scale, noise_of, prediction_of, t
 from zoo.maths.guidance import calls_per_step
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
-from zoo.model import Batch, GenerativeModel
+from zoo.model import Batch, ScoreModel
 
 __all__ = ["SAMPLERS", "Diffusion"]
 
@@ -38,7 +38,7 @@ _SPACING = {"heun": "rho", "dpm_solver": "log_snr", "ode": "log_snr"}
 """What is even between levels where it is not time."""
 
 
-class Diffusion(GenerativeModel):
+class Diffusion(ScoreModel):
     """Base of the diffusion models: objective, samplers, encoding, completion.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.vae import VAE
-from zoo.model import Batch, GenerativeModel, Player
+from zoo.model import Batch, Player, ScoreModel
 
 __all__ = ["AutoencoderKL", "LatentDiffusion"]
 
@@ -75,7 +75,7 @@ class AutoencoderKL(VAE):
         return self.decode(z.flatten(1))
 
 
-class LatentDiffusion(GenerativeModel):
+class LatentDiffusion(ScoreModel):
     """A frozen autoencoder, and a diffusion model of its latents.
 
     Args:
