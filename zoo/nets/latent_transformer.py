@@ -105,7 +105,8 @@ class TransformerCritic(Recorded, nn.Module):
         self.position = nn.Parameter(torch.randn(tokens, width) / math.sqrt(width))
         self.answer = nn.Parameter(torch.randn(1, 1, width) / math.sqrt(width))
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
-        self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, out)
+        # Without a bias: a constant added to all scores changes no pairing.
+        self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x.reshape(len(x), self.tokens, -1)) + self.position  # (B, T, d)
