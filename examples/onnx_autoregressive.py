@@ -17,11 +17,11 @@ assert facts["kind"] == "step", "this file holds another part of a model"
 
 rng, shape = np.random.default_rng(seed), facts["shape"]
 T = int(sys.argv[4]) if len(sys.argv) > 4 else int(np.prod(shape))
-feed = {"values": np.zeros((n, int(np.prod(shape))), np.int64), "temperature": np.float32(1.0)}
+feed = {"values": np.zeros((n, int(np.prod(shape))), np.int64), "temperature": np.array(1, np.float32)}
 if facts["classes"]:
     feed["labels"] = np.arange(n) % facts["classes"]
 for place in range(T):
-    feed |= {"place": np.int64(place), "u": rng.random(n, np.float32)}
+    feed |= {"place": np.array(place), "u": rng.random(n, np.float32)}
     feed["values"] = session.run(["next_values"], feed)[0]
 
 if "alphabet" in facts:

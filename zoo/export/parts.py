@@ -57,6 +57,9 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        if hasattr(self.model, "generate"):  # without the checks of labels, which a graph cannot hold
+            x = self.model.generate(z, labels)
+            return (x + 1) / 2 if self.model.bounded else x
         return self.model.decode(z) if labels is None else self.model.decode(z, labels)
 
 
@@ -108,6 +111,8 @@ class _Velocity(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        if hasattr(self.model, "time_scale"):  # without expanding the time, which would fix the batch
+            return self.model.network(x, self.model.time_scale * t, labels)
         return self.model.velocity(x, t) if labels is None else self.model.velocity(x, t, labels)
 
 
@@ -134,14 +139,23 @@ def plain(model: Any) -> Any:
     """Return a copy in eval mode on the CPU, its parametrisations replaced by what they make."""
     model = copy.deepcopy(model).to("cpu").eval().requires_grad_(False)
     for module in model.modules():
-        for name in list(getattr(module, "parametrizations", {})):
-            parametrize.remove_parametrizations(module, name)
+        if parametrize.is_parametrized(module):
+            _without(module)
         hooks = getattr(module, "_forward_pre_hooks", {})
         for hook in [h for h in hooks.values() if type(h).__name__ in ("SpectralNorm", "WeightNorm")]:
             getattr(nn.utils, {"SpectralNorm": "remove_spectral_norm"}.get(type(hook).__name__, "remove_weight_norm"))(
                 module
             )
     return model
+
+
+def _without(module: nn.Module) -> None:
+    """Put the tensors that parametrisations make in their place, on this object alone: its class is shared."""
+    made = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, tensor in made.items():
+        module.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
 
 
 def _random(shape: tuple[int, ...], batch: int, seed: int = 0) -> Tensor:

@@ -74,17 +74,17 @@ class CVAE(VAE):
         self.num_classes, self.planes = num_classes, planes
 
     def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        y = self._one_hot(len(x), labels)
+        y = self._one_hot(x, labels)
         if not self.planes:
             return torch.cat([x.flatten(1), y], 1)  # (B, D + K)
         return torch.cat([x, y[:, :, None, None].expand(-1, -1, *x.shape[2:])], 1)  # (B, C + K, H, W)
 
     def _decoder_input(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.cat([z, self._one_hot(len(z), labels)], 1)  # (B, latent_dim + K)
+        return torch.cat([z, self._one_hot(z, labels)], 1)  # (B, latent_dim + K)
 
-    def _one_hot(self, n: int, labels: Tensor | None) -> Tensor:
+    def _one_hot(self, rows: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
-            self.given_labels(n, None)  # raises
+            self.given_labels(len(rows), None)  # raises
         try:
             return F.one_hot(labels, self.num_classes).to(self.dtype)
         except RuntimeError as error:
