@@ -95,8 +95,8 @@ def load(args: argparse.Namespace) -> None:
             tally = asyncio.run(loaded(port, args.name, connections, args.n, args.seconds))
             took, busy, done = time.monotonic() - start, cpu_seconds(pids) - before, tally.status[200]
             print(
-                f"{connections} connections, {took:.0f} s: {done / took:.0f} requests a second, {done / busy:.0f} a second "
-                f"of CPU time (server and client had {100 * busy / took:.0f} % of the core); {tally}",
+                f"{connections} connections, {took:.0f} s: {done / took:.0f} requests a second, {done / busy:.0f} "
+                f"a second of CPU time (server and client had {100 * busy / took:.0f} % of the core); {tally}",
                 flush=True,
             )
 
