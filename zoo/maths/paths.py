@@ -31,14 +31,14 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, close_matches
 
-__all__ = ["PATHS", "Path", "path", "straightness"]
+__all__ = ["PATHS", "NoisePath", "path", "straightness"]
 
 Coefficient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Times, of any shape -> the coefficient and its derivative, of the same shape."""
 
 
 @dataclass(frozen=True)
-class Path:
+class NoisePath:
     """Three coefficients of time.
 
     Attributes:
@@ -132,18 +132,18 @@ def _second_half(t: Tensor) -> tuple[Tensor, Tensor]:
     return c, -dc
 
 
-PATHS: dict[str, Path] = {
-    "linear": Path(_fall, _rise),
-    "trigonometric": Path(_cosine, _sine),
-    "variance_preserving": Path(_root, _rise, margin=1e-4),
-    "linear_noisy": Path(_fall, _rise, _bump),
-    "trigonometric_noisy": Path(_cosine, _sine, _bump),
-    "encoding_decoding": Path(_first_half, _second_half, _bump),
+PATHS: dict[str, NoisePath] = {
+    "linear": NoisePath(_fall, _rise),
+    "trigonometric": NoisePath(_cosine, _sine),
+    "variance_preserving": NoisePath(_root, _rise, margin=1e-4),
+    "linear_noisy": NoisePath(_fall, _rise, _bump),
+    "trigonometric_noisy": NoisePath(_cosine, _sine, _bump),
+    "encoding_decoding": NoisePath(_first_half, _second_half, _bump),
 }
 """Paths by name."""
 
 
-def path(name: str) -> Path:
+def path(name: str) -> NoisePath:
     """Return a path by its name. Raises `ConfigError` on an unknown one."""
     if name not in PATHS:
         raise ConfigError(f"unknown path {name!r}.{close_matches(name, PATHS)} There are: {', '.join(PATHS)}")
