@@ -148,6 +148,24 @@ def test_noise_ends_at_the_data() -> None:
     torch.testing.assert_close(model.sample(2, seed=0, temperature=0.0), torch.tensor([[3.0, 0.0]] * 2))
 
 
+def test_sampling_takes_a_solver_and_its_steps() -> None:
+    model = flow(steps=20)
+    exact = model.sample(5, seed=0, solver="dopri5")
+    errors = [(model.sample(5, seed=0, solver=s, steps=n) - exact).abs().max() for s, n in (("euler", 8), ("rk4", 8))]
+    assert errors[1] < 1e-3 < errors[0] and (model.steps, model.solver) == (20, "rk4")
+    assert (model.sample(5, seed=0) - exact).abs().max() < 1e-3
+    with pytest.raises(ConfigError, match="Did you mean 'euler'"):
+        model.sample(1, solver="eular")
+
+
+def test_trajectory_starts_at_noise_and_ends_at_samples() -> None:
+    model = flow(steps=8)
+    states, times = model.trajectory(5, seed=0, frames=9)
+    assert states.shape == (9, 5, 2) and times[0] == 0 and times[-1] == 1
+    torch.testing.assert_close(states[-1], model.decode(states[0]))
+    torch.testing.assert_close(states[0], model.encode(states[-1]), atol=1e-4, rtol=0)
+
+
 # -- the objective -----------------------------------------------------------------------------------------------------
 
 

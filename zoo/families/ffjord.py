@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, close_matches
 from zoo.families.normalising_flow import Draw, NormalisingFlow
 from zoo.maths.ode_likelihood import divergence
-from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid
-from zoo.model import Batch
+from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
+from zoo.model import Batch, seeded
 
 __all__ = ["FFJORD"]
 
@@ -156,6 +156,45 @@ class FFJORD(NormalisingFlow):
         if self.jacobian:
             terms["jacobian"] = jacobian
         return terms
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator,
+        labels: Tensor | None,
+        *,
+        temperature: float = 1.0,
+        steps: int | None = None,
+        solver: str | None = None,
+    ) -> Tensor:
+        """Draw noise and go from there to data.
+
+        Args:
+            temperature: factor of the noise's scale.
+            steps: of a solver with fixed steps, by default the model's own.
+            solver: by default the model's own.
+        """
+        own = self.steps, self.solver
+        self.steps, self.solver = self.steps if steps is None else steps, self.solver if solver is None else solver
+        try:
+            return super().draw(n, generator, labels, temperature=temperature)
+        finally:
+            self.steps, self.solver = own
+
+    @torch.no_grad()
+    def trajectory(
+        self, n: int, *, seed: int | torch.Generator | None = None, labels: None = None, frames: int = 9
+    ) -> tuple[Tensor, Tensor]:
+        """Return states on the way from noise to data, (frames, n, *shape) in data range, and their times, (frames,).
+
+        The way is that of RK4 from each frame to the next.
+        """
+        self._labels(n, labels)
+        times = time_grid(frames - 1)
+        z = torch.randn(n, *self.shape, generator=seeded(seed, self.device), device=self.device, dtype=self.dtype)
+        return self.data_range(trajectory(self.velocity, z, times, "rk4")), torch.tensor(times)
 
     def likelihood(self, k: int = 1) -> str:
         return super().likelihood(k).replace("exact", "ode")

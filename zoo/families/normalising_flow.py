@@ -113,13 +113,13 @@ class NormalisingFlow(LikelihoodModel):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Return the examples of noise: (B, D) -> (B, *shape), grey levels as values in [0, 1] that are not rounded."""
-        return self._to_data(z, whole=False)
+        return self.data_range(self.flow_inverse(z))
 
-    def _to_data(self, z: Tensor, *, whole: bool) -> Tensor:
-        y = self.flow_inverse(z)
+    def data_range(self, x: Tensor, *, whole: bool = False) -> Tensor:
+        """Return continuous examples in data range, grey levels in [0, 1]; whole ones if asked for."""
         if self.levels is None:
-            return y
-        return from_continuous(from_logit(y, self.alpha) if self.alpha is not None else y, self.levels, whole=whole)
+            return x
+        return from_continuous(from_logit(x, self.alpha) if self.alpha is not None else x, self.levels, whole=whole)
 
     def _to_real(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Bring y in [0, 1] through the logit, if there is one; with log |det|, (B,) or ()."""
@@ -221,4 +221,4 @@ class NormalisingFlow(LikelihoodModel):
             z = torch.randn(shape, generator=generator, **options)
         else:
             z = torch.rand(shape, generator=generator, **options).clamp(min=1e-7).logit(eps=1e-7)
-        return self._to_data(temperature * z, whole=True)
+        return self.data_range(self.flow_inverse(temperature * z), whole=True)
