@@ -1,6 +1,6 @@
 """Every adversarial objective on eight Gaussians in the plane, with the same networks, batches and budget.
 
-    python benchmarks/eight_gaussians.py [--steps 4000] [--seeds 5]
+    python benchmarks/eight_gaussians.py [--steps 3000] [--seeds 5]
 
 A sample is good within 3 standard deviations of a centre; a mode is covered when at least 2 % of 10,000 samples are
 good there. Samples come from the averaged generator. The budget is the generator's and the critic's updates together,
@@ -98,7 +98,7 @@ def judge(x: Tensor) -> tuple[int, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000, help="updates of both players together")
+    parser.add_argument("--steps", type=int, default=3000, help="updates of both players together")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", help="names of games, separated by commas")
     args = parser.parse_args()

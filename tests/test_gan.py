@@ -300,6 +300,13 @@ def test_one_step_is_one_batch(name: str) -> None:
     assert len(gradients) == 1 and gradients[0] > 0 and "generator_gradient" in recorder.terms[1]
 
 
+def test_constant_of_a_pairing_critic_is_frozen() -> None:
+    for cls, frozen in ((R3GAN, 1), (WGAN, 1), (SNGAN, 0), (GAN, 0)):
+        model = tiny(cls)
+        assert sum(not p.requires_grad for p in model.parameters()) == frozen
+    assert not tiny(R3GAN, num_classes=3).critic.head.bias.requires_grad
+
+
 @quiet
 def test_clipped_weights_stay_within_the_bound_after_each_step() -> None:
     model = tiny(WGAN, clip=0.02, n_critic=2)

@@ -115,9 +115,7 @@ class AdversarialModel(ImplicitModel):
         self.apart = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in critic.modules())
         self._playing = ""
         if self.objective.shift_free:
-            self.still = _constant(critic, "a constant added to the critic changes neither player's loss")
-        elif objective == "hinge":
-            self.still = _constant(critic, "a constant changes nothing until a score of the batch passes its margin")
+            _freeze_constant(critic)
 
     def told(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
         """Return a generator that is given the class too."""
@@ -301,10 +299,14 @@ def _named(player: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{player}_loss" if name == "loss" else name: value.detach() for name, value in terms.items()}
 
 
-def _constant(critic: nn.Module, reason: str) -> dict[str, str]:
-    """Return the last bias of a critic, if it has one, with the reason why it stays where it is."""
-    last, bias = [*critic.named_parameters()][-1]
-    return {f"critic.{last}": reason} if bias.ndim == 1 else {}
+def _freeze_constant(critic: nn.Module) -> None:
+    """Freeze the last bias of a critic, if it has one, where a constant changes neither player's loss.
+
+    Its gradient is zero but for rounding, which Adam would follow with full steps.
+    """
+    last = [*critic.parameters()][-1]
+    if last.ndim == 1:
+        last.requires_grad_(False)
 
 
 def _check(n_critic: int, lazy: int, num_classes: int, features: int, augment: float, *weights: float) -> None:
