@@ -377,7 +377,7 @@ def test_copy_follows_the_network_and_student_starts_as_teacher() -> None:
         assert torch.equal(one, other)
     before = [p.clone() for p in model.target.parameters()]
     stirred(model.network, 1)
-    model.on_train_batch_end(None, None, 0)
+    model.follow()
     for p, old, new in zip(model.target.parameters(), before, model.network.parameters(), strict=True):
         torch.testing.assert_close(p, 0.75 * old + 0.25 * new)
     model.loss((images(4), torch.zeros(4, dtype=torch.long)))["loss"].backward()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -109,9 +109,14 @@ class Consistency(Diffusion):
             self.network.load_state_dict(self.teacher.network.state_dict())
         self.target.load_state_dict(self.network.state_dict())
 
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Let the copy catch up with the last step, then do this one: so a checkpoint between both loses nothing."""
+        self.follow()
+        return super().training_step(batch, batch_idx)
+
     @torch.no_grad()
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Let the copy follow: target <- decay target + (1 - decay) network."""
+    def follow(self) -> None:
+        """Move the copy: target <- decay target + (1 - decay) network."""
         torch._foreach_lerp_(
             [p.data for p in self.target.parameters()], [p.data for p in self.network.parameters()], 1 - self.decay
         )
