@@ -141,11 +141,6 @@ def plain(model: Any) -> Any:
     for module in model.modules():
         if parametrize.is_parametrized(module):
             _without(module)
-        hooks = getattr(module, "_forward_pre_hooks", {})
-        for hook in [h for h in hooks.values() if type(h).__name__ in ("SpectralNorm", "WeightNorm")]:
-            getattr(nn.utils, {"SpectralNorm": "remove_spectral_norm"}.get(type(hook).__name__, "remove_weight_norm"))(
-                module
-            )
     return model
 
 
