@@ -151,7 +151,7 @@ class StyleSynthesis(Recorded, nn.Module):
         return len(self.layers) + len(self.images)
 
     def forward(self, w: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        x, image, k, n = self.constant.expand(len(w), -1, -1, -1), None, 0, 0
+        x, image, k, n = self.constant.expand(w.shape[0], -1, -1, -1), None, 0, 0
         for i, (to_image, bias) in enumerate(zip(self.images, self.biases, strict=True)):
             for _ in range(2 if i else 1):
                 x = self.layers[n](x, w[:, k], noise[n])
