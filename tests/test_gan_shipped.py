@@ -29,7 +29,7 @@ def test_no_digit_is_lost(name: str) -> None:
 def test_the_best_of_the_family_is_far_ahead_of_the_original() -> None:
     best = min(value(name, "fid") for name in SHIPPED)
     assert best <= value("wgan_gp-mnist", "fid")
-    assert best <= value("dcgan-mnist", "fid") / 2
+    assert best <= value("gan-mnist", "fid") / 2
 
 
 def test_styles_reach_what_is_asked_of_images_without_labels() -> None:
