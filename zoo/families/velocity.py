@@ -42,8 +42,8 @@ class VelocityModel(FlowModel):
         solver: default of sampling.
         time_scale: of the time that the network is told.
         data_scale: sigma of `zoo.maths.paths.NoisePath.scales`, about the standard deviation of the data as the model
-            sees them: the network then gives only what the best linear guess leaves of the velocity; None for the velocity
-            itself.
+            sees them: the network then gives only what the best linear guess leaves of the velocity; None for the
+            velocity itself.
         lr: peak learning rate.
         betas: of Adam.
 
