@@ -32,12 +32,14 @@ def test_counting_moves_nothing() -> None:
     torch.manual_seed(0)
     model = tiny.gan().model
     before = {k: v.clone() for k, v in model.state_dict().items()}
+    trained = [p.requires_grad for p in model.parameters()]
     state = torch.get_rng_state()
     one = flops_per_step(model, (torch.rand(4, 2), torch.zeros(4, dtype=torch.long)))
     two = flops_per_step(model, (torch.rand(8, 2), torch.zeros(8, dtype=torch.long)))
     assert two == pytest.approx(2 * one) and one > 0
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert all(p.grad is None for p in model.parameters())
+    assert [p.requires_grad for p in model.parameters()] == trained and any(trained)
     assert model.steps_done == 0
     assert state.shape == torch.get_rng_state().shape
 

@@ -44,7 +44,7 @@ def _train(run: Run, *callbacks: Callback) -> dict[str, Any]:
 @pytest.mark.parametrize("make", [tiny.vae, tiny.gan])
 def test_average_is_the_one_computed_by_hand(make: Any, tmp_path: Path) -> None:
     run = make("--trainer.max_steps", "15", "--training.ema", "0.5", *DOUBLE, folder=tmp_path / "run")
-    start = {n: p.detach().double().clone() for n, p in run.model.named_parameters()}
+    start = {n: p.detach().double().clone() for n, p in run.model.named_parameters() if p.requires_grad}
     content = _train(run, weights := Weights())
     decays = [min(0.5, (1 + t) / (10 + t)) for t in range(15)]
     assert decays[0] == 0.1 and decays[-1] == 0.5
@@ -179,7 +179,8 @@ def test_compiling_keeps_the_names_of_the_weights(name: str) -> None:
     chosen = model.compilable()
     for network in chosen:
         network.compile()
-    assert chosen and list(model.state_dict()) == before
+    assert list(model.state_dict()) == before
+    assert chosen or name.startswith("ffjord"), "only a trace that differentiates the network excludes all of it"
 
 
 def test_critic_of_a_gradient_penalty_is_never_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_wheel_is_made_from_the_sdist_and_holds_everything(built: Path) -> None:
     assert {"registry.yaml", "cli.py", "README.md", "LICENSE", "pyproject.toml", "tests/conftest.py"} <= inside
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("METADATA"))).decode()
     assert "Requires-Python: >=3.10" in metadata and "!=2.6.2" in metadata and "!=2.6.3" in metadata
-    assert wheel.stat().st_size < 40e6
+    assert wheel.stat().st_size < 100e6  # bundled weights of at most 4 MB each
 
 
 def test_wheel_runs_from_an_empty_folder(built: Path, tmp_path: Path) -> None:
