@@ -37,7 +37,10 @@ def _two(name: str, folder: Path, run_forked, *more: str) -> None:
         collect(process, queue, timeout=180)
 
 
-@pytest.mark.parametrize("name", sorted({e.model["class_path"]: e.name for e in load_registry().values()}.values()))
+ONE_A_CLASS = sorted({e.model["class_path"]: e.name for e in load_registry().values()}.values())
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * warm.dear(n)) for n in ONE_A_CLASS])
 def test_two_processes_equal_one(name: str, tmp_path: Path, run_forked) -> None:
     """In float64, one process that draws both ranks' noise on the joined batch reaches the same weights and EMA."""
     entry = load_registry()[name]

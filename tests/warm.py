@@ -18,6 +18,16 @@ SMALL = [
     *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0"),
 ]
 
+DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3gan", "gat", "consistency", "glow",
+        "latent_diffusion", "rectified_flow")  # fmt: skip
+"""Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
+others of their families."""
+
+
+def dear(name: str) -> bool:
+    """Tell whether a registry name belongs to the long tests."""
+    return name.partition("-")[0] in DEAR
+
 
 def entry(name: str) -> dict[str, Any]:
     """Return a registry entry as the plain data that `zoo.training.fit.Run` takes."""
