@@ -87,3 +87,12 @@ def test_eight_processes_that_load_the_same_model_at_once(run_forked: Callable[.
         assert contents(pull("me/tiny")) == files and verify(pull("me/tiny"))
     assert len(list(cache.rglob("blobs/*"))) == len(files)
     assert not [p for p in cache.rglob("*") if "incomplete" in p.name or p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(("classes", "task"), [(0, "unconditional-image-generation"), (10, "other")])
+def test_card_names_the_task_of_images(classes: int, task: str) -> None:
+    from zoo.hub import build_card
+
+    model = {"name": "VAE", "args": {"num_classes": classes}}
+    card = build_card("mine", model=model, results={"metrics": {"fid": 1.0}})
+    assert f"type: {task}\n" in card
