@@ -215,7 +215,7 @@ def test_label_dropout_and_guidance() -> None:
 
 
 def test_no_guidance_without_classes() -> None:
-    with pytest.raises(ConfigError, match="not"):
+    with pytest.raises(ConfigError, match="neither"):
         _points().sample(1, guidance_scale=2.0)
 
 

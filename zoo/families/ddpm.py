@@ -53,6 +53,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         num_classes: labels that the network is conditioned on, 0 for none.
         label_dropout: share of the labels that training replaces by the null label.
         guidance_scale: default of sampling, 1 for none.
+        weak_batches: after how many batches a weak version of the network is kept for guidance, 0 for none.
         sampler: default of sampling.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data, which then have no likelihood.
@@ -78,6 +79,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         num_classes: int = 0,
         label_dropout: float = 0.1,
         guidance_scale: float = 1.0,
+        weak_batches: int = 0,
         sampler: str = "dpm_solver",
         steps: int = 15,
         levels: int | None = 256,
@@ -88,7 +90,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
     ) -> None:
         super().__init__(
             network, shape, schedule or Cosine(), predict, num_classes, label_dropout, guidance_scale, sampler,
-            steps, levels, sigma_data, lr, betas,
+            steps, levels, sigma_data, lr, betas, weak_batches,
         )  # fmt: skip
         if variance not in VARIANCES or table < 2:
             raise ConfigError(

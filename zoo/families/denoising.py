@@ -40,7 +40,7 @@ class Denoise:
     ) -> None:
         self.model, self.clip, self.known = model, clip, known
         null = model.num_classes if model.num_classes else None
-        self.field: Field = guide(model.output, scale, labels, null)
+        self.field: Field = guide(model.output, scale, labels, null, model.weak_output if model.weak else None)
 
     def both(self, x: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """Return x_0, and what the network gives beside its prediction, (B, 0, ...) where that is nothing.

@@ -28,6 +28,7 @@ from zoo.maths.guidance import calls_per_step
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
 from zoo.model import Batch, ScoreModel
+from zoo.nets.early import EarlySelf
 
 __all__ = ["SAMPLERS", "Diffusion"]
 
@@ -49,6 +50,8 @@ class Diffusion(ScoreModel):
         num_classes: labels that the network is conditioned on, 0 for none.
         label_dropout: share of the labels that training replaces by the null label ``num_classes``.
         guidance_scale: default of sampling, 1 for none.
+        weak_batches: after how many batches of training a weak version of the network is kept for guidance, 0 for none;
+            see `zoo.nets.early.EarlySelf`.
         sampler: default of sampling, of those that the class takes.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data of about unit size, which are taken as they are.
@@ -81,6 +84,7 @@ class Diffusion(ScoreModel):
         sigma_data: float,
         lr: float,
         betas: tuple[float, float],
+        weak_batches: int = 0,
     ) -> None:
         super().__init__()
         if predict not in KINDS:
@@ -93,10 +97,12 @@ class Diffusion(ScoreModel):
                 f"{num_classes}, {label_dropout} and {sigma_data}"
             )
         self.check_sampler(sampler)
-        if guidance_scale != 1 and not num_classes:
+        if guidance_scale != 1 and not num_classes and not weak_batches:
             raise ConfigError(
-                f"guidance needs classes, and there are none; leave guidance_scale at 1, got {guidance_scale}"
+                f"guidance needs classes or weak_batches, and there are none; leave guidance_scale at 1, got "
+                f"{guidance_scale}"
             )
+        self.weak = EarlySelf(network, weak_batches) if weak_batches else None
         self.network, self.schedule, self.predict = network, schedule, predict
         self.shape, self.levels, self.num_classes = tuple(shape), levels, num_classes
         self.label_dropout, self.sigma_data = label_dropout, sigma_data
@@ -128,11 +134,15 @@ class Diffusion(ScoreModel):
 
     # -- the network and its objective --------------------------------------------------------------------------------
 
-    def output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None) -> Tensor:
-        """Return what the network gives for noisy data: (B, C, ...) and (B,) -> (B, C or more, ...)."""
+    def output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None, network: nn.Module | None = None) -> Tensor:
+        """Return what a network, the own one if left out, gives for noisy data: (B, C, ...), (B,) -> (B, C.., ...)."""
         alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
         scale = input_scale(self.predict, alpha, sigma, self.sigma_data)
-        return self.network(x * scale, log_snr, labels)
+        return (self.network if network is None else network)(x * scale, log_snr, labels)
+
+    def weak_output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None) -> Tensor:
+        """Return what the weak network gives, as `output`."""
+        return self.output(x, log_snr, labels, self.weak)
 
     def data_of(self, value: Tensor, x: Tensor, log_snr: Tensor) -> Tensor:
         """Return x_0 from a prediction about x, lambda being one number or (B, 1, ...)."""
@@ -145,6 +155,8 @@ class Diffusion(ScoreModel):
     def noisy(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return x_0 in the model's range, x_t, its lambda (B,), and labels of which some are the null label."""
         x, labels = batch
+        if self.weak is not None and self.training:
+            self.weak.observe(self.network)
         x_0 = self.centre(x, self.rand(*x.shape) if self.dequantizes else None)
         log_snr = self.training_levels(self._even(len(x)))
         alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
@@ -202,7 +214,7 @@ class Diffusion(ScoreModel):
             sampler: of those that the class takes; the model's own if left out.
             steps: levels of noise, by default the model's own; most samplers call the network once at each.
             eta: of ``ddim``: share of the noise that is drawn anew.
-            guidance_scale: w of (1 - w) unconditional + w conditional, 1 for none; by default the model's own.
+            guidance_scale: w of (1 - w) unconditional or weak + w conditional, 1 for none; by default the model's own.
             spacing: what is even between levels: time, log_snr or rho; the sampler's own if left out.
             solver: of ``ode``: euler, midpoint, heun or rk4.
             snr: of ``predictor_corrector``.

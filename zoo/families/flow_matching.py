@@ -65,6 +65,7 @@ class FlowMatching(OdeLikelihood, VelocityModel):
         num_classes: int = 0,
         label_dropout: float = 0.1,
         guidance_scale: float = 1.0,
+        weak_batches: int = 0,
         steps: int = 10,
         solver: str = "midpoint",
         time_scale: float = 10.0,
@@ -76,7 +77,7 @@ class FlowMatching(OdeLikelihood, VelocityModel):
     ) -> None:
         super().__init__(
             network, shape, levels, num_classes=num_classes, label_dropout=label_dropout,
-            guidance_scale=guidance_scale, steps=steps, solver=solver, time_scale=time_scale,
+            guidance_scale=guidance_scale, weak_batches=weak_batches, steps=steps, solver=solver, time_scale=time_scale,
             data_scale=data_scale, lr=lr, betas=betas,
         )  # fmt: skip
         for value, known, what in ((pairing, PAIRINGS, "pairing"), (times, TIMES, "distribution of times")):
@@ -93,6 +94,8 @@ class FlowMatching(OdeLikelihood, VelocityModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean squared error of the velocity, per dimension."""
         x, labels = batch
+        if self.weak is not None and self.training:
+            self.weak.observe(self.network)
         x_1 = self.training_examples(x)
         x_0 = self.paired(self.randn(*x.shape), x_1, labels)
         t = self.training_times(len(x))

@@ -51,6 +51,7 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         num_classes: labels that the network is conditioned on, 0 for none.
         label_dropout: share of the labels that training replaces by the null label.
         guidance_scale: default of sampling, 1 for none.
+        weak_batches: after how many batches a weak version of the network is kept for guidance, 0 for none.
         sampler: default of sampling.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data.
@@ -76,6 +77,7 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         num_classes: int = 0,
         label_dropout: float = 0.1,
         guidance_scale: float = 1.0,
+        weak_batches: int = 0,
         sampler: str = "dpm_solver",
         steps: int = 15,
         levels: int | None = 256,
@@ -87,7 +89,7 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
     ) -> None:
         super().__init__(
             network, shape, schedule or VP(), predict, num_classes, label_dropout, guidance_scale, sampler,
-            steps, levels, sigma_data, lr, betas,
+            steps, levels, sigma_data, lr, betas, weak_batches,
         )  # fmt: skip
         if likelihood_steps < 1:
             raise ConfigError(f"likelihood_steps must be at least 1, got {likelihood_steps}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from zoo.maths.paths import path as path_of
 from zoo.maths.paths import straightness
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import FlowModel, HasLikelihood, seeded
+from zoo.nets.early import EarlySelf
 
 __all__ = ["OdeLikelihood", "VelocityModel"]
 
@@ -38,6 +40,8 @@ class VelocityModel(FlowModel):
         num_classes: labels that the network is told, 0 for none.
         label_dropout: chance that training tells the null label instead, which guidance needs.
         guidance_scale: default of sampling.
+        weak_batches: after how many batches of training a weak version of the network is kept for guidance, 0 for none;
+            see `zoo.nets.early.EarlySelf`.
         steps: default number of steps of sampling.
         solver: default of sampling.
         time_scale: of the time that the network is told.
@@ -64,6 +68,7 @@ class VelocityModel(FlowModel):
         num_classes: int = 0,
         label_dropout: float = 0.1,
         guidance_scale: float = 1.0,
+        weak_batches: int = 0,
         steps: int = 10,
         solver: str = "midpoint",
         time_scale: float = 10.0,
@@ -75,6 +80,7 @@ class VelocityModel(FlowModel):
         _check_solver(solver)
         if not 0 <= label_dropout < 1:
             raise ConfigError(f"label_dropout must be at least 0 and below 1, got {label_dropout}")
+        self.weak = EarlySelf(network, weak_batches) if weak_batches else None
         self.network, self.shape, self.levels, self.num_classes = network, tuple(shape), levels, num_classes
         self.label_dropout, self.guidance_scale = label_dropout, guidance_scale
         self.steps, self.solver, self.time_scale, self.data_scale = steps, solver, time_scale, data_scale
@@ -83,20 +89,23 @@ class VelocityModel(FlowModel):
 
     # -- the velocity -------------------------------------------------------------------------------------------------
 
-    def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return v(x, t, y): (B, *shape) and times (B,) or () -> (B, *shape)."""
+    def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None, network: nn.Module | None = None) -> Tensor:
+        """Return v(x, t, y) by the network or another one: (B, *shape) and times (B,) or () -> (B, *shape)."""
+        network = self.network if network is None else network
         time = (self.time_scale * t).expand(len(x))
         if self.data_scale is None:
-            return self.network(x, time, labels)
+            return network(x, time, labels)
         beside = t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
         c_in, c_skip, c_out = self.path.scales(beside, self.data_scale)
-        return torch.addcmul(c_skip * x, c_out, self.network(c_in * x, time, labels))
+        return torch.addcmul(c_skip * x, c_out, network(c_in * x, time, labels))
 
     def field(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Field:
         """Return x, t -> v with the labels built in, guided by ``guidance_scale`` (the model's own if left out)."""
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        null = self.num_classes or None
-        return guide(self.velocity, scale if labels is not None or guidance_scale is not None else 1.0, labels, null)
+        if labels is None and guidance_scale is None and self.weak is None:
+            scale = 1.0
+        weak = None if self.weak is None else partial(self.velocity, network=self.weak)
+        return guide(self.velocity, scale, labels, self.num_classes or None, weak)
 
     def dropped(self, labels: Tensor) -> Tensor | None:
         """Return training labels, some replaced by the null label; None without classes. Raises `DataError`."""
@@ -158,6 +167,7 @@ class VelocityModel(FlowModel):
             steps: of a fixed-step solver, by default the model's own.
             solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, or an adaptive one, by default the model's own.
             guidance_scale: w of (1 - w) v(x, t) + w v(x, t, y); 1 is the conditional model, 0 the unconditional one.
+                With a weak network, the first is that one's v(x, t, y).
         """
         field = self.field(labels, guidance_scale)
         steps = self.steps if steps is None else steps
@@ -220,7 +230,8 @@ class VelocityModel(FlowModel):
         """Evaluations of the network for one batch; those of an adaptive solver are taken to be RK4's."""
         told = self.sampler(options)
         solver = SOLVERS.get(told["solver"], SOLVERS["rk4"])
-        return told["steps"] * solver.calls * (calls_per_step(told["guidance_scale"]) if self.num_classes else 1)
+        guided = calls_per_step(told["guidance_scale"]) if self.num_classes or self.weak else 1
+        return told["steps"] * solver.calls * guided
 
     @property
     def calls_per_sample(self) -> int:
