@@ -184,6 +184,11 @@ class Engine:
         """Filled part of the queue."""
         return len(self._waiting) / self.queue
 
+    @property
+    def alive(self) -> bool:
+        """Whether the compute thread runs."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """End the thread; what waits is refused."""
         with self._change:

@@ -82,8 +82,12 @@ class Settings:
         text = os.environ.get(ENVIRONMENT)
         if text is None:
             raise ConfigError(f"{ENVIRONMENT} is not set; start the server with `zoo serve NAME`")
-        values = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls.load(text)
+
+    @classmethod
+    def load(cls, text: str) -> Settings:
+        """Return what `dump` wrote."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()})
 
     @property
     def hostnames(self) -> frozenset[str]:
