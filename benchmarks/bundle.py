@@ -5,8 +5,8 @@
 A model of several stages is trained by several commands: --command "zoo fit ... && zoo fit ...".
 Where RUN is the bundled folder itself, only its card and its diagnostics are renewed, from the results in it.
 
-The weights are the averaged ones. The pins are written first, so that the evaluation loads the bundle by name as a user
-would; the card is made last, from the results.
+The weights are the averaged ones, in the model as the registry describes it. The pins are written first, so that the
+evaluation loads the bundle by name as a user would; the card is made last, from the results.
 """
 
 from __future__ import annotations
@@ -102,6 +102,18 @@ def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
     return {f"samples{e}": content for e, content in samples_of(model, model.sample(n, seed=0, **options)).items()}
 
 
+def as_registered(entry: Entry, model: GenerativeModel) -> GenerativeModel:
+    """Return the model as the registry describes it, with these weights: its sampling may be chosen after training.
+
+    Models of another class than their entry's, such as one with the prior that is trained after it, stay as they are.
+    """
+    described = entry.build_model()
+    if type(described) is not type(model):
+        return model
+    described.load_state_dict(model.state_dict())
+    return described.eval()
+
+
 def renew(entry: Entry, folder: Path, search: str, command: str | None) -> None:
     """Write the card and the diagnostics of a bundled folder anew; weights, configuration and results stay."""
     files = read_folder(folder)
@@ -134,7 +146,7 @@ def main() -> None:
     facts = run_facts(args.run)
     if facts["status"] != "finished":
         raise SystemExit(f"{args.run} is {facts['status']}, not finished")
-    model = load_run(args.run)
+    model = as_registered(entry, load_run(args.run))
     model.source = dataclasses.replace(model.source, name=entry.name)
     folder, samples = pretrained_folder(entry.name), drawn_files(model)
     save_pretrained(model, folder, samples=samples, overwrite=folder.exists())

@@ -477,3 +477,53 @@ def test_penalty_from_two_scores_estimates_the_squared_gradient() -> None:
 def test_options_out_of_range_are_refused(wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         AdversarialModel(*networks(), 3, SHAPE, **wrong)
+
+
+# -- candidates --------------------------------------------------------------------------------------------------------
+
+
+class _Ratio(nn.Module):
+    """log p / q of two standard normals, p around 1 and q around 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 0.5
+
+
+def _shifted(**options: Any) -> GAN:
+    return GAN(nn.Identity(), _Ratio(), 1, [1], bounded=False, **options).eval()
+
+
+def test_candidates_chosen_by_the_true_ratio_come_from_the_data() -> None:
+    model = _shifted()
+    drawn = {k: model.sample(20_000, seed=0, candidates=k).double() for k in (1, 64)}
+    assert abs(float(drawn[1].mean())) < 0.03
+    assert abs(float(drawn[64].mean()) - 1) < 0.06 and abs(float(drawn[64].var()) - 1) < 0.06
+
+
+def test_sharpness_zero_chooses_blindly_and_more_of_it_goes_further() -> None:
+    model = _shifted(candidates=16)
+    means = [float(model.sample(4_000, seed=0, sharpness=beta).mean()) for beta in (0.0, 1.0, 4.0)]
+    assert abs(means[0]) < 0.06 and means[0] < means[1] < means[2]
+    assert torch.equal(model.sample(8, seed=0), model.sample(8, seed=0, candidates=16, sharpness=1.0))
+    assert torch.equal(model.sample(8, seed=0, candidates=1), _shifted().sample(8, seed=0))
+
+
+class _ToldNoise(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return z[:, 1:] * 10  # what the embedding of the class says
+
+
+def test_candidates_of_a_conditional_model_are_judged_with_their_label() -> None:
+    model = GAN(_ToldNoise(), MLP([1, 4]), 1, [1], num_classes=5, class_dim=1, features=4, bounded=False).eval()
+    labels = [0, 1, 2, 3, 4]
+    told = model.generator.embedding.weight.detach().flatten() * 10
+    for k in (1, 200):
+        torch.testing.assert_close(model.sample(5, seed=0, labels=labels, candidates=k).flatten(), told)
+
+
+def test_candidates_cost_calls_and_are_checked() -> None:
+    assert _shifted().calls({}) == 1 and _shifted(candidates=8).calls_per_sample == 17
+    with pytest.raises(ConfigError, match="candidates"):
+        _shifted(candidates=0)
+    with pytest.raises(ConfigError, match="sharpness"):
+        _shifted().sample(1, candidates=2, sharpness=-1.0)

@@ -37,10 +37,12 @@ class DCGAN(GAN):
         augment: float = 0.0,
         augment_images: int = 100_000,
         bounded: bool = True,
+        candidates: int = 1,
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__(
             generator, critic, latent_dim, shape, objective, n_critic, r1, lazy, lr, betas, num_classes, class_dim,
-            features, augment, augment_images, bounded,
+            features, augment, augment_images, bounded, candidates, sharpness,
         )  # fmt: skip
         for layer in (*generator.modules(), *critic.modules()):
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):

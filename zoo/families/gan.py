@@ -34,6 +34,7 @@ class GAN(AdversarialModel):
         num_classes, class_dim, features: classes, as in `AdversarialModel`.
         augment, augment_images: adaptive augmentation, as in `AdversarialModel`.
         bounded: whether examples are in [0, 1].
+        candidates, sharpness: defaults of sampling, as in `AdversarialModel`.
     """
 
     def __init__(
@@ -54,9 +55,12 @@ class GAN(AdversarialModel):
         augment: float = 0.0,
         augment_images: int = 100_000,
         bounded: bool = True,
+        candidates: int = 1,
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__(
             generator, critic, latent_dim, shape, objective, n_critic, r1=r1, lazy=lazy, lr=lr, betas=betas,
             num_classes=num_classes, class_dim=class_dim, features=features, augment=augment,
-            augment_images=augment_images, bounded=bounded,
+            augment_images=augment_images, bounded=bounded, candidates=candidates,
+            sharpness=sharpness,
         )  # fmt: skip

@@ -46,6 +46,8 @@ class GAT(AdversarialModel):
             `AdversarialModel` refuses.
     """
 
+    passes = 2  # of the generator and the decoder
+
     def __init__(
         self,
         autoencoder: nn.Module,
@@ -112,8 +114,3 @@ class GAT(AdversarialModel):
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the images of latents of the generator: (B, latent_dim) -> (B, *shape) in data range."""
         return self.autoencoder.decode(super().decode(z, labels))
-
-    @property
-    def calls_per_sample(self) -> int:
-        """One of the generator, one of the decoder."""
-        return 2
