@@ -19,6 +19,7 @@ import zoo
 from zoo.errors import ConfigError
 from zoo.export import export, parts
 from zoo.export.writing import ExportError, _compare
+from zoo.families.denoising import Denoise
 from zoo.maths.decoding import inverse_cdf
 from zoo.registry import load_registry
 
@@ -155,3 +156,35 @@ def _sample_outside(written: list[Path], folder: Path) -> Any:
         script = {"decoder": "onnx_decoder.py", "step": "onnx_autoregressive.py"}.get(facts["kind"], "onnx_denoiser.py")
         words = [path.name, "2", "0", *(["5"] if facts["kind"] == "step" else [])]
         assert "samples.npy" in _example(script, *words, folder=folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ddpm_cond-mnist", "ddpm-mnist", "flow_matching_cond-mnist", "flow_matching-mnist", "latent_diffusion-mnist"],
+)
+def test_denoisers_and_velocities_are_the_guided_ones(name: str) -> None:
+    torch.manual_seed(0)
+    model = load_registry()[name].build_model().eval().requires_grad_(False)
+    if name.startswith("latent"):
+        model.scale.fill_(0.7)
+        z = torch.randn(3, *model.autoencoder.grid)
+        torch.testing.assert_close(parts(model)["decoder"].module(z), model.decode(z))
+        part, model = parts(model)["prior"], model.prior
+    else:
+        part = parts(model)[""]
+    for p in model.parameters():
+        p.add_(0.05 * torch.randn(p.shape))  # the output layer starts at zero
+    part = parts(model)[""]
+    x, w = torch.randn(3, *model.shape), 2.5
+    labels = torch.tensor([0, 4, 9]) if model.num_classes else None
+    told = (*([] if labels is None else [labels]), torch.tensor(w))
+    if part.kind == "velocity":
+        t = torch.tensor([0.1, 0.5, 0.8])
+        torch.testing.assert_close(part.module(x, t, *told), model.field(labels, w)(x, t))
+        return
+    level, later = torch.full((3,), -1.0), torch.full((3,), 0.5)
+    x_0 = Denoise(model, labels, w, model.levels is not None, None)(x, torch.tensor(-1.0))
+    (a, s), (b, r) = (model.schedule.coefficients(v[0]) for v in (level, later))
+    found = part.module(x, level, later, *told)
+    torch.testing.assert_close(found[0], b * x_0 + r * (x - a * x_0) / s)
+    torch.testing.assert_close(found[1], model.uncentre(x_0))

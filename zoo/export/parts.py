@@ -94,10 +94,15 @@ class _Denoiser(nn.Module):
         self.model = model
 
     def forward(
-        self, x: Tensor, log_snr: Tensor, next_log_snr: Tensor, labels: Tensor | None = None
+        self,
+        x: Tensor,
+        log_snr: Tensor,
+        next_log_snr: Tensor,
+        first: Tensor | None = None,
+        second: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         column = (-1,) + (1,) * (x.ndim - 1)
-        out = self.model.output(x, log_snr, labels)[:, : x.shape[1]]
+        out = _guided(self.model, self.model.output, x, log_snr, first, second)[:, : x.shape[1]]
         x_0 = self.model.data_of(out, x, log_snr.reshape(column))
         x_0 = x_0 if self.model.levels is None else x_0.clamp(-1, 1)
         alpha, sigma = self.model.schedule.coefficients(log_snr.reshape(column))
@@ -110,10 +115,21 @@ class _Velocity(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        if hasattr(self.model, "time_scale"):  # without expanding the time, which would fix the batch
-            return self.model.network(x, self.model.time_scale * t, labels)
-        return self.model.velocity(x, t) if labels is None else self.model.velocity(x, t, labels)
+    def forward(self, x: Tensor, t: Tensor, first: Tensor | None = None, second: Tensor | None = None) -> Tensor:
+        return _guided(self.model, self.model.velocity, x, t, first, second)
+
+
+def _guided(
+    model: Any, function: Callable[..., Tensor], x: Tensor, t: Tensor, first: Tensor | None, second: Tensor | None
+) -> Tensor:
+    """Return (1 - w) worse + w f; what is told are the inputs of `_told`: labels where there are classes, then w."""
+    labels, w = (first, second) if model.num_classes else (None, first)
+    if w is None:
+        return function(x, t)
+    weak = getattr(model, "weak", None)
+    nothing = torch.full_like(labels, model.num_classes) if labels is not None else None
+    worse = function(x, t, nothing) if weak is None else function(x, t, labels, weak)
+    return (1 - w) * worse + w * function(x, t, labels)
 
 
 def parts(model: Any) -> dict[str, Part]:
@@ -123,6 +139,8 @@ def parts(model: Any) -> dict[str, Part]:
     """
     model = plain(model)
     if hasattr(model, "prior") and hasattr(model, "autoencoder"):
+        if hasattr(model.prior, "schedule"):
+            return {"decoder": _decoder(model), "prior": _denoiser(model.prior)}
         return {"decoder": _decoder(model.autoencoder), "prior": _step(model.prior)}
     if hasattr(model, "velocity"):
         return {"": _velocity(model)}
@@ -136,9 +154,11 @@ def parts(model: Any) -> dict[str, Part]:
 
 
 def plain(model: Any) -> Any:
-    """Return a copy in eval mode on the CPU, its parametrisations replaced by what they make."""
+    """Return a copy in eval mode on the CPU, what is computed from weights alone replaced by what it is."""
     model = copy.deepcopy(model).to("cpu").eval().requires_grad_(False)
     for module in model.modules():
+        if hasattr(module, "settle"):
+            module.settle()
         if parametrize.is_parametrized(module):
             _without(module)
     return model
@@ -159,6 +179,17 @@ def _random(shape: tuple[int, ...], batch: int, seed: int = 0) -> Tensor:
 
 def _labels(model: Any) -> dict[str, Any]:
     return {"labels": ((), torch.int64)} if model.num_classes else {}
+
+
+def _told(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a guided model is told beside x and its time, as inputs, and the facts on it."""
+    facts: dict[str, Any] = {"classes": model.num_classes}
+    if not model.num_classes and getattr(model, "weak", None) is None:
+        return {}, facts
+    return {**_labels(model), "guidance_scale": (None, torch.float32)}, {
+        **facts,
+        "guidance_scale": model.guidance_scale,
+    }
 
 
 def _decoder(model: Any) -> Part:
@@ -216,11 +247,14 @@ def _denoiser(model: Any) -> Part:
             return _random(tuple(model.shape), batch)
         if name == "labels":
             return torch.arange(batch) % model.num_classes
+        if name == "guidance_scale":
+            return torch.tensor(1.5)
         return torch.linspace(-2, 2, batch) + (1.0 if name == "next_log_snr" else 0.0)
 
     level: tuple[tuple[int, ...], torch.dtype] = ((), torch.float32)
-    inputs = {"x": (tuple(model.shape), torch.float32), "log_snr": level, "next_log_snr": level, **_labels(model)}
-    facts = {"shape": list(model.shape), "log_snr": grid.tolist(), "start": start, "classes": model.num_classes}
+    told, facts = _told(model)
+    inputs = {"x": (tuple(model.shape), torch.float32), "log_snr": level, "next_log_snr": level, **told}
+    facts |= {"shape": list(model.shape), "log_snr": grid.tolist(), "start": start}
     return Part("denoiser", _Denoiser(model), inputs, ("next_x", "data"), example, facts)
 
 
@@ -230,9 +264,12 @@ def _velocity(model: Any) -> Part:
             return _random(tuple(model.shape), batch)
         if name == "labels":
             return torch.arange(batch) % model.num_classes
+        if name == "guidance_scale":
+            return torch.tensor(1.5)
         return torch.linspace(0.05, 0.9, batch)
 
-    inputs = {"x": (tuple(model.shape), torch.float32), "t": ((), torch.float32), **_labels(model)}
-    facts = {"shape": list(model.shape), "end": float(getattr(model, "end", 1.0)), "levels": model.levels,
-             "steps": getattr(model, "steps", 10), "classes": model.num_classes}  # fmt: skip
+    told, facts = _told(model)
+    inputs = {"x": (tuple(model.shape), torch.float32), "t": ((), torch.float32), **told}
+    facts |= {"shape": list(model.shape), "end": float(getattr(model, "end", 1.0)), "levels": model.levels,
+              "steps": getattr(model, "steps", 10)}  # fmt: skip
     return Part("velocity", _Velocity(model), inputs, ("v",), example, facts)

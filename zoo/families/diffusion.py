@@ -134,7 +134,9 @@ class Diffusion(ScoreModel):
 
     # -- the network and its objective --------------------------------------------------------------------------------
 
-    def output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None, network: nn.Module | None = None) -> Tensor:
+    def output(
+        self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None, network: nn.Module | None = None
+    ) -> Tensor:
         """Return what a network, the own one if left out, gives for noisy data: (B, C, ...), (B,) -> (B, C.., ...)."""
         alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
         scale = input_scale(self.predict, alpha, sigma, self.sigma_data)

@@ -92,7 +92,7 @@ class VelocityModel(FlowModel):
     def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None, network: nn.Module | None = None) -> Tensor:
         """Return v(x, t, y) by the network or another one: (B, *shape) and times (B,) or () -> (B, *shape)."""
         network = self.network if network is None else network
-        time = (self.time_scale * t).expand(len(x))
+        time = self.time_scale * t if t.ndim else (self.time_scale * t).expand(len(x))
         if self.data_scale is None:
             return network(x, time, labels)
         beside = t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t

@@ -211,6 +211,7 @@ class InvertibleConv(Bijection):
         self.lower = nn.Parameter(lower.tril(-1))
         self.upper = nn.Parameter(upper.triu(1))
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
+        self._settled: Tensor | None = None
 
     def weight(self) -> Tensor:
         """Return W, (C, C)."""
@@ -220,6 +221,15 @@ class InvertibleConv(Bijection):
         W = self.weight()[..., None, None]  # (C, C, 1, 1)
         return F.conv2d(x, W), self.log_diagonal.sum() * math.prod(x.shape[2:])
 
+    def inverse_weight(self) -> Tensor:
+        """Return the inverse of W, (C, C)."""
+        return torch.linalg.inv(self.weight().double()).to(self.log_diagonal.dtype)
+
     def inverse(self, z: Tensor) -> Tensor:
-        W = torch.linalg.inv(self.weight().double()).to(z.dtype)
+        W = self.inverse_weight() if self._settled is None else self._settled
         return F.conv2d(z, W[..., None, None])
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Keep the inverse of W as it is now; for a copy that learns no more, and is exported."""
+        self._settled = self.inverse_weight()
