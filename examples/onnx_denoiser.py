@@ -17,7 +17,7 @@ assert facts["kind"] in ("denoiser", "velocity"), "this file holds another part 
 x = np.random.default_rng(seed).standard_normal((n, *facts["shape"])).astype(np.float32)
 more = {"labels": np.arange(n) % facts["classes"]} if facts["classes"] else {}
 if "guidance_scale" in facts:
-    more["guidance_scale"] = np.float32(facts["guidance_scale"])
+    more["guidance_scale"] = np.array(facts["guidance_scale"], np.float32)
 if facts["kind"] == "denoiser":
     levels = [np.full(n, level, np.float32) for level in facts["log_snr"]]
     x = x * np.float32(facts["start"])

@@ -232,4 +232,4 @@ class InvertibleConv(Bijection):
     @torch.no_grad()
     def settle(self) -> None:
         """Keep the inverse of W as it is now; for a copy that learns no more, and is exported."""
-        self._settled = self.inverse_weight()
+        self._settled = self.inverse_weight().contiguous()
