@@ -1,12 +1,12 @@
 """Models that learn velocities: how far samples come to the data in the plane, and FID by the number of steps.
 
     python benchmarks/matching.py toys [--steps N]
-    python benchmarks/matching.py steps NAME=1,2,10 NAME=10,50 [--samples N]
+    python benchmarks/matching.py steps NAME=1,2,10 NAME=10,50 NAME [--samples N]
 
 ``toys`` trains on points and prints the squared sliced 2-Wasserstein distance (10,000 samples, 200 fixed projections)
 to the data before and after, beside that of two sets of data, and how straight the curves are. ``steps`` prints FID,
 the share of confident samples and the rarest digit of trained models, name or run folder, by steps of their solver,
-with the floor of as many training images, and samples per second, all in one process.
+with the floor of as many training images, and samples per second, all in one process; flows have no steps.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -110,22 +111,24 @@ def by_steps(asked: list[str], samples: int) -> None:
     for words in asked:
         name, _, counts = words.partition("=")
         model = load_run(name) if is_run(name) else zoo.load(name)
-        for steps in [int(c) for c in counts.split(",") if c] or [model.steps]:
-            found = measured(model, steps, samples, look, real)
-            print(f"{name.rpartition('/')[2]:28s} {model.solver:8s} {steps:5d} {found}", flush=True)
+        own = getattr(model, "steps", None) if isinstance(model, VelocityModel) else None
+        for steps in [int(c) for c in counts.split(",") if c] or [own]:
+            found = measured(model, {"steps": steps} if steps else {}, samples, look, real)
+            solver = model.solver if steps else "-"
+            print(f"{name.rpartition('/')[2]:28s} {solver:8s} {steps or '-':>5} {found}", flush=True)
 
 
-def measured(model: VelocityModel, steps: int, samples: int, look: Digits, real: torch.Tensor) -> str:
+def measured(model: Any, options: dict[str, int], samples: int, look: Digits, real: torch.Tensor) -> str:
     seconds, parts = 0.0, []
     for i in range(0, samples, 250):
         labels = {"labels": torch.arange(i, i + 250) % model.num_classes} if model.num_classes else {}
         began = time.perf_counter()
-        parts.append(model.sample(250, seed=i, steps=steps, **labels))
+        parts.append(model.sample(250, seed=i, **options, **labels))
         seconds += time.perf_counter() - began
     seen = look((torch.cat(parts) * 255).round() / 255)
     shares = class_shares(seen["logits"])
     rarest = min(v[0] for k, v in shares.items() if k.startswith("digit"))
-    return (f"{model.calls({'steps': steps}):5.0f} {frechet(seen['features'], real)[0]:6.2f} "
+    return (f"{model.calls(options):5.0f} {frechet(seen['features'], real)[0]:6.2f} "
             f"{shares['confident_share'][0]:9.3f} {rarest:12.3f} {samples / seconds:9.1f}")  # fmt: skip
 
 

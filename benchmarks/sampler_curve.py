@@ -6,9 +6,10 @@
 
 FID is that of 2,000 samples, by the digit classifier, against all test images: it is higher than that of 10,000 by the
 bias of the estimate, which the floor shows (2,000 training images in the place of samples), and does not compare with
-the tables of 10,000. All samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk,
-so that an interrupted run goes on, and everything in table and plot is made from them. The chain of 1,000 steps is
-drawn 500 times only, and stands beside other samplers at 500.
+the tables of 10,000. Guidance 1 is the plain model, other scales are the model's own and cost two calls a step. All
+samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk, so that an interrupted run
+goes on, and everything in table and plot is made from them. The chain of 1,000 steps is drawn 500 times only: it stands
+beside other samplers at 500.
 """
 
 from __future__ import annotations
@@ -29,37 +30,46 @@ from zoo.registry import load_registry
 from zoo.runs import load_run
 
 SAMPLES, FEW, CHUNK, SEED = 2_000, 500, 250, 0
-CURVES: dict[str, list[tuple[str, int, int]]] = {
+PLAIN = 1.0
+CURVES: dict[str, list[tuple[str, int, int, float | None]]] = {
     "ddpm": [
-        *(("ddim", n, SAMPLES) for n in (5, 10, 20, 50)), *(("dpm_solver", n, SAMPLES) for n in (5, 10, 20)),
-        *(("heun", n, SAMPLES) for n in (5, 10)), ("ode", 5, SAMPLES), ("ancestral", 50, SAMPLES),
-        ("ancestral", 1000, FEW),
+        *(("ddim", n, SAMPLES, PLAIN) for n in (5, 10, 20, 50)),
+        *(("dpm_solver", n, SAMPLES, PLAIN) for n in (5, 10, 20)),
+        *(("heun", n, SAMPLES, PLAIN) for n in (5, 10)),
+        ("ode", 5, SAMPLES, PLAIN), ("ancestral", 50, SAMPLES, PLAIN), ("ancestral", 1000, FEW, PLAIN),
+        ("dpm_solver", 10, SAMPLES, None), ("ddim", 25, SAMPLES, None),
     ],
     "score_sde": [
-        ("ddim", 10, SAMPLES), ("dpm_solver", 10, SAMPLES), ("euler_maruyama", 50, SAMPLES),
-        ("predictor_corrector", 25, SAMPLES),
+        ("ddim", 10, SAMPLES, PLAIN), ("dpm_solver", 10, SAMPLES, PLAIN), ("euler_maruyama", 50, SAMPLES, PLAIN),
+        ("predictor_corrector", 25, SAMPLES, PLAIN), ("dpm_solver", 10, SAMPLES, None),
     ],
-    "edm": [("ddim", 2, SAMPLES), ("ddim", 10, SAMPLES), ("heun", 5, SAMPLES), ("dpm_solver", 10, SAMPLES)],
-    "consistency": [("consistency", n, SAMPLES) for n in (1, 2, 4)],
-    "latent_diffusion": [*(("ddim", n, SAMPLES) for n in (10, 50)), *(("dpm_solver", n, SAMPLES) for n in (5, 10, 20))],
-    "dit": [("ddim", 10, SAMPLES), ("dpm_solver", 10, SAMPLES)],
-    "ddpm_cond": [("dpm_solver", 10, SAMPLES)],
+    "edm": [
+        ("ddim", 2, SAMPLES, PLAIN), ("ddim", 10, SAMPLES, None), ("heun", 5, SAMPLES, None),
+        ("dpm_solver", 10, SAMPLES, None),
+    ],
+    "consistency": [("consistency", n, SAMPLES, None) for n in (1, 2, 4)],
+    "latent_diffusion": [
+        *(("ddim", n, SAMPLES, PLAIN) for n in (10, 50)), *(("dpm_solver", n, SAMPLES, PLAIN) for n in (10, 20)),
+        ("dpm_solver", 10, SAMPLES, None),
+    ],
+    "dit": [("ddim", 10, SAMPLES, None), ("dpm_solver", 10, SAMPLES, None)],
+    "ddpm_cond": [("ddim", 25, SAMPLES, None), ("dpm_solver", 10, SAMPLES, None)],
 }  # fmt: skip
-"""Model -> sampler, steps, samples."""
+"""Model -> sampler, steps, samples, and the scale of guidance, None for the model's own."""
 
 
 def drawn(
-    model: Any, name: str, sampler: str, steps: int, n: int, work: Path, draw: bool
+    model: Any, name: str, options: dict[str, Any], n: int, work: Path, draw: bool
 ) -> tuple[Tensor, float] | None:
     """Return samples as levels, uint8, and the seconds of one; None where they are not there and not to be drawn."""
     parts, seconds = [], 0.0
     for chunk in sample_chunks(SEED, n, CHUNK):
-        path = work / f"{name}-{sampler}-{steps}-{chunk.start}.safetensors"
+        path = work / f"{name}-{'-'.join(map(str, options.values()))}-{chunk.start}.safetensors"
         if not path.is_file():
             if not draw:
                 return None
             begin = time.process_time()
-            x = model.sample(chunk.stop - chunk.start, seed=chunk.seed, sampler=sampler, steps=steps)
+            x = model.sample(chunk.stop - chunk.start, seed=chunk.seed, **options)
             used = torch.tensor([time.process_time() - begin], dtype=torch.float64)
             work.mkdir(parents=True, exist_ok=True)
             save_file({"x": (x * 255).round().to(torch.uint8), "seconds": used}, path.with_suffix(".tmp"))
@@ -75,16 +85,18 @@ def rows(models: dict[str, str], work: Path, draw: bool, reference: Reference) -
     found = []
     for name, source in models.items():
         model = load_run(source) if Path(source).is_dir() else zoo.load(source)
-        for sampler, steps, n in CURVES[name.partition("-")[0]]:
-            answer = drawn(model, name, sampler, steps, n, work, draw)
+        for sampler, steps, n, scale in CURVES[name.partition("-")[0]]:
+            options = {"sampler": sampler, "steps": steps, **({"guidance_scale": scale} if scale else {})}
+            answer = drawn(model, name, options, n, work, draw)
             if answer is None:
                 continue
             x, each = answer
-            row = {"model": name, "sampler": sampler, "calls": model.calls({"sampler": sampler, "steps": steps})}
+            guided = float(scale or getattr(model, "guidance_scale", None) or model.prior.guidance_scale)
+            row = {"model": name, "sampler": sampler, "guidance": guided, "calls": round(model.calls(options))}
             row |= {"samples": n, "fid": reference.distance(x.float() / 255)[0], "milliseconds": 1000 * each}
             found.append(row)
             print({**row, "fid": round(row["fid"], 3)}, flush=True)
-            if name.startswith("ddpm-") and n == SAMPLES and row["calls"] in (20, 50):
+            if name.startswith("ddpm-") and n == SAMPLES and row["calls"] in (20, 50) and guided == 1:
                 few = reference.distance(x[:FEW].float() / 255)[0]
                 found.append({**row, "samples": FEW, "fid": few})
     return found
@@ -92,11 +104,12 @@ def rows(models: dict[str, str], work: Path, draw: bool, reference: Reference) -
 
 def table(found: list[dict[str, Any]], floors: dict[int, float]) -> str:
     """Return the table as Markdown."""
-    lines = ["| model | sampler | calls | samples | FID | CPU ms a sample |", "|---|---|---:|---:|---:|---:|"]
-    for r in sorted(found, key=lambda r: (-r["samples"], r["model"], r["sampler"], r["calls"])):
+    lines = ["| model | sampler | guidance | calls | samples | FID | CPU ms a sample |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for r in sorted(found, key=lambda r: (-r["samples"], r["model"], r["sampler"], r["guidance"], r["calls"])):
         numbers = f"{r['calls']} | {r['samples']:,} | {r['fid']:.2f} | {r['milliseconds']:.1f}"
-        lines.append(f"| {r['model']} | {r['sampler']} | {numbers} |")
-    lines += [f"| training images (floor) | | | {n:,} | {value:.2f} | |" for n, value in floors.items()]
+        lines.append(f"| {r['model']} | {r['sampler']} | {r['guidance']:g} | {numbers} |")
+    lines += [f"| training images (floor) | | | | {n:,} | {value:.2f} | |" for n, value in floors.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -106,12 +119,20 @@ def plot(found: list[dict[str, Any]], floor: float, path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    curves = sorted({(r["model"], r["sampler"]) for r in found})
-    for model, sampler in curves:
-        mine = [r for r in found if (r["model"], r["sampler"]) == (model, sampler) and r["samples"] == SAMPLES]
+
+    def curve(r: dict[str, Any]) -> tuple[str, str, bool]:
+        return r["model"], r["sampler"], r["guidance"] != 1
+
+    for model, sampler, guided in sorted({curve(r) for r in found}):
+        mine = [r for r in found if curve(r) == (model, sampler, guided) and r["samples"] == SAMPLES]
         mine.sort(key=lambda r: r["calls"])
         if mine:
-            axes.plot([r["calls"] for r in mine], [r["fid"] for r in mine], marker="o", label=f"{model}, {sampler}")
+            axes.plot(
+                [r["calls"] for r in mine],
+                [r["fid"] for r in mine],
+                marker="o",
+                label=f"{model}, {sampler}{', guided' if guided else ''}",
+            )
     axes.axhline(floor, color="grey", linestyle="--", label="2,000 training images")
     axes.set_xscale("log")
     axes.set_yscale("log")
