@@ -220,6 +220,7 @@ def test_probability_moves_with_training_and_is_kept() -> None:
     assert again.augmentation.p.item() == pytest.approx(0.3)
 
 
+@pytest.mark.slow
 def test_probability_survives_a_resumed_run(tmp_path: Path) -> None:
     options = ("--model.augment", "0.1", "--model.augment_images", "40", "--training.checkpoint_every", "2")
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")

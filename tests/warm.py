@@ -19,7 +19,7 @@ SMALL = [
 ]
 
 DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3gan", "gat", "consistency", "glow",
-        "latent_diffusion", "rectified_flow")  # fmt: skip
+        "latent_diffusion", "rectified_flow", "gated_pixelcnn", "vq_vae2")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
