@@ -25,27 +25,32 @@ from zoo.metrics.sliced import sliced_wasserstein
 from zoo.nets.timed_mlp import TimedMLP
 
 POINTS, BATCH, LR = 10_000, 256, 5e-3
-MODELS: dict[str, tuple[Callable[[], NormalisingFlow], float]] = {
-    "nice": (lambda: NICE([2], hidden=[64, 64], levels=None, prior="normal"), 1.0),
-    "realnvp": (lambda: RealNVP([2], couplings=10, width=64, levels=None, alpha=None), 2.0),
-    "realnvp, splines": (lambda: RealNVP([2], couplings=4, width=32, levels=None, alpha=None, coupling="spline"), 1.0),
-    "glow": (lambda: Glow([2], steps=[10], squeezes=[1], width=64, levels=None, alpha=None), 2.0),
-    "glow, splines": (lambda: Glow([2], [4], [1], width=32, levels=None, alpha=None, coupling="spline"), 1.0),
-    "ffjord": (lambda: FFJORD(TimedMLP(2, 32, 2), [2], steps=5, levels=None), 1.0),
+MODELS: dict[str, tuple[Callable[[], NormalisingFlow], float, float]] = {
+    "nice": (lambda: NICE([2], hidden=[64, 64], levels=None, prior="normal"), 1.0, LR),
+    "realnvp": (lambda: RealNVP([2], couplings=12, width=64, levels=None, alpha=None), 4.0, 2e-3),
+    "realnvp, splines": (
+        lambda: RealNVP([2], couplings=4, width=32, levels=None, alpha=None, coupling="spline"),
+        1.0,
+        LR,
+    ),
+    "glow": (lambda: Glow([2], steps=[10], squeezes=[1], width=64, levels=None, alpha=None), 2.0, LR),
+    "glow, splines": (lambda: Glow([2], [4], [1], width=32, levels=None, alpha=None, coupling="spline"), 1.0, LR),
+    "ffjord": (lambda: FFJORD(TimedMLP(2, 32, 2), [2], steps=5, levels=None), 1.0, LR),
     "ffjord, regularised": (
         lambda: FFJORD(TimedMLP(2, 32, 2), [2], steps=5, levels=None, kinetic=0.01, jacobian=0.01),
         1.0,
+        LR,
     ),
 }
-"""Name -> the model and its share of the steps."""
+"""Name -> the model, its share of the steps, and its learning rate."""
 
 
-def train(model: NormalisingFlow, data: TensorData, steps: int) -> None:
+def train(model: NormalisingFlow, data: TensorData, steps: int, lr: float) -> None:
     """Maximise the likelihood, with a learning rate that falls to zero."""
     x = data.split("train")[0]
-    optimiser = torch.optim.Adam(model.parameters(), lr=LR)
+    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
     for i in range(steps):
-        optimiser.param_groups[0]["lr"] = LR * (1 - i / steps)
+        optimiser.param_groups[0]["lr"] = lr * (1 - i / steps)
         loss = model.loss((x[torch.randint(len(x), (BATCH,))], torch.zeros(BATCH)))["loss"]
         optimiser.zero_grad()
         loss.backward()
@@ -72,16 +77,16 @@ def main() -> None:
         more = data.draw(POINTS, torch.Generator().manual_seed(99))[0]
         print(f"\n{data.name}: real against real {sliced_wasserstein(real, more):.5f}")
         print(f"{'model':20s} steps    start      end end/start integral    nats seconds")
-        for name, (build, share) in MODELS.items():
+        for name, (build, share, lr) in MODELS.items():
             torch.manual_seed(0)
-            print(f"{name:20s} {row(build(), data, real, int(steps * share))}", flush=True)
+            print(f"{name:20s} {row(build(), data, real, int(steps * share), lr)}", flush=True)
 
 
-def row(model: NormalisingFlow, data: TensorData, real: torch.Tensor, steps: int) -> str:
+def row(model: NormalisingFlow, data: TensorData, real: torch.Tensor, steps: int, lr: float) -> str:
     """Train a model and return its numbers."""
     start = sliced_wasserstein(model.sample(POINTS, seed=0), real)
     began = time.process_time()
-    train(model, data, steps)
+    train(model, data, steps, lr)
     seconds = time.process_time() - began
     end = sliced_wasserstein(model.sample(POINTS, seed=0), real)
     nats = -model.log_prob(data.split("test")[0], seed=0).mean().item()
