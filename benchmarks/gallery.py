@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 import zoo
 from zoo import results
@@ -31,7 +32,8 @@ def main() -> None:
         if name:
             axes.imshow(sheet(zoo.load(name).sample(COLUMNS * ROWS, seed=0), columns=COLUMNS, scale=1), cmap="gray")
             axes.set_title(f"{name.removesuffix('-mnist')}, FID {fid[name]:.2f}", fontsize=8)
-    figure.savefig(OUT, dpi=100, pil_kwargs={"optimize": True})
+    figure.savefig(OUT, dpi=80)
+    Image.open(OUT).convert("L").quantize(32).save(OUT, optimize=True)
     print(OUT, OUT.stat().st_size)
 
 

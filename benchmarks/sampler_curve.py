@@ -36,8 +36,8 @@ CURVES: dict[str, list[tuple[str, int, int, float | None]]] = {
         *(("ddim", n, SAMPLES, PLAIN) for n in (5, 10, 20, 50)),
         *(("dpm_solver", n, SAMPLES, PLAIN) for n in (5, 10, 20)),
         *(("heun", n, SAMPLES, PLAIN) for n in (5, 10)),
-        ("ode", 5, SAMPLES, PLAIN), ("ancestral", 50, SAMPLES, PLAIN), ("ancestral", 1000, FEW, PLAIN),
-        ("dpm_solver", 10, SAMPLES, None), ("ddim", 25, SAMPLES, None),
+        ("ode", 5, SAMPLES, PLAIN), ("ancestral", 50, SAMPLES, PLAIN),
+        ("dpm_solver", 10, SAMPLES, None), ("ddim", 25, SAMPLES, None), ("ancestral", 1000, FEW, PLAIN),
     ],
     "score_sde": [
         ("ddim", 10, SAMPLES, PLAIN), ("dpm_solver", 10, SAMPLES, PLAIN), ("euler_maruyama", 50, SAMPLES, PLAIN),
