@@ -117,28 +117,27 @@ def plot(found: list[dict[str, Any]], floor: float, path: Path) -> None:
     """Draw FID over calls, both on logarithmic scales, for the rows of 2,000 samples."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9.5, 5), layout="constrained")
     axes = figure.add_subplot()
 
     def curve(r: dict[str, Any]) -> tuple[str, str, bool]:
         return r["model"], r["sampler"], r["guidance"] != 1
 
+    models, samplers = (sorted({r[key] for r in found}) for key in ("model", "sampler"))
     for model, sampler, guided in sorted({curve(r) for r in found}):
         mine = [r for r in found if curve(r) == (model, sampler, guided) and r["samples"] == SAMPLES]
         mine.sort(key=lambda r: r["calls"])
         if mine:
-            axes.plot(
-                [r["calls"] for r in mine],
-                [r["fid"] for r in mine],
-                marker="o",
-                label=f"{model}, {sampler}{', guided' if guided else ''}",
-            )
+            style = {"color": f"C{models.index(model)}", "marker": "osD^vP*X"[samplers.index(sampler)]}
+            style |= {} if guided else {"markerfacecolor": "white"}
+            label = f"{model}, {sampler}{', guided' if guided else ''}"
+            axes.plot([r["calls"] for r in mine], [r["fid"] for r in mine], label=label, **style)
     axes.axhline(floor, color="grey", linestyle="--", label="2,000 training images")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("network calls a sample")
     axes.set_ylabel("FID of 2,000 samples, digit classifier")
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside right upper")
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=110)
 
