@@ -37,11 +37,12 @@ CURVES: dict[str, list[tuple[str, int, int, float | None]]] = {
         *(("dpm_solver", n, SAMPLES, PLAIN) for n in (5, 10, 20)),
         *(("heun", n, SAMPLES, PLAIN) for n in (5, 10)),
         ("ode", 5, SAMPLES, PLAIN), ("ancestral", 50, SAMPLES, PLAIN),
-        ("dpm_solver", 10, SAMPLES, None), ("ddim", 25, SAMPLES, None), ("ancestral", 1000, FEW, PLAIN),
+        ("dpm_solver", 10, SAMPLES, None), ("ddim", 25, SAMPLES, None), ("ancestral", 40, SAMPLES, None),
+        ("ancestral", 1000, FEW, PLAIN),
     ],
     "score_sde": [
         ("ddim", 10, SAMPLES, PLAIN), ("dpm_solver", 10, SAMPLES, PLAIN), ("euler_maruyama", 50, SAMPLES, PLAIN),
-        ("predictor_corrector", 25, SAMPLES, PLAIN), ("dpm_solver", 10, SAMPLES, None),
+        ("predictor_corrector", 25, SAMPLES, PLAIN), ("dpm_solver", 10, SAMPLES, None), ("ddim", 25, SAMPLES, None),
     ],
     "edm": [
         ("ddim", 2, SAMPLES, PLAIN), ("ddim", 10, SAMPLES, None), ("heun", 5, SAMPLES, None),
@@ -52,7 +53,7 @@ CURVES: dict[str, list[tuple[str, int, int, float | None]]] = {
         *(("ddim", n, SAMPLES, PLAIN) for n in (10, 50)), *(("dpm_solver", n, SAMPLES, PLAIN) for n in (10, 20)),
         ("dpm_solver", 10, SAMPLES, None),
     ],
-    "dit": [("ddim", 10, SAMPLES, None), ("dpm_solver", 10, SAMPLES, None)],
+    "dit": [*(("ddim", n, SAMPLES, None) for n in (10, 25)), ("dpm_solver", 10, SAMPLES, None)],
     "ddpm_cond": [("ddim", 25, SAMPLES, None), ("dpm_solver", 10, SAMPLES, None)],
 }  # fmt: skip
 """Model -> sampler, steps, samples, and the scale of guidance, None for the model's own."""

@@ -8,7 +8,6 @@ In a network of its own, for Ray listens on all addresses.
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import random
@@ -124,9 +123,8 @@ def main() -> None:
         if not body:
             continue
         with np.load(io.BytesIO(body)) as found:
-            pixels = found[found.files[0]]
-        expected = (model.sample(n, seed=seed) * 255).round().to(torch.uint8).numpy()
-        wrong += hashlib.sha256(pixels.tobytes()).digest() != hashlib.sha256(expected.tobytes()).digest()
+            pixels = (torch.from_numpy(found["samples"]) * 255).round()
+        wrong += not torch.equal(pixels, (model.sample(n, seed=seed) * 255).round())
     statuses = [s for seen, _ in answers for s in seen]
     told = {str(s): statuses.count(s) for s in sorted(set(statuses))}
     facts = {

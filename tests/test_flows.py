@@ -330,6 +330,7 @@ def test_samples_of_images_are_whole_levels() -> None:
     assert (k - k.round()).abs().max() < 1e-9 and len(k.round().unique()) > 10
 
 
+@pytest.mark.slow  # test_matching has the one small model of the default suite
 def test_two_dimensional_flow_learns_a_ring_of_gaussians() -> None:
     """Squared sliced 2-Wasserstein distance of 10,000 samples, 200 fixed projections: below a tenth of the start."""
     from zoo.data.toys import EightGaussians

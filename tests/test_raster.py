@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 from torch import Tensor
 
 import zoo
@@ -288,7 +289,10 @@ def test_guidance_moves_logits_away_from_the_average_class(name: str) -> None:
         member("gated").sample(1, guidance=1.0)
 
 
-@pytest.mark.parametrize("name", [n for n in load_registry() if "pixelcnn" in n and not n.startswith("pixelcnn-")])
+@pytest.mark.parametrize(
+    "name",
+    warm.long((n for n in load_registry() if "pixelcnn" in n and not n.startswith("pixelcnn-")), warm.SLOW_SAMPLERS),
+)
 @pytest.mark.parametrize("n", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_registered_models_agree_in_single_precision(name: str, n: int) -> None:
     """Probabilities within 1e-5 at every pixel, and in the last row the same integers by naive sampling."""

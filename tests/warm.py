@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import zoo.training.fit as fit
@@ -23,10 +25,16 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
+DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "nice", "autoencoder_kl")
+"""The same for runs of two processes, each of which starts anew: relatives of these stay in the default suite."""
 
-def dear(name: str) -> bool:
-    """Tell whether a registry name belongs to the long tests."""
-    return name.partition("-")[0] in DEAR
+SLOW_SAMPLERS = ("pixelcnn_pp",)
+"""Models that take seconds to draw one image: the default suite draws from them in the tests of the contract only."""
+
+
+def long(names: Iterable[str], dear: tuple[str, ...] = DEAR) -> list[Any]:
+    """Return registry names as parameters of a test, those of dear models marked slow."""
+    return [pytest.param(n, marks=[pytest.mark.slow] if n.partition("-")[0] in dear else []) for n in names]
 
 
 def entry(name: str) -> dict[str, Any]:

@@ -9,13 +9,7 @@ step, is decided here.
 
 Lazy penalties are added at each ``lazy``-th batch, times ``lazy``, which leaves their expectation.
 
-A critic that judges well says how much likelier an image is as data than as a sample. So sampling can draw several
-candidates and keep one of them, each with a chance in proportion to exp D: importance resampling, which approaches the
-data's distribution as far as the critic is right.
-
 References:
-    S. Azadi and others, Discriminator Rejection Sampling, 2018, arXiv:1810.06758: critics as ratios of densities.
-    D. B. Rubin, The Calculation of Posterior Distributions by Data Augmentation: Comment, 1987: the resampling.
     T. Karras and others, Analyzing and Improving the Image Quality of StyleGAN, 2019, arXiv:1912.04958, appendix B:
     lazy regularisation.
 """
@@ -24,14 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.families.resampling import ChosenByCritic
 from zoo.maths.augmentation import Augmentation
 from zoo.maths.objectives import objective as objective_named
 from zoo.maths.penalties import gradient_penalty, squared_gradient
@@ -40,11 +34,10 @@ from zoo.nets.conditioning import ClassInput, ProjectionCritic
 
 __all__ = ["AdversarialModel"]
 
-_ROWS = 512  # candidates that are drawn and judged at once
 _WATCHED = 10  # steps from one look at the gradients' norms to the next: each costs a pass over the gradients
 
 
-class AdversarialModel(ImplicitModel):
+class AdversarialModel(ChosenByCritic, ImplicitModel):
     """A generator against a critic: each batch updates the critic, each ``n_critic``-th also the generator.
 
     The critic is the first player, so that ``trainer.global_step`` counts its updates: one step is one batch. Inside,
@@ -81,8 +74,6 @@ class AdversarialModel(ImplicitModel):
     """
 
     family = "gan"
-    passes: ClassVar[int] = 1
-    """Networks between a latent and an example."""
 
     def __init__(
         self,
@@ -110,8 +101,7 @@ class AdversarialModel(ImplicitModel):
         sharpness: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_choice(candidates, sharpness)
-        self.candidates, self.sharpness = candidates, sharpness
+        self.choose_among(candidates, sharpness)
         _check(n_critic, lazy, num_classes, features, augment, penalty, r1, r2, clip)
         self.automatic_optimization = False
         if num_classes:
@@ -295,60 +285,6 @@ class AdversarialModel(ImplicitModel):
             raise ConfigError(f"{type(self).__name__} is conditional: a latent alone is no image, give labels too")
         return self._labels(n, labels)
 
-    def draw(
-        self,
-        n: int,
-        generator: torch.Generator,
-        labels: Tensor | None,
-        *,
-        temperature: float = 1.0,
-        candidates: int | None = None,
-        sharpness: float | None = None,
-    ) -> Tensor:
-        """Draw from the generator.
-
-        Args:
-            temperature: factor of the standard deviation of z.
-            candidates: how many are drawn for one that is kept, by the critic's choice; the model's own if left out.
-            sharpness: beta of the chance in proportion to exp(beta D) with which one is kept; 1 is importance
-                resampling, more prefers what the critic likes best. The model's own if left out.
-
-        Raises:
-            ConfigError: no candidates, or a sharpness that is negative or not finite.
-        """
-        k = self.candidates if candidates is None else candidates
-        beta = self.sharpness if sharpness is None else sharpness
-        _check_choice(k, beta)
-        options = {"generator": generator, "device": self.device, "dtype": self.dtype}
-        if k == 1:
-            return self.decode(temperature * torch.randn(n, self.latent_dim, **options), labels)
-        z = temperature * torch.randn(n, k, self.latent_dim, **options)
-        d = torch.cat([self._judged(part, y) for part, y in self._parts(z, labels)])  # (n, k)
-        best = torch.multinomial(torch.softmax(beta * d, 1), 1, generator=generator).squeeze(1)
-        return self.decode(z[torch.arange(n, device=self.device), best], labels)
-
-    def _parts(self, z: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Cut (n, k, latent_dim) and labels (n,) into what is judged at once."""
-        rows = max(1, _ROWS // z.shape[1])
-        for i in range(0, len(z), rows):
-            yield z[i : i + rows], None if labels is None else labels[i : i + rows]
-
-    def _judged(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the critic's scores of what latents make: (m, k, latent_dim), (m,) -> (m, k)."""
-        y = None if labels is None else labels.repeat_interleave(z.shape[1])
-        y = self.given_labels(z.shape[0] * z.shape[1], y)
-        return self.score(self.generate(z.flatten(0, 1), y), y).view(z.shape[:2])
-
-    def calls(self, options: Mapping[str, Any]) -> float:
-        """Return the evaluations of the generator, and of the critic where it chooses, for one sample."""
-        k = options.get("candidates") or self.candidates
-        return float(self.passes + (2 * k if k > 1 else 0))
-
-    @property
-    def calls_per_sample(self) -> int:
-        """Evaluations with the model's own options."""
-        return int(self.calls({}))
-
 
 def over_processes(value: Tensor) -> tuple[Tensor, int]:
     """Return the mean of a tensor over all processes that train together, and their number."""
@@ -372,13 +308,6 @@ def _freeze_constant(critic: nn.Module) -> None:
     last = [*critic.parameters()][-1]
     if last.ndim == 1:
         last.requires_grad_(False)
-
-
-def _check_choice(candidates: int, sharpness: float) -> None:
-    if candidates < 1 or not 0 <= sharpness < math.inf:
-        raise ConfigError(
-            f"candidates must be at least 1 and sharpness not negative and finite, got {candidates} and {sharpness}"
-        )
 
 
 def _check(n_critic: int, lazy: int, num_classes: int, features: int, augment: float, *weights: float) -> None:
