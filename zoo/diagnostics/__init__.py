@@ -4,8 +4,9 @@
 """
 
 from zoo.diagnostics.abilities import decode, latents, reconstruct
+from zoo.diagnostics.catalogue import DIAGNOSTICS, Diagnostic, Finding, Subject
 from zoo.diagnostics.codes import Usage, codebook_usage, plot_usage
-from zoo.diagnostics.diagnosis import DIAGNOSTICS, OVERVIEW, Diagnosis, Diagnostic, Finding, Subject, examine
+from zoo.diagnostics.diagnosis import OVERVIEW, Diagnosis, examine
 from zoo.diagnostics.generators import class_grid, mixing_grid, slerp, truncation_rows, walk
 from zoo.diagnostics.latents import (
     Arithmetic,

@@ -1,0 +1,262 @@
+"""The diagnostics: each says which models it applies to, and turns a `Subject` into a `Finding`.
+
+A family with abilities of its own brings further ones: one more entry in `DIAGNOSTICS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.diagnostics import abilities
+from zoo.diagnostics.abilities import (
+    Denoises,
+    Encodes,
+    Generates,
+    HasCodes,
+    HasPosterior,
+    HasStyles,
+    Inverts,
+    Travels,
+    is_told,
+)
+from zoo.diagnostics.codes import codebook_usage, plot_usage
+from zoo.diagnostics.figures import sheet_of
+from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
+from zoo.diagnostics.latents import (
+    analogies,
+    attribute_arithmetic,
+    closest_classes,
+    interpolation,
+    latent_scatter,
+    plot_scatter,
+)
+from zoo.diagnostics.posterior import plot_collapse, posterior_collapse
+from zoo.diagnostics.ways import inversion, plot_inversion, plot_trajectories, travel
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["DIAGNOSTICS", "Diagnostic", "Finding", "Subject"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is diagnosed, and on what.
+
+    Attributes:
+        model: in eval mode.
+        x: examples of the test split in data range, (N, *shape).
+        labels: (N,).
+        pair: indices of the two ends of interpolations; chosen where it is none.
+        without, having: label sets of attribute arithmetic; chosen where they are empty.
+    """
+
+    model: Any
+    x: Tensor
+    labels: Tensor
+    pair: tuple[int, int] | None = None
+    without: Sequence[int] = ()
+    having: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one diagnostic found: plain data, and a picture, uint8 (height, width, 3)."""
+
+    facts: dict[str, Any]
+    picture: np.ndarray
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One way to look at a model.
+
+    Attributes:
+        title: for the reader.
+        applies: whether a model can be looked at in this way.
+        look: the look.
+    """
+
+    title: str
+    applies: Callable[[Any], bool]
+    look: Callable[[Subject], Finding]
+
+
+def _posterior(subject: Subject) -> Finding:
+    report = posterior_collapse(subject.model, subject.x, subject.labels)
+    return Finding(report.facts(), plot_collapse(report))
+
+
+def _codebook(subject: Subject) -> Finding:
+    report = codebook_usage(subject.model, subject.x)
+    return Finding(report.facts(), plot_usage(report))
+
+
+def _scatter(subject: Subject) -> Finding:
+    report = latent_scatter(subject.model, subject.x, subject.labels)
+    shown = slice(None, 5_000)  # more would hide each other
+    return Finding(
+        report.facts(),
+        plot_scatter(dataclasses.replace(report, points=report.points[shown], labels=subject.labels[shown])),
+    )
+
+
+def _interpolation(subject: Subject) -> Finding:
+    i, j = subject.pair or _pair(subject)
+    steps, ends, labels = 11, subject.x[[i, j]], subject.labels[[i, j]]
+    strip = interpolation(subject.model, ends, steps, labels)
+    change = (strip[1:] - strip[:-1]).flatten(1).double().norm(dim=1)
+    facts = {"examples": [i, j], "labels": labels.tolist(), "steps": steps, "distance_between_steps": change.tolist()}
+    return Finding(facts, sheet_of(torch.cat([ends[:1], strip, ends[1:]]), columns=steps + 2))
+
+
+def _pair(subject: Subject) -> tuple[int, int]:
+    """Choose the first example and the next of another class, or of the same one where the model is told the class."""
+    same = subject.labels[1:] == subject.labels[0]
+    wanted = same if is_told(subject.model) else ~same
+    return 0, 1 + (int(wanted.nonzero()[0]) if bool(wanted.any()) else 0)
+
+
+def _arithmetic(subject: Subject) -> Finding:
+    without, having = list(subject.without), list(subject.having)
+    if not without:
+        first, second = closest_classes(subject.model, subject.x, subject.labels)
+        without, having = [first], [second]
+    found = attribute_arithmetic(subject.model, subject.x, subject.labels, without, having)
+    facts = {
+        "without": without, "having": having, "shares": found.shares.tolist(),
+        "length_of_vector": float(found.vector.double().norm()),
+    }  # fmt: skip
+    return Finding(facts, sheet_of(found.images.flatten(0, 1), columns=len(found.shares), width=500))
+
+
+def _reconstructions(subject: Subject) -> Finding:
+    again = abilities.reconstruct(subject.model, subject.x, subject.labels)
+    error = float((again.double() - subject.x.double()).square().mean())
+    spread = float((subject.x.double() - subject.x.double().mean(0)).square().mean())
+    facts = {
+        "mean_squared_error": error, "explained_variance": 1 - error / spread if spread else None,
+        "examples": len(again),
+    }  # fmt: skip
+    columns = min(12, len(again))
+    return Finding(facts, sheet_of(torch.cat([subject.x[:columns], again[:columns]]), columns=columns))
+
+
+def _analogies(subject: Subject) -> Finding:
+    classes, rows = subject.model.num_classes, 6
+    x, labels = subject.x[:rows], subject.labels[:rows]
+    images = analogies(subject.model, x, labels, classes)
+    facts = {"examples": list(range(len(x))), "labels": labels.tolist(), "classes": classes}
+    return Finding(facts, sheet_of(torch.cat([x[:, None], images], 1).flatten(0, 1), columns=classes + 1, width=600))
+
+
+def _walk(subject: Subject) -> Finding:
+    strips = walk(subject.model)
+    change = (strips[:, 1:] - strips[:, :-1]).flatten(2).double().norm(dim=2)  # (rows, steps - 1)
+    facts = {"rows": len(strips), "steps": strips.shape[1], "distance_between_steps": change.mean(0).tolist()}
+    return Finding(facts, sheet_of(strips.flatten(0, 1), columns=strips.shape[1]))
+
+
+def _class_grid(subject: Subject) -> Finding:
+    grid = class_grid(subject.model)
+    facts = {"rows": len(grid), "classes": grid.shape[1]}
+    return Finding(facts, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
+
+
+def _truncation(subject: Subject) -> Finding:
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rows = truncation_rows(subject.model, shares)
+    facts = {"shares": list(shares), "variety": rows.double().std(1).flatten(1).mean(1).tolist()}
+    return Finding(facts, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
+
+
+def _mixing(subject: Subject) -> Finding:
+    grid = mixing_grid(subject.model)
+    facts = {"layers": subject.model.depth, "mixed_from": max(1, subject.model.depth // 2)}
+    return Finding(facts, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
+
+
+def _denoising(subject: Subject) -> Finding:
+    """One row of states, and below it what is seen in them, for each of a few samples."""
+    frames, n = 10, 3
+    states, seen = (t.cpu() for t in subject.model.denoising(n, frames))  # (frames, n, *shape) each
+    rows = torch.stack([states, seen]).permute(2, 0, 1, 3, 4, 5)  # (n, 2, frames, C, H, W)
+    last = seen[-1:].double()
+    facts = {
+        "samples": n, "frames": frames,
+        "distance_to_sample": (seen.double() - last).flatten(2).norm(dim=2).mean(1).tolist(),
+    }  # fmt: skip
+    return Finding(facts, sheet_of(rows.flatten(0, 2), columns=frames))
+
+
+def _trajectories(subject: Subject) -> Finding:
+    images, frames = len(subject.model.shape) == 3, 9
+    states, times = travel(subject.model, 8 if images else 1_000, frames)
+    change = (states[1:] - states[:-1]).flatten(2).double().norm(dim=2).mean(1)  # (frames - 1,)
+    facts = {"curves": states.shape[1], "times": times.tolist(), "distance_between_frames": change.tolist()}
+    if hasattr(subject.model, "straightness"):
+        facts["straightness_per_dimension"] = subject.model.straightness(128, seed=0)
+    return Finding(facts, plot_trajectories(states, times))
+
+
+def _inversion(subject: Subject) -> Finding:
+    found = inversion(subject.model, subject.x[:64], subject.labels[:64])
+    return Finding(found.facts(), plot_inversion(found))
+
+
+def _decodes(model: Any) -> bool:
+    return isinstance(model, Encodes) and len(model.shape) == 3
+
+
+def _generates(model: Any) -> bool:
+    return isinstance(model, Generates) and not isinstance(model, Encodes) and len(model.shape) == 3
+
+
+DIAGNOSTICS: dict[str, Diagnostic] = {
+    "trajectories": Diagnostic("From noise to data", lambda m: isinstance(m, Travels), _trajectories),
+    "denoising": Diagnostic(
+        "From noise to samples: the states, and below what is seen in them",
+        lambda m: isinstance(m, Denoises) and len(m.shape) == 3,
+        _denoising,
+    ),
+    "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
+    "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),
+    "reconstructions": Diagnostic("Test images, and what the latents keep of them", _decodes, _reconstructions),
+    "inversion": Diagnostic(
+        "Test images, their latents, decoded again, and the enlarged difference",
+        lambda m: isinstance(m, Inverts) and m.invertible and len(m.shape) == 3,
+        _inversion,
+    ),
+    "interpolation": Diagnostic("Two test images, and the line between their latents", _decodes, _interpolation),
+    "arithmetic": Diagnostic(
+        "Latents moved along the difference of two classes' means",
+        lambda m: _decodes(m) and not is_told(m),
+        _arithmetic,
+    ),
+    "analogies": Diagnostic(
+        "A test image, and its latent under every class", lambda m: _decodes(m) and is_told(m), _analogies
+    ),
+    "walk": Diagnostic("Random latents, and the great circle between each two", _generates, _walk),
+    "classes": Diagnostic(
+        "Each row one latent, under every class", lambda m: _generates(m) and m.num_classes > 0, _class_grid
+    ),
+    "truncation": Diagnostic(
+        "The same latents, from truncation 0 to none",
+        lambda m: _generates(m) and "truncation" in m.sampling_options(),
+        _truncation,
+    ),
+    "mixing": Diagnostic(
+        "Coarse styles of the row, fine styles of the column",
+        lambda m: _generates(m) and isinstance(m, HasStyles),
+        _mixing,
+    ),
+    "scatter": Diagnostic("Latents of test images", lambda m: isinstance(m, Encodes), _scatter),
+}
+"""Name -> diagnostic, in the order in which they are shown."""
