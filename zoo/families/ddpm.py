@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -191,13 +192,15 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
     ) -> Tensor:
         """Return the bound on -log p(x), in nats: (B, *shape) in data range -> (B,).
 
-        The terms of the steps 2 to T are estimated without bias: these steps are cut into strata of about equal length,
-        and one step of each, drawn evenly, stands for all of its stratum. The first and the last term are always there.
+        The terms of the steps 2 to T are estimated without bias: these steps are cut into strata, and one step of each,
+        drawn evenly, stands for all of its stratum. Terms fall about as 1 / i, so the strata are of about equal length
+        in log i, and no image's estimate hangs on whether it met the first steps. The first and the last term are
+        always there.
 
         Args:
             x: examples.
             labels: (B,) for a conditional model.
-            strata: how many, None for the full sum.
+            strata: how many at most, None for the full sum.
             seed: of the noise and of the steps.
 
         Raises:
@@ -206,9 +209,9 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         if strata is not None and strata < 1:
             raise ConfigError(f"strata must be at least 1, got {strata}")
         generator, total = seeded(seed, x.device), torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        edges = torch.linspace(2, self.table + 1, min(strata or self.table, self.table - 1) + 1).round().long()
+        edges = _edges(self.table, strata)
         x_0 = self.centre(x)
-        for low, high in [(1, 2), *zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]:
+        for low, high in [(1, 2), *pairwise(edges)]:
             u = torch.rand(len(x), generator=generator, device=x.device)
             i = low + (u * (high - low)).long().clamp(max=high - low - 1)
             log_snr = self.log_snrs[i - 1].to(x.dtype)
@@ -257,6 +260,14 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
 
     def likelihood(self, k: int = 1) -> str:
         return "vlb"
+
+
+def _edges(table: int, strata: int | None) -> list[int]:
+    """Return where the strata of the steps 2 to T begin, even in the logarithm, and T + 1; None: one a step."""
+    if strata is None or strata >= table - 1:
+        return list(range(2, table + 2))
+    ratio = (table + 1) / 2
+    return sorted({round(2 * ratio ** (i / strata)) for i in range(strata + 1)})
 
 
 def discretized_gaussian(x: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
