@@ -30,6 +30,8 @@ def test_bundled_model_keeps_to_the_track(name: str) -> None:
         other = results.read(pretrained_folder("vae-mnist")).metrics["fid"].value
         assert found.metrics["fid"].value < other
         assert all(found.metrics[f"digit_share_{k}"].value >= 0.03 for k in range(10))
+        assert found.metrics["confident_share"].value >= 0.85
+        assert "accuracy" not in found.metrics or found.metrics["accuracy"].value >= 0.95
 
 
 @pytest.mark.slow

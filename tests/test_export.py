@@ -158,6 +158,20 @@ def _sample_outside(written: list[Path], folder: Path) -> Any:
         assert "samples.npy" in _example(script, *words, folder=folder)
 
 
+def test_noise_of_every_layer_is_an_input() -> None:
+    torch.manual_seed(0)
+    model = load_registry()["stylegan-mnist"].build_model().eval()
+    for p in model.generator.synthesis.parameters():
+        p.data.add_(0.05 * torch.randn(p.shape))  # noise starts with strength 0
+    part, shapes = parts(model)[""], model.generator.synthesis.noise_shapes
+    z, noise = part.examples(3)
+    layers = [n.reshape(3, 1, *s) for n, s in zip(noise.split([a * b for a, b in shapes], 1), shapes, strict=True)]
+    w = model.styles(z)[:, None].expand(-1, model.depth, -1)
+    x = part.module(z, noise)
+    torch.testing.assert_close(x, (model.synthesise(w, layers) + 1) / 2)
+    assert not torch.allclose(x, part.module(z, noise.roll(1, 0)))
+
+
 @pytest.mark.parametrize(
     "name",
     ["ddpm_cond-mnist", "ddpm-mnist", "flow_matching_cond-mnist", "flow_matching-mnist", "latent_diffusion-mnist"],

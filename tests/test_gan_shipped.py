@@ -32,11 +32,10 @@ def test_the_best_of_the_family_is_far_ahead_of_the_original() -> None:
     assert best <= value("gan-mnist", "fid") / 2
 
 
-def test_styles_reach_what_is_asked_of_images_without_labels() -> None:
-    assert value("stylegan-mnist", "confident_share") >= 0.85
-    assert value("stylegan-mnist", "fid") <= value("wgan_gp-mnist", "fid") / 2
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n not in ("gan-mnist", "wgan-mnist", "wgan_gp-mnist")])
+def test_most_samples_are_clearly_a_digit(name: str) -> None:
+    assert value(name, "confident_share") >= 0.85
 
 
 def test_conditional_model_draws_the_digit_that_is_asked_for() -> None:
     assert value("sn_gan_cond-mnist", "accuracy") >= 0.95
-    assert value("sn_gan_cond-mnist", "confident_share") >= 0.85

@@ -63,6 +63,20 @@ class _Decoder(nn.Module):
         return self.model.decode(z) if labels is None else self.model.decode(z, labels)
 
 
+class _Styled(nn.Module):
+    """A style-based generator, not truncated: z (B, latent_dim), the noise of all layers side by side (B, N) -> x."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.shapes = model, [tuple(s) for s in model.generator.synthesis.noise_shapes]
+
+    def forward(self, z: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        drawn = noise.split([math.prod(s) for s in self.shapes], 1)
+        w = self.model.styles(z, labels)[:, None].expand(-1, self.model.depth, -1)
+        layers = [part.reshape(-1, 1, *s) for part, s in zip(drawn, self.shapes, strict=True)]
+        return (self.model.synthesise(w, layers) + 1) / 2
+
+
 class _Step(nn.Module):
     """Values int64 (B, T), place (), u (B,), temperature () -> values with the one at that place drawn."""
 
@@ -210,7 +224,17 @@ def _decoder(model: Any) -> Part:
         return (z.abs() * 1000).long() % model.codebook_size if kind is torch.int64 else z
 
     inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **_labels(model)}
-    return Part("decoder", _Decoder(model), inputs, ("x",), example, {**facts, "classes": model.num_classes})
+    facts = {**facts, "classes": model.num_classes}
+    if not hasattr(model, "synthesise"):
+        return Part("decoder", _Decoder(model), inputs, ("x",), example, facts)
+    styled = _Styled(model)
+    size = sum(math.prod(s) for s in styled.shapes)
+
+    def styled_example(name: str, batch: int) -> Tensor:
+        return _random((size,), batch, seed=1) if name == "noise" else example(name, batch)
+
+    inputs = {"z": inputs["z"], "noise": ((size,), torch.float32), **_labels(model)}
+    return Part("decoder", styled, inputs, ("x",), styled_example, facts)
 
 
 def _step(model: Any) -> Part:
