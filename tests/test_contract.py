@@ -32,7 +32,7 @@ ONE_A_KIND = sorted({_parts(e.model): e.name for e in load_registry().values()}.
 ONE_A_CLASS = sorted({e.model["class_path"]: e.name for e in load_registry().values()}.values())
 
 
-@pytest.fixture(scope="module", params=ONE_A_KIND)
+@pytest.fixture(scope="module", params=warm.long(ONE_A_KIND, warm.relatives(ONE_A_KIND)))
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, GenerativeModel, Path]:
@@ -124,7 +124,7 @@ def test_wrong_data_are_refused(name: str) -> None:
         model.accepts((3, 5, 5), model.levels)
 
 
-@pytest.mark.parametrize("name", warm.long(ONE_A_CLASS))
+@pytest.mark.parametrize("name", warm.long(ONE_A_CLASS, warm.DEAR_TOGETHER))
 def test_stopped_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, run_forked) -> None:
     """One stop by SIGTERM in the middle of an epoch, in a process of its own; the slow test has many."""
     _one_stop(name, tmp_path, run_forked, steps=7, stop=4, sig="SIGTERM")

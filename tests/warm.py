@@ -25,16 +25,24 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
-DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "nice", "autoencoder_kl")
-"""The same for runs of two processes, each of which starts anew: relatives of these stay in the default suite."""
+DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "dcgan", "nice", "autoencoder_kl")
+"""The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
 SLOW_SAMPLERS = ("pixelcnn_pp",)
 """Models that take seconds to draw one image: the default suite draws from them in the tests of the contract only."""
 
 
+def relatives(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those registry names of whose class there is another one."""
+    names = list(names)
+    one = {load_registry()[n].model["class_path"]: n for n in names}
+    return tuple(n for n in names if n not in one.values())
+
+
 def long(names: Iterable[str], dear: tuple[str, ...] = DEAR) -> list[Any]:
-    """Return registry names as parameters of a test, those of dear models marked slow."""
-    return [pytest.param(n, marks=[pytest.mark.slow] if n.partition("-")[0] in dear else []) for n in names]
+    """Return registry names as parameters of a test, marked slow where ``dear`` has them, or their models."""
+    slow = [pytest.mark.slow]
+    return [pytest.param(n, marks=slow if n in dear or n.partition("-")[0] in dear else []) for n in names]
 
 
 def entry(name: str) -> dict[str, Any]:

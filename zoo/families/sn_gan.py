@@ -68,6 +68,8 @@ class SNGAN(AdversarialModel):
             augment_images=augment_images, bounded=bounded, candidates=candidates,
             sharpness=sharpness,
         )  # fmt: skip
+        # while all scores lie within the margin of the hinge, what they say to the critic's last bias cancels
+        self.steps_to_move = max(self.steps_to_move, 12)
         for layer in list(self.critic.modules()):
             if isinstance(layer, _NORMALISED):
                 spectral_norm(layer)
