@@ -149,13 +149,21 @@ def kills(args: argparse.Namespace) -> None:
     print(f"open longer than the deadline of 10 s and 0.5 s: {over}")
 
 
+def alive(pid: int) -> bool:
+    """Tell whether a process has not ended; one that its parent has yet to be told of has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def drain(args: argparse.Namespace) -> None:
     truth, total, left = truth_of(NAME), Tally(), 0
     for _ in range(args.times):
         with running(NAME) as (server, port):
             pids = [server.process.pid, *children(server.process.pid)]
             tally = asyncio.run(_drained(server, port, truth))
-            left += sum(Path(f"/proc/{pid}").exists() for pid in pids)
+            left += sum(map(alive, pids))
         total.status += tally.status
         total.reasons += tally.reasons
         total.seconds += tally.seconds
