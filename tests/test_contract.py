@@ -124,7 +124,7 @@ def test_wrong_data_are_refused(name: str) -> None:
         model.accepts((3, 5, 5), model.levels)
 
 
-@pytest.mark.parametrize("name", warm.long(ONE_A_CLASS, warm.DEAR_TOGETHER))
+@pytest.mark.parametrize("name", warm.one_a_class(warm.DEAR_TOGETHER))
 def test_stopped_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, run_forked) -> None:
     """One stop by SIGTERM in the middle of an epoch, in a process of its own; the slow test has many."""
     _one_stop(name, tmp_path, run_forked, steps=7, stop=4, sig="SIGTERM")

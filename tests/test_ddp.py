@@ -37,10 +37,7 @@ def _two(name: str, folder: Path, run_forked, *more: str) -> None:
         collect(process, queue, timeout=180)
 
 
-ONE_A_CLASS = sorted({e.model["class_path"]: e.name for e in load_registry().values()}.values())
-
-
-@pytest.mark.parametrize("name", warm.long(ONE_A_CLASS, warm.DEAR_TOGETHER))
+@pytest.mark.parametrize("name", warm.one_a_class(warm.DEAR_TOGETHER))
 def test_two_processes_equal_one(name: str, tmp_path: Path, run_forked) -> None:
     """In float64, one process that draws both ranks' noise on the joined batch reaches the same weights and EMA."""
     entry = load_registry()[name]

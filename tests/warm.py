@@ -21,16 +21,23 @@ SMALL = [
 ]
 
 DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3gan", "gat", "consistency", "glow",
-        "latent_diffusion", "rectified_flow", "gated_pixelcnn", "vq_vae2")  # fmt: skip
+        "latent_diffusion", "rectified_flow", "reflow", "gated_pixelcnn", "gated_pixelcnn_cond",
+        "vq_vae2")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
 DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "dcgan", "nice", "realnvp",
-                 "ffjord", "autoencoder_kl")  # fmt: skip
+                 "ffjord", "autoencoder_kl", "vae", "score_sde")  # fmt: skip
 """The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
 SLOW_SAMPLERS = ("pixelcnn_pp",)
 """Models that take seconds to draw one image: the default suite draws from them in the tests of the contract only."""
+
+
+def one_a_class(dear: tuple[str, ...]) -> list[Any]:
+    """Return a registry name of each class, one that is not dear where there is one, as parameters of a test."""
+    entries = sorted(load_registry().values(), key=lambda e: e.name.partition("-")[0] not in dear)
+    return long(sorted({e.model["class_path"]: e.name for e in entries}.values()), dear)
 
 
 def relatives(names: Iterable[str]) -> tuple[str, ...]:
