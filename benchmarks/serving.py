@@ -163,6 +163,7 @@ def drain(args: argparse.Namespace) -> None:
         with running(NAME) as (server, port):
             pids = [server.process.pid, *children(server.process.pid)]
             tally = asyncio.run(_drained(server, port, truth))
+            time.sleep(1)  # helpers of multiprocessing see that their parent is gone, and end
             left += sum(map(alive, pids))
         total.status += tally.status
         total.reasons += tally.reasons
