@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
 from zoo.families.consistency import Consistency
-from zoo.families.ddpm import DDPM, discretized_gaussian
+from zoo.families.ddpm import DDPM, _edges, discretized_gaussian
 from zoo.families.denoising import Denoise
 from zoo.families.diffusion import SAMPLERS
 from zoo.families.latent_diffusion import AutoencoderKL, LatentDiffusion
@@ -224,6 +224,13 @@ def test_strata_estimate_the_full_sum_without_bias() -> None:
     assert torch.equal(model.log_prob(x[:4], seed=5), model.log_prob(x[:4], seed=5))
     with pytest.raises(ConfigError, match="strata"):
         model.vlb(x, strata=0)
+
+
+@pytest.mark.parametrize(("table", "strata"), [(1000, 16), (200, 16), (20, 16), (10, 16), (1000, None)])
+def test_strata_cover_all_steps_and_are_short_where_terms_are_large(table: int, strata: int | None) -> None:
+    edges = _edges(table, strata)
+    assert edges[0] == 2 and edges[-1] == table + 1 and len(edges) <= (strata or table) + 1
+    assert all(low < high <= max(low + 1, 1.6 * low) for low, high in pairwise(edges))
 
 
 def test_terms_of_the_bound_are_divergences_of_gaussians() -> None:
