@@ -27,6 +27,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, close_matches
+from zoo.optimizer import LeanAdamW
 from zoo.sampling import Draw, grouped, seeded, together
 from zoo.spec import Recorded
 
@@ -359,9 +360,7 @@ class GenerativeModel(Recorded, LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
-            torch.optim.AdamW(
-                list(p.parameters), lr=p.lr, betas=tuple(p.betas), weight_decay=p.weight_decay, fused=True
-            )
+            LeanAdamW(list(p.parameters), lr=p.lr, betas=tuple(p.betas), weight_decay=p.weight_decay)
             for p in self.players().values()
         ]
 

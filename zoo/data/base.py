@@ -79,7 +79,7 @@ class BatchStream:
                 generator.manual_seed(derive_seed(self.seed, self.step, self.rank, _DRAW))
                 x = self.transform(x, generator)
             self.step += 1
-            yield x, self.labels[index]
+            yield x, self.labels.index_select(0, index)
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}
