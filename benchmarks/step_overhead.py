@@ -2,11 +2,11 @@
 
     python benchmarks/step_overhead.py --threads 1
 
-All arms train the same VAE of a few hundred parameters on the same stream of batches with the same fused optimizer, so
-what differs is the machinery around the step. The zoo's arm has metrics.csv, the progress bar, the moving average and
-checkpoints on, and one checkpoint falls into the timed window; the default Trainer has its logger, its bar, its
-checkpoint at the end of the epoch (outside the window) and three ``self.log`` a step. The arms take turns, medians of
-the rounds are printed.
+All arms train the same VAE of a few hundred parameters on the same stream of batches with the same arithmetic, so what
+differs is the machinery around it: Lightning's, and torch's fused AdamW or the zoo's, which has the same kernel. The
+zoo's arm has metrics.csv, the progress bar, the moving average and checkpoints on, and one checkpoint falls into the
+timed window; the default Trainer has its logger, its bar, its checkpoint at the end of the epoch (outside the window)
+and three ``self.log`` a step. The arms take turns, medians of the rounds are printed.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def trained(
     name = request.param
     folder = tmp_path_factory.mktemp("runs") / name
     model = load_registry().resolve(name).build_model()
-    warm.train(name, str(folder), model.steps_to_move, 4, "--training.warmup", "0")
+    warm.train(name, str(folder), model.steps_to_move, 4, "--training.warmup", "0", pictures=True)
     return name, load_run(folder, ema=False), folder
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 import zoo.training.fit as fit
+from zoo.callbacks.pictures import Pictures
 from zoo.registry import load_registry
 from zoo.training.engine import Stopped
 
@@ -60,15 +63,23 @@ def entry(name: str) -> dict[str, Any]:
 
 
 def train(
-    name: str, folder: str, steps: int, batch: int = 4, *more: str, ranks: tuple[int, ...] | None = None, **options: Any
+    name: str,
+    folder: str,
+    steps: int,
+    batch: int = 4,
+    *more: str,
+    ranks: tuple[int, ...] | None = None,
+    pictures: bool = False,
+    **options: Any,
 ) -> str:
-    """Train an entry for a few steps on one thread and return the run folder."""
+    """Train an entry for a few steps on one thread and return the run folder; pictures take longer than the steps."""
     torch.set_num_threads(1)
     arguments = [*SMALL, "--trainer.max_steps", str(steps), "--data.batch_size", str(batch), *more]
     run = fit.Run(entry(name), arguments, folder=folder, **options)
     run.ranks = ranks
     try:
-        return str(run.start())
+        with contextlib.nullcontext() if pictures else mock.patch.object(Pictures, "draw"):
+            return str(run.start())
     except Stopped as stop:
         return f"stopped by {stop.signal_name} after {stop.step}"
 
