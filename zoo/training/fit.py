@@ -39,6 +39,7 @@ from zoo.training.devices import (
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
 from zoo.training.hooks import Hooks, NoProfiler
+from zoo.training.loop import run_lean
 from zoo.training.memory import keep_freed_memory
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
@@ -214,7 +215,7 @@ class Run:
     def new_trainer(arguments: Mapping[str, Any]) -> Trainer:
         """Build Lightning's trainer. Raises `ConfigError` where it refuses its arguments."""
         try:
-            return Trainer(**arguments)
+            return run_lean(Trainer(**arguments))
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise ConfigError(f"the trainer refuses its arguments: {' '.join(str(error).split())}") from error
 
