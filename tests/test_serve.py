@@ -435,6 +435,9 @@ def test_what_is_dearer_than_its_deadline_is_refused_at_once(meters: Meters) -> 
         with pytest.raises(Problem) as dear:
             await engine.do(Work(served, time.monotonic() + 10, Draw(64, 0)))
         assert dear.value.status == 422 and dear.value.code == "too_dear"
+        with pytest.raises(Problem) as delayed:  # it would have fitted, had it not spent its time on the way here
+            await engine.do(Work(served, time.monotonic() + 3, Draw(5, 0)))
+        assert delayed.value.status == 504 and delayed.value.code == "late"
         assert not slow.batches
         assert len(await engine.do(Work(served, time.monotonic() + 60, Draw(2, 0)))) == 2
 

@@ -57,6 +57,8 @@ class LeanAdamW(torch.optim.AdamW):
 
     def _gradients(self) -> list[list[Tensor]] | None:
         """Return the gradients of each group, or None where torch's own step is the one to take."""
+        if not hasattr(torch, "_fused_adamw_"):  # a private name of torch's
+            return None
         if getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None:
             return None
         gradients = [[p.grad for p in group["params"]] for group in self.param_groups]

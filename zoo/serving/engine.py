@@ -95,10 +95,14 @@ class Engine:
         queue: works that wait, at most.
         max_rows: rows of a batch, at most, unless one request alone has more.
         threads: compute threads of torch; one, where answers shall not depend on the machine.
+        deadline: seconds that a request has from its arrival. What needs more is refused as too dear; what fits into
+            them, but not into what a proxy or other attempts have left of them, is late.
     """
 
-    def __init__(self, meters: Meters, *, queue: int = 64, max_rows: int = 64, threads: int = 1) -> None:
-        self.meters, self.queue, self.max_rows = meters, queue, max_rows
+    def __init__(
+        self, meters: Meters, *, queue: int = 64, max_rows: int = 64, threads: int = 1, deadline: float = 10.0
+    ) -> None:
+        self.meters, self.queue, self.max_rows, self.deadline = meters, queue, max_rows, deadline
         self._threads = threads
         self._waiting: deque[Work] = deque()
         self._change = threading.Condition()
@@ -118,7 +122,7 @@ class Engine:
             gone: done when the one who asked no longer waits; the work is then given up.
 
         Raises:
-            Problem: 422 dearer than its deadline, 503 too much waits, 504 not done in time, 499 the client has gone.
+            Problem: 422 dearer than the deadline, 503 too much waits, 504 not done in time, 499 the client has gone.
         """
         loop = asyncio.get_running_loop()
         work.future = loop.create_future()
@@ -150,11 +154,13 @@ class Engine:
         if remaining <= 0:
             raise late()
         cost = work.guess()
-        if cost > remaining:
+        if cost > self.deadline:
             raise Problem(
-                422, "too_dear", f"this would take about {cost:.1f} s and the deadline is in {remaining:.1f} s: "
+                422, "too_dear", f"this would take about {cost:.1f} s and the deadline is {self.deadline:g} s: "
                 f"ask for fewer examples, steps or values"
             )  # fmt: skip
+        if cost > remaining:
+            raise late()
         with self._change:
             wait = self._wait()
             if self._closed or len(self._waiting) >= self.queue or wait + cost > remaining:

@@ -44,7 +44,7 @@ class Service:
             torch.set_num_threads(1)
             for served in self.served.values():
                 _warm(served)
-        self.engine = Engine(self.meters, queue=settings.queue, max_rows=settings.max_rows)
+        self.engine = Engine(self.meters, queue=settings.queue, max_rows=settings.max_rows, deadline=settings.deadline)
 
     def deadline(self, milliseconds: str | None) -> float:
         """Return the deadline on the clock of ``time.monotonic``: the server's, or an earlier one.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import lightning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
@@ -19,6 +20,9 @@ from zoo.model import GenerativeModel
 from zoo.training.hooks import NoProfiler
 
 __all__ = ["LeanEpochLoop", "run_lean"]
+
+_KNOWN = "2.6."
+"""The versions of Lightning whose steps the short way follows; others run their own."""
 
 _INNER = (
     "on_before_backward", "on_after_backward", "on_before_zero_grad", "on_before_optimizer_step",
@@ -67,7 +71,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
             or any(_listens(part, name) for part in trainer.callbacks for name in _INNER)
             or any(
                 type(part).on_before_batch_transfer is not DataHooks.on_before_batch_transfer
-                for part in (module, trainer.datamodule)
+                for part in (module, trainer.datamodule or module)
             )
         ):
             return None
@@ -132,7 +136,9 @@ def _listens(part: Callback, name: str) -> bool:
 
 
 def run_lean(trainer: Trainer) -> Trainer:
-    """Give a trainer, before it runs, the lean loop in the place of its own."""
+    """Give a trainer, before it runs, the lean loop in the place of its own, if it was made after that one."""
+    if not lightning.__version__.startswith(_KNOWN):
+        return trainer
     own = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = LeanEpochLoop(trainer, min_steps=own.min_steps, max_steps=own.max_steps)
     return trainer
