@@ -20,10 +20,24 @@ from typing import Any
 
 from zoo.errors import ConfigError, close_matches
 
-__all__ = ["ALLOWED", "Recorded", "allowed", "build", "class_of", "class_paths", "from_public", "plain", "to_public"]
+__all__ = [
+    "ALLOWED",
+    "MOVED",
+    "Recorded",
+    "allowed",
+    "build",
+    "class_of",
+    "class_paths",
+    "from_public",
+    "plain",
+    "to_public",
+]
 
 ALLOWED: tuple[str, ...] = ("torch.nn.GELU", "torch.nn.LeakyReLU", "torch.nn.ReLU", "torch.nn.SiLU", "torch.nn.Tanh")
 """Class paths outside ``zoo.`` that a spec may name."""
+
+MOVED: dict[str, str] = {}
+"""Class paths of before -> where the class is now, so that old checkpoints, configurations and folders keep loading."""
 
 _OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics|training|callbacks)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")
 _SIMPLE = {"int": int, "float": (int, float), "str": str, "bool": bool}
@@ -106,7 +120,7 @@ def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
         raise ConfigError(
             f"class {str(class_path)[:200]!r} is not on the allow-list, so it is not imported; use a class of zoo."
         )
-    module, _, name = class_path.rpartition(".")
+    module, _, name = MOVED.get(class_path, class_path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -192,6 +206,12 @@ def to_public(spec: Any, names: Mapping[str, str]) -> Any:
     return {"name": short, "args": {k: to_public(v, names) for k, v in spec["init_args"].items()}}
 
 
+def _moved_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the short names of before of the classes that are registered under another one now."""
+    known = set(names.values())
+    return {old.rpartition(".")[2]: new for old, new in MOVED.items() if new in known}
+
+
 def from_public(public: Any, names: Mapping[str, str]) -> Any:
     """Turn the published form back into a spec, through registered names only. Raises `ConfigError`."""
     if isinstance(public, list):
@@ -203,6 +223,7 @@ def from_public(public: Any, names: Mapping[str, str]) -> Any:
     if set(public) != {"name", "args"}:
         return {k: from_public(v, names) for k, v in public.items()}
     name, args = public["name"], public["args"]
+    names = {**_moved_names(names), **names}
     if not isinstance(name, str) or name not in names:
         raise ConfigError(
             f"class {str(name)[:200]!r} is not registered in this version.{close_matches(str(name), names)}"
