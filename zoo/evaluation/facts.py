@@ -46,7 +46,7 @@ def cost_of(model: GenerativeModel, times: Mapping[str, float], given: Mapping[s
     kept = {**extra.pop("training", {}), **extra}
     return Cost(
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        network_calls_per_sample=model.calls_per_sample, hardware=_hardware(model.device, devices), training=kept,
+        network_calls_per_sample=model.calls_per_sample if model.generates else None, hardware=_hardware(model.device, devices), training=kept,
         **own, **times,
     )  # fmt: skip
 
