@@ -212,8 +212,8 @@ class GenerativeModel(Recorded, LightningModule):
             n: how many, at least 1.
             seed: an integer or a generator on the model's device; equal seeds and equal ``n`` give equal samples on one
                 device.
-            labels: the class of each example, or one for all, for conditional models; drawn evenly if left out. The text
-                of each, or one for all, where the model has a ``context``; left to ``draw`` if left out.
+            labels: the class of each example, or one for all, for conditional models; drawn evenly if left out. The
+                text of each, or one for all, where the model has a ``context``; left to ``draw`` if left out.
             options: what the family's ``draw`` takes (temperature, steps, ...).
 
         Raises:
@@ -454,8 +454,8 @@ class HasLikelihood:
         """
         if self.context and labels is None:
             raise ConfigError(
-                f"{type(self).__name__} is told texts, and what it says of an example depends on them: pass labels, one "
-                f"text or {n}"
+                f"{type(self).__name__} is told texts, and what it says of an example depends on them: pass labels, "
+                f"one text or {n}"
             )
         if self.num_classes and labels is None:
             raise ConfigError(

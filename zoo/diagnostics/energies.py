@@ -1,8 +1,8 @@
 """What an energy says of test examples, of uniform noise, and of the model's own samples.
 
 References:
-    Y. Du, I. Mordatch, Implicit Generation and Generalization in Energy-Based Models, 2019, arXiv:1903.08689, section 4:
-    an energy that tells other data from its own is low on its own alone.
+    Y. Du, I. Mordatch, Implicit Generation and Generalization in Energy-Based Models, 2019, arXiv:1903.08689: an
+    energy as a detector of other data.
 """
 
 from __future__ import annotations

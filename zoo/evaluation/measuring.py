@@ -65,9 +65,9 @@ def measure(
     """Evaluate a model on the test split of ``data``.
 
     Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all test examples. Distances are those
-    of `zoo.metrics.fidelity` between ``samples`` samples and all test images, as an extractor sees both. A model with an
-    energy adds what that says of test examples, samples and noise; one with features what a probe reads off them, and
-    where it does not generate these are all.
+    of `zoo.metrics.fidelity` between ``samples`` samples and all test images, as an extractor sees both. A model with
+    an energy adds what that says of test examples, samples and noise; one with features what a probe reads off them,
+    and where it does not generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.

@@ -216,7 +216,7 @@ def _sampling(model: Any) -> dict[str, Part]:
     autoencoder, prior = autoencoder_of(model), prior_of(model)
     if prior is not None:
         decoder = _decoder(autoencoder if isinstance(model, HasCodes) else model)
-        return {"decoder": decoder, **{"prior": part for part in _sampling(prior).values()}}
+        return {"decoder": decoder} | {name or "prior": part for name, part in _sampling(prior).items()}
     if isinstance(model, HasVelocity):
         return {"": _velocity(model)}
     if isinstance(model, PredictsData):

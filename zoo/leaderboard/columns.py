@@ -18,8 +18,8 @@ class Column:
 
     Attributes:
         best: ``low`` or ``high``, the direction in which rows are sorted.
-        part: which protocol its numbers depend on: ``samples``, ``likelihood``, ``features``, ``energies``, ``speed`` or
-            none.
+        part: which protocol its numbers depend on: ``samples``, ``likelihood``, ``features``, ``energies``, ``speed``
+            or none.
         narrow: shown where width is short.
         note: what it is, in a sentence.
     """
@@ -114,7 +114,7 @@ _ALL = (
     ),
     Column(
         "probe_accuracy", "probe", _metric("probe_accuracy"), "{:.3f}", "high", "features",
-        note="Accuracy of a linear probe on frozen features; compare with that on the pixels and on the untrained encoder.",
+        note="Accuracy of a linear probe on frozen features, to be compared with its two controls.",
     ),
     Column(
         "probe_accuracy_pixels", "probe, pixels", _metric("probe_accuracy_pixels"), "{:.3f}", "high", "features", False,

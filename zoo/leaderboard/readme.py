@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ResultError
-from zoo.leaderboard.columns import COLUMNS, likelihood
+from zoo.leaderboard.columns import COLUMNS, likelihood, mark_of
 from zoo.leaderboard.render import to_markdown
 from zoo.leaderboard.table import tables
 from zoo.results import Result

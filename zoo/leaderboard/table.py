@@ -130,9 +130,7 @@ def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | N
     differs = [{part: _difference(_protocol(part, r), common[part]) for part in common} for r in results]
     for result, difference in zip(results, differs, strict=True):
         if mark_of(result) == "~ ":
-            difference["likelihood"] = (
-                "log Z is estimated by annealed importance sampling, which errs to the better side"
-            )
+            difference["likelihood"] = "an estimate of log Z that errs to the better side"
     differs = [{part: text for part, text in d.items() if text} for d in differs]
     notes = _notes(differs)
     fronts = {axis: _front(COLUMNS[quality], COLUMNS[key], results, differs) for axis, key in _AXES.items()}

@@ -52,7 +52,7 @@ def auroc(inside: Tensor, outside: Tensor) -> Estimate:
 
 
 def uniform_noise(x: Tensor, seed: int) -> Tensor:
-    """Return uniform noise of the shape of x: over [0, 1], or over the range of continuous values where that is wider."""
+    """Return uniform noise of the shape of x, over [0, 1], or over the range of values where that is wider."""
     low, high = min(0.0, float(x.min())), max(1.0, float(x.max()))
     noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
     return low + (high - low) * noise

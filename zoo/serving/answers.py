@@ -26,7 +26,7 @@ MEDIA_TYPES = {
 
 
 def whole_numbers(model: Any, x: Tensor) -> np.ndarray:
-    """Return samples as the integers that they stand for: 8-bit pixels of images and videos, levels of what else has levels."""
+    """Return samples as the integers that they stand for: 8-bit pixels of pictures, levels of what else has levels."""
     levels = 256 if medium(model) in ("image", "video") else model.levels
     return (x.float().clamp(0, 1) * (levels - 1)).round().to("cpu").numpy().astype(np.uint8 if levels <= 256 else int)
 
