@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.raster import RasterModel
+from zoo.families.autoregressive import RasterModel
 from zoo.maths.mixture import LogisticMixture
+from zoo.nets.decoding_states import RasterState
 from zoo.nets.masked import pointwise
+from zoo.nets.stream_states import StreamsState
 from zoo.nets.streams import Streams
 
 __all__ = ["PixelCNNpp", "PixelCNNppState"]
@@ -61,12 +63,10 @@ class PixelCNNpp(RasterModel):
         lr: float = 2.0e-3,
         betas: Sequence[float] = (0.9, 0.999),
     ) -> None:
-        super().__init__(shape, levels)
+        super().__init__(shape, levels, 0, embedding, lr, betas)
         if mixtures < 1:
             raise ConfigError(f"mixtures must be at least 1, got {mixtures}")
         C, H, W = self.shape
-        self.lr, self.betas = lr, tuple(betas)
-        self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
         features = (embedding or 1) * C + 1
         self.streams = Streams(features, width, depth, scales, (H, W), position=position, dropout=dropout)
         self.out = nn.Conv2d(width, LogisticMixture.size(C, mixtures), 1)
@@ -74,8 +74,8 @@ class PixelCNNpp(RasterModel):
     def features(self, k: Tensor) -> Tensor:
         """Return what the network sees of levels, without the ones: int64 (...) -> (..., e)."""
         if self.embedding is not None:
-            return F.embedding(k, self.embedding)
-        return (k.to(self.out.bias.dtype) * (2 / (self.levels - 1)) - 1)[..., None]
+            return super().features(k)
+        return (k.to(self.dtype) * (2 / (self.levels - 1)) - 1)[..., None]
 
     def mixture(self, features: Tensor) -> LogisticMixture:
         """Return the distributions of all pixels given features of the image, (B, H, W, C * e)."""
@@ -85,7 +85,7 @@ class PixelCNNpp(RasterModel):
 
     def _mixture(self, k: Tensor) -> tuple[LogisticMixture, Tensor]:
         k = k.permute(0, 2, 3, 1)  # (B, H, W, C)
-        return self.mixture(self.features(k).flatten(3)), k.to(self.out.bias.dtype) / (self.levels - 1)
+        return self.mixture(self.features(k).flatten(3)), k.to(self.dtype) / (self.levels - 1)
 
     def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
         mixture, x = self._mixture(k)
@@ -103,37 +103,34 @@ class PixelCNNpp(RasterModel):
         return PixelCNNppState(self, n)
 
 
-class PixelCNNppState:
-    """A PixelCNN++, evaluated pixel by pixel: a `zoo.nets.raster.RasterState` whose every activation is computed once.
+class PixelCNNppState(RasterState):
+    """A PixelCNN++, evaluated pixel by pixel, every activation once.
 
     The streams are evaluated once a pixel; what its colours add to each other is the mixture's alone.
     """
 
     def __init__(self, model: PixelCNNpp, n: int) -> None:
         C, _, W = model.shape
-        self.colours, self.levels = C, model.levels
-        self.streams = model.streams.start(n, W)
+        self.levels, self.streams = model.levels, StreamsState(model.streams, n, W)
         self.weight, self.bias = model.out.weight.detach().flatten(1).T.contiguous(), model.out.bias.detach()
         self.z = self.bias.new_empty(n, len(self.bias))
         self.x = self.bias.new_zeros(n, C)
         self.values = torch.arange(model.levels, device=self.z.device, dtype=self.z.dtype) / (model.levels - 1)
-        self.table = model.features(torch.arange(model.levels, device=self.z.device)).detach()  # (levels, e)
-        self.inputs = [v[:, :-1].chunk(C, 1) for v in self.streams.inputs]
-        self.fresh = True
+        super().__init__(model.shape, model.table(), [v[:, :-1].chunk(C, 1) for v in self.streams.inputs])
 
     def row(self) -> None:
+        super().row()
         self.streams.row()
-        if self.fresh:  # from now on the pixels have their channel of ones; the row above the first one has none
-            self.fresh = False
+        if self.r == 0:  # from now on the pixels have their channel of ones; the row above the first one has none
             for v in self.streams.inputs:
                 v[:, -1] = 1
 
-    def logits(self, column: int, colour: int) -> Tensor:
+    def evaluate(self, column: int, colour: int) -> Tensor:
         if colour == 0:
             torch.addmm(self.bias, F.elu(self.streams.pixel(column)), self.weight, out=self.z)
             self.mixture = LogisticMixture(self.z, self.colours, self.levels)
         return self.mixture.logits(self.x, colour)
 
-    def put(self, column: int, colour: int, values: Tensor) -> None:
+    def see(self, column: int, colour: int, values: Tensor) -> None:
+        super().see(column, colour, values)
         self.x[:, colour] = self.values[values]
-        self.inputs[column][colour].copy_(self.table[values])

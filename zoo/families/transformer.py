@@ -100,7 +100,6 @@ class Transformer(SequenceModel):
     # -- all positions at once ----------------------------------------------------------------------------------------
 
     def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return all logits: values int64 (B, T) -> (B, T, L), those at t from the values before t only."""
         tokens = self.tokens(k[:, :-1])
         T, P = tokens.shape[1], self.prefix
         if P is None or T <= P:
@@ -158,7 +157,6 @@ class Transformer(SequenceModel):
         return ((t - self.length) // half + 1) * half
 
     def start(self, n: int, labels: Tensor | None = None) -> TransformerState:
-        """Return the state of cached evaluation of ``n`` sequences, before their first value."""
         return TransformerState(self, n, labels)
 
 

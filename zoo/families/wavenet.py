@@ -79,7 +79,6 @@ class WaveNet(SequenceModel):
             nn.init.normal_(self.condition.weight, std=0.1)
 
     def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return all logits: values int64 (B, T) -> (B, T, L), those at t from the values before t only."""
         tokens = F.pad(k[:, :-1], (1, 0), value=self.levels)
         return self.head(self.layers(self.embedding(tokens), self.gate_bias(labels)))
 
@@ -96,50 +95,19 @@ class WaveNet(SequenceModel):
     def reach(self, t: int) -> int:
         return max(0, t - self.receptive_field)
 
-    def draw(
-        self,
-        n: int,
-        generator: torch.Generator,
-        labels: Tensor | None,
-        *,
-        temperature: float = 1.0,
-        greedy: bool = False,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        beams: int | None = None,
-        prompt: str | None = None,
-        given: Tensor | None = None,
-        known: Tensor | int | None = None,
-        length: int | None = None,
-        cached: bool = True,
-        compiled: bool = False,
+    def decode_compiled(
+        self, noise: Tensor, given: Tensor | None, known: Tensor | None, labels: Tensor | None, choose: Decoding
     ) -> Tensor:
-        """Draw ``n`` examples in data range, value by value, with the options of `SequenceModel.draw` and one more.
-
-        Args:
-            compiled: run the whole loop as one compiled function, tens of times as fast for a few sequences; it needs
-                numba, a model on the CPU, and none of top_k, top_p and beams.
-        """
-        if not compiled:
-            return super().draw(
-                n, generator, labels, temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p, beams=beams,
-                prompt=prompt, given=given, known=known, length=length, cached=cached,
-            )  # fmt: skip
-        if top_k is not None or top_p is not None or beams is not None:
-            raise ConfigError("compiled sampling has no top_k, top_p or beams; leave compiled out for these")
-        Decoding(temperature, greedy)  # checks both
-        T = self._length(length)
-        fixed, values = self._known(n, T, prompt, given, known)
-        noise = torch.rand(T, n, generator=generator, device=self.device, dtype=self.dtype)
-        values = torch.zeros(n, T, dtype=torch.int64) if values is None else values
-        k, _ = self.generate(noise, values, fixed, labels, temperature, greedy)
-        return self.from_sequence(k).to(self.dtype).div_(self.levels - 1)
+        T, n = noise.shape
+        if given is None or known is None:
+            given, known = torch.zeros(n, T, dtype=torch.int64), torch.zeros(n, T, dtype=torch.bool)
+        return self.generate(noise, given, known, labels, choose.temperature, choose.greedy)[0]
 
     def generate(
         self,
         noise: Tensor,
         given: Tensor,
-        fixed: Sequence[bool],
+        known: Tensor,
         labels: Tensor | None = None,
         temperature: float = 1.0,
         greedy: bool = False,
@@ -147,10 +115,9 @@ class WaveNet(SequenceModel):
         """Run the compiled loop; see `zoo.nets.compiled_dilated.generate`."""
         state = WaveNetState(self, noise.shape[1], labels)
         head = (state.skip, state.bias, self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
-        return generate(state.layers, state.table, head, self.levels, noise, given, fixed, temperature, greedy)
+        return generate(state.layers, state.table, head, self.levels, noise, given, known, temperature, greedy)
 
     def start(self, n: int, labels: Tensor | None = None) -> WaveNetState:
-        """Return the state of cached evaluation of ``n`` sequences, before their first value."""
         return WaveNetState(self, n, labels)
 
 
