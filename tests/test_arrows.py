@@ -13,7 +13,8 @@ ROOT = Path(zoo.__file__).parent
 EVERYWHERE = {"errors", "spec"}
 MAY = {
     "errors": set(),
-    "spec": set(),
+    "signature": set(),
+    "spec": {"signature"},
     "maths": set(),
     "nets": {"maths"},
     "sampling": set(),
@@ -37,7 +38,7 @@ MAY = {
     "export": {"model", "registry", "hub", "nets"},
     "hub": {"registry", "model", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}
+LIGHT = {"errors", "signature", "spec", "registry", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 
