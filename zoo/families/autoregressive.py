@@ -239,15 +239,16 @@ class RasterModel(AutoregressiveModel):
 
     def __init__(
         self,
-        shape: Sequence[int],
-        levels: int,
-        num_classes: int,
-        embedding: int | None,
-        lr: float,
-        betas: Sequence[float],
+        shape: Sequence[int] = (1, 28, 28),
+        levels: int = 256,
+        num_classes: int = 0,
+        embedding: int | None = None,
+        lr: float = 2.0e-3,
+        betas: Sequence[float] = (0.9, 0.999),
     ) -> None:
         super().__init__(shape, levels, num_classes, lr, betas)
         self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
+        self.per_colour = embedding or 1  # e, features of a colour
 
     def features(self, k: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""

@@ -36,6 +36,7 @@ class CVAE(VAE):
         latent_dim: size of z.
         num_classes: number of labels, at least 1.
         planes: append the class to the encoder's input as constant planes, for convolutional encoders of images.
+        likelihood: of a dimension of x, as that of `VAE`.
 
     The other arguments are those of `VAE`.
 
@@ -51,9 +52,10 @@ class CVAE(VAE):
         latent_dim: int,
         num_classes: int,
         planes: bool = False,
+        likelihood: str = "bernoulli",
         **kwargs: Any,
     ) -> None:
-        super().__init__(encoder, decoder, shape, latent_dim, **kwargs)
+        super().__init__(encoder, decoder, shape, latent_dim, likelihood, **kwargs)
         if num_classes < 1:
             raise ConfigError(f"a conditional model needs at least 1 class, got {num_classes}; use VAE for none")
         if planes and len(shape) != 3:

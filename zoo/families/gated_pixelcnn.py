@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +42,9 @@ class GatedPixelCNN(RasterModel):
         square: let the vertical convolutions be k x k, reaching k rows up instead of k // 2 + 1.
         skip: channels that every layer adds to the sum which the head reads; 0 lets the head read the last layer.
         head: channels of the head, ``skip`` or ``width`` if left out.
-        embedding: channels of a learnt table that the first layer sees in the place of each grey level; none for the
-            grey level itself, in [0, 1].
         position: whether each pixel has a bias of its own after the first layer, in both stacks.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.autoregressive.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -63,14 +62,12 @@ class GatedPixelCNN(RasterModel):
         square: bool = False,
         skip: int = 0,
         head: int | None = None,
-        embedding: int | None = None,
         position: bool = False,
-        lr: float = 2.0e-3,
-        betas: Sequence[float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, num_classes, embedding, lr, betas)
+        super().__init__(shape, levels, num_classes, **kwargs)
         C, H, W = self.shape
-        e, end = embedding or 1, skip or width
+        end = skip or width
         head = head or end
         self.position = nn.Parameter(torch.zeros(2, width, H, W)) if position else None
 
@@ -78,7 +75,7 @@ class GatedPixelCNN(RasterModel):
             options = {"skip": skip, "mask": mask, "colours": C, "classes": num_classes, "last": last and skip > 0}
             return GatedLayer(features_in, width, k, k if square else k // 2 + 1, **options)
 
-        self.first = layer(e * C, first_kernel, "A", depth == 0)
+        self.first = layer(self.per_colour * C, first_kernel, "A", depth == 0)
         self.layers = nn.ModuleList(layer(width, kernel, "B", i == depth - 1) for i in range(depth))
         self.head = MaskedConv2d(end, head, 1, colours=C)
         self.out = MaskedConv2d(head, levels * C, 1, colours=C)

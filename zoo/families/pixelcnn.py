@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +35,9 @@ class PixelCNN(RasterModel):
         kernel: odd kernel of the residual blocks.
         hidden: channels inside each block between 1 x 1 convolutions, as in the paper; none for a single convolution.
         head: channels of the head, ``width`` if left out.
-        embedding: channels of a learnt table that the first convolution sees in the place of each grey level; none for
-            the grey level itself, in [0, 1].
         position: whether the first convolution has a bias for every pixel rather than one for all.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.autoregressive.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -54,16 +53,14 @@ class PixelCNN(RasterModel):
         kernel: int = 3,
         hidden: int | None = None,
         head: int | None = None,
-        embedding: int | None = None,
         position: bool = False,
-        lr: float = 2.0e-3,
-        betas: Sequence[float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, 0, embedding, lr, betas)
+        super().__init__(shape, levels, num_classes=0, **kwargs)
         C, H, W = self.shape
-        e, head = embedding or 1, head or width
+        head = head or width
         self.position = nn.Parameter(torch.zeros(width, H, W)) if position else None
-        self.first = MaskedConv2d(e * C, width, first_kernel, mask="A", colours=C)
+        self.first = MaskedConv2d(self.per_colour * C, width, first_kernel, mask="A", colours=C)
         self.blocks = nn.ModuleList(MaskedResidual(width, kernel, hidden, colours=C) for _ in range(depth))
         self.head = MaskedConv2d(width, head, 1, colours=C)
         self.out = MaskedConv2d(head, levels * C, 1, colours=C)

@@ -29,7 +29,8 @@ class PixelCNNpp(RasterModel):
     """Two streams down to coarser scales and up again, and for each pixel a mixture of discretised logistics.
 
     The network sees whole pixels; colours of one pixel depend on each other through the mixture alone, whose locations
-    move linearly with the colours before. The weights are not normalised, as they are in the paper.
+    move linearly with the colours before. The weights are not normalised, as they are in the paper. Levels are seen in
+    [-1, 1] where they have no embedding, and beside them a channel of ones, by which padding differs from the image.
 
     Args:
         shape: (C, H, W) of an image; C is 1 or 3 for pictures, but any number works.
@@ -39,11 +40,9 @@ class PixelCNNpp(RasterModel):
         scales: number of scales, 3 in the paper; H and W must be multiples of 2 ** (scales - 1).
         mixtures: M, components of the mixture.
         dropout: probability of dropping a feature inside the blocks, in training.
-        embedding: channels of a learnt table that the network sees in the place of each level; none for the level
-            itself, in [-1, 1]. A channel of ones is always added, by which padding differs from the image.
         position: whether each pixel has a bias of its own at the start of both streams.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.autoregressive.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -58,17 +57,16 @@ class PixelCNNpp(RasterModel):
         scales: int = 3,
         mixtures: int = 10,
         dropout: float = 0.0,
-        embedding: int | None = None,
         position: bool = False,
-        lr: float = 2.0e-3,
-        betas: Sequence[float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, 0, embedding, lr, betas)
+        super().__init__(shape, levels, num_classes=0, **kwargs)
         if mixtures < 1:
             raise ConfigError(f"mixtures must be at least 1, got {mixtures}")
         C, H, W = self.shape
-        features = (embedding or 1) * C + 1
-        self.streams = Streams(features, width, depth, scales, (H, W), position=position, dropout=dropout)
+        self.streams = Streams(
+            self.per_colour * C + 1, width, depth, scales, (H, W), position=position, dropout=dropout
+        )
         self.out = nn.Conv2d(width, LogisticMixture.size(C, mixtures), 1)
 
     def features(self, k: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class VQVAE(DiscreteAutoencoder):
         quantiser: between the two: `VectorQuantiser` or `FSQ`.
         shape: of an example.
         grid: (h, w), positions of the codes.
+        likelihood: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
 
     The other arguments are those of `zoo.families.discrete.DiscreteAutoencoder`.
 
@@ -51,12 +52,13 @@ class VQVAE(DiscreteAutoencoder):
         quantiser: nn.Module,
         shape: list[int],
         grid: list[int],
+        likelihood: str = "discretized_logistic",
         **kwargs: Any,
     ) -> None:
         if len(grid) != 2 or min(grid) < 1:
             raise ConfigError(f"grid must be two positive numbers (h, w), got {tuple(grid)}")
         codes = (quantiser.groups, *grid)
-        super().__init__(shape, codes, quantiser.size, **kwargs)
+        super().__init__(shape, codes, quantiser.size, likelihood, **kwargs)
         self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser
         self.steps_to_move = getattr(quantiser, "steps_to_move", 2)
 

@@ -42,6 +42,7 @@ class VQVAE2(DiscreteAutoencoder):
         shape: of an example.
         grid: (h, w), positions of the top codes.
         ratio: r, how much finer the bottom grid is.
+        likelihood: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
 
     The other arguments are those of `zoo.families.discrete.DiscreteAutoencoder`.
 
@@ -61,6 +62,7 @@ class VQVAE2(DiscreteAutoencoder):
         shape: list[int],
         grid: list[int],
         ratio: int = 2,
+        likelihood: str = "discretized_logistic",
         **kwargs: Any,
     ) -> None:
         size = quantiser_top.size
@@ -72,7 +74,7 @@ class VQVAE2(DiscreteAutoencoder):
         if len(grid) != 2 or min(*grid, ratio) < 1:
             raise ConfigError(f"grid must be two positive numbers and ratio one, got {tuple(grid)} and {ratio}")
         codes = (quantiser_top.groups + ratio**2 * quantiser_bottom.groups, *grid)
-        super().__init__(shape, codes, size, **kwargs)
+        super().__init__(shape, codes, size, likelihood, **kwargs)
         self.bottom, self.top, self.upsample, self.decoder = bottom, top, upsample, decoder
         self.quantiser_top, self.quantiser_bottom, self.ratio = quantiser_top, quantiser_bottom, ratio
         self.merge = nn.Conv2d(2 * features, quantiser_bottom.dim, 1)

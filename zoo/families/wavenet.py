@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ __all__ = ["WaveNet", "WaveNetState"]
 class WaveNet(SequenceModel):
     """Dilated causal convolutions with gated residuals and skips, and a softmax over mu-law codes.
 
+    A class adds a learnt bias in every gate.
+
     Args:
         shape: (T,) of a training example; any number of values can be drawn.
         levels: L, mu-law codes.
@@ -34,13 +37,8 @@ class WaveNet(SequenceModel):
         stacks: how often the dilations 1, 2, 4, ... 2^(depth - 1) are gone through.
         depth: layers a stack.
         kernel: taps of the convolutions, at least 2.
-        num_classes: classes, each with a learnt bias in every gate; 0 for none.
-        alphabet: the L characters of a model of text.
-        rate: samples a second of a model of audio.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
-        scheduled: schedule of scheduled sampling, in two passes; none for teacher forcing.
-        scheduled_k: constant of that schedule.
+
+    The other arguments are those of `zoo.families.sequence.SequenceModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -55,22 +53,16 @@ class WaveNet(SequenceModel):
         stacks: int = 2,
         depth: int = 8,
         kernel: int = 2,
-        num_classes: int = 0,
-        alphabet: str | None = None,
-        rate: int | None = None,
-        lr: float = 1.0e-3,
-        betas: Sequence[float] = (0.9, 0.99),
-        scheduled: str | None = None,
-        scheduled_k: float = 1000.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, num_classes, alphabet, rate, lr, betas, scheduled, scheduled_k)
+        super().__init__(shape, levels, **kwargs)
         if stacks < 1 or depth < 1 or width < 1 or skip < 1:
             raise ConfigError("width, skip, stacks and depth of a WaveNet must be at least 1")
         dilations = [2**i for i in range(depth)] * stacks
         self.receptive_field = receptive_field(dilations, kernel)
         self.embedding = nn.Embedding(levels + 1, width)  # the last one is the start
         self.layers = DilatedStack(width, dilations, kernel)
-        self.condition = nn.Embedding(num_classes, len(dilations) * 2 * width) if num_classes else None
+        self.condition = nn.Embedding(self.num_classes, len(dilations) * 2 * width) if self.num_classes else None
         self.skip = nn.Linear(len(dilations) * width, skip)
         self.hidden, self.out = nn.Linear(skip, skip), nn.Linear(skip, levels)
         nn.init.kaiming_normal_(self.hidden.weight)
