@@ -40,7 +40,10 @@ __all__ = [
 ALLOWED: tuple[str, ...] = ("torch.nn.GELU", "torch.nn.LeakyReLU", "torch.nn.ReLU", "torch.nn.SiLU", "torch.nn.Tanh")
 """Class paths outside ``zoo.`` that a spec may name."""
 
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "zoo.families.raster.RasterModel": "zoo.families.autoregressive.RasterModel",
+    "zoo.families.resampling.ChosenByCritic": "zoo.families.chosen_by_critic.ChosenByCritic",
+}
 """Class paths of before -> where the class is now, so that old checkpoints, configurations and folders keep loading."""
 
 _OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics|training|callbacks)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")

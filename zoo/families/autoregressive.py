@@ -20,12 +20,11 @@ from zoo.errors import ConfigError, DataError
 from zoo.maths.completion import known_values
 from zoo.maths.decoding import Decoding, ValueState, decode
 from zoo.model import Batch, LikelihoodModel
-from zoo.nets.decoding_states import FullPasses, Guided
-from zoo.sampling import pulse, resting
+from zoo.nets.decoding_states import FullPasses, GuidedState
+from zoo.sampling import Labels, pulse, resting
 
 __all__ = ["AutoregressiveModel", "RasterModel", "scores"]
 
-Labels = Sequence[int] | Tensor | int | None
 _FORMS = {1: "(T,)", 3: "(C, H, W)"}
 
 
@@ -328,7 +327,7 @@ class RasterModel(AutoregressiveModel):
             if not guidance:
                 return self._state(n, labels, cached)
             average = torch.full_like(labels, self.num_classes)  # the average class
-            return Guided(self._state(2 * n, torch.cat([labels, average]), cached), guidance)
+            return GuidedState(self._state(2 * n, torch.cat([labels, average]), cached), guidance)
 
         return self._draw(n, generator, labels, choose, fixed, self.length, compiled, state)
 

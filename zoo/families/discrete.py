@@ -23,6 +23,7 @@ from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, d
 from zoo.maths.quantisers import perplexity
 from zoo.model import Batch, LikelihoodModel
 from zoo.nets.quantisers import Quantised
+from zoo.sampling import Labels
 
 __all__ = ["DiscreteAutoencoder"]
 
@@ -165,12 +166,7 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     @torch.no_grad()
     def log_prob(
-        self,
-        x: Tensor,
-        *,
-        labels: Sequence[int] | Tensor | int | None = None,
-        k: int = 1,
-        seed: int | torch.Generator | None = None,
+        self, x: Tensor, *, labels: Labels = None, k: int = 1, seed: int | torch.Generator | None = None
     ) -> Tensor:
         """Return log p(x | codes(x)) + log p(codes(x)), p(codes) uniform, in nats: (B, *shape) in data range -> (B,).
 

@@ -28,6 +28,7 @@ from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.distributions import gaussian_kl
 from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, drawn, first_raw_scale, observation
 from zoo.model import Batch, LikelihoodModel, seeded
+from zoo.sampling import Labels
 
 __all__ = ["VAE"]
 
@@ -182,12 +183,7 @@ class VAE(LikelihoodModel):
 
     @torch.no_grad()
     def log_prob(
-        self,
-        x: Tensor,
-        *,
-        labels: Sequence[int] | Tensor | int | None = None,
-        k: int = 1,
-        seed: int | torch.Generator | None = None,
+        self, x: Tensor, *, labels: Labels = None, k: int = 1, seed: int | torch.Generator | None = None
     ) -> Tensor:
         """Return a lower bound on log p(x), or log p(x | y), in nats: (B, *shape) in data range -> (B,).
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.maths.decoding import ValueState
 
-__all__ = ["FullPasses", "Guided", "RasterState"]
+__all__ = ["FullPasses", "GuidedState", "RasterState"]
 
 
 class FullPasses:
@@ -43,7 +43,7 @@ class FullPasses:
         self.labels = None if self.labels is None else self.labels[rows]
 
 
-class Guided:
+class GuidedState:
     """A state of 2 n examples as one of n: the logits l of the first half, moved away from those of the other half.
 
     The halves have the same values and another condition: l + weight (l - l'), l and l' being log-probabilities.
