@@ -23,8 +23,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.errors import ConfigError
-from zoo.families.autoregressive import RasterModel
 from zoo.families.pixelcnn import PixelCNN
+from zoo.families.raster import RasterModel
 from zoo.maths.decoding import Decoding
 from zoo.nets.decoding_states import FullPasses
 

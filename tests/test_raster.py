@@ -17,10 +17,10 @@ from torch import Tensor
 import zoo
 from zoo.data.mnist import read_mnist
 from zoo.errors import ConfigError, DataError
-from zoo.families.autoregressive import RasterModel
 from zoo.families.gated_pixelcnn import GatedPixelCNN
 from zoo.families.pixelcnn import PixelCNN
 from zoo.families.pixelcnn_pp import PixelCNNpp
+from zoo.families.raster import RasterModel
 from zoo.images import read_png, save_png
 from zoo.maths.distributions import DiscretizedLogistic
 from zoo.maths.mixture import LogisticMixture, level_logits
@@ -272,18 +272,20 @@ def test_classes_change_likelihoods_and_samples() -> None:
 def test_guidance_moves_logits_away_from_the_average_class(name: str) -> None:
     model = member(name)
     options: dict[str, Any] = {"seed": 0, "labels": [0, 1, 1]}
-    guided = model.sample(3, guidance=2.0, **options)
-    assert torch.equal(guided, model.sample(3, guidance=2.0, cached=False, **options))
+    guided = model.sample(3, guidance_scale=3.0, **options)
+    assert torch.equal(guided, model.sample(3, guidance_scale=3.0, cached=False, **options))
     assert not torch.equal(guided, model.sample(3, **options))
-    greedy = model.quantize(model.sample(3, guidance=2.0, greedy=True, **options))
+    with pytest.warns(DeprecationWarning, match="now called guidance_scale"):
+        assert torch.equal(guided, model.sample(3, guidance=2.0, **options))
+    greedy = model.quantize(model.sample(3, guidance_scale=3.0, greedy=True, **options))
     ours, mean = (model(greedy, torch.tensor(y)).log_softmax(-1) for y in ([0, 1, 1], [model.num_classes] * 3))
     assert torch.equal((3 * ours - 2 * mean).argmax(-1), greedy)
     with torch.no_grad():
         for layer in (model.first, *model.layers):
             layer.condition.copy_(layer.condition.mean(0, keepdim=True))  # all classes alike: nothing to move from
-    assert torch.equal(model.sample(3, guidance=2.0, **options), model.sample(3, **options))
+    assert torch.equal(model.sample(3, guidance_scale=3.0, **options), model.sample(3, **options))
     with pytest.raises(ConfigError, match="guidance is for conditional models"):
-        member("gated").sample(1, guidance=1.0)
+        member("gated").sample(1, guidance_scale=2.0)
 
 
 @pytest.mark.parametrize(

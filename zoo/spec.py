@@ -41,7 +41,6 @@ ALLOWED: tuple[str, ...] = ("torch.nn.GELU", "torch.nn.LeakyReLU", "torch.nn.ReL
 """Class paths outside ``zoo.`` that a spec may name."""
 
 MOVED: dict[str, str] = {
-    "zoo.families.raster.RasterModel": "zoo.families.autoregressive.RasterModel",
     "zoo.families.resampling.ChosenByCritic": "zoo.families.chosen_by_critic.ChosenByCritic",
 }
 """Class paths of before -> where the class is now, so that old checkpoints, configurations and folders keep loading."""

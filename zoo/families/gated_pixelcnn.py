@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.autoregressive import RasterModel
+from zoo.families.raster import RasterModel
 from zoo.maths.decoding import Decoding
 from zoo.nets.compiled_gated import CompiledRow
 from zoo.nets.decoding_states import RasterState
@@ -44,7 +44,7 @@ class GatedPixelCNN(RasterModel):
         head: channels of the head, ``skip`` or ``width`` if left out.
         position: whether each pixel has a bias of its own after the first layer, in both stacks.
 
-    The other arguments are those of `zoo.families.autoregressive.RasterModel`.
+    The other arguments are those of `zoo.families.raster.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.families.autoregressive import RasterModel
+from zoo.families.raster import RasterModel
 from zoo.nets.decoding_states import RasterState
 from zoo.nets.masked import HeadState, MaskedConv2d, MaskedResidual
 
@@ -37,7 +37,7 @@ class PixelCNN(RasterModel):
         head: channels of the head, ``width`` if left out.
         position: whether the first convolution has a bias for every pixel rather than one for all.
 
-    The other arguments are those of `zoo.families.autoregressive.RasterModel`.
+    The other arguments are those of `zoo.families.raster.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.

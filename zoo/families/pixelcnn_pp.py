@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.autoregressive import RasterModel
+from zoo.families.raster import RasterModel
 from zoo.maths.mixture import LogisticMixture
 from zoo.nets.decoding_states import RasterState
 from zoo.nets.masked import pointwise
@@ -42,7 +42,7 @@ class PixelCNNpp(RasterModel):
         dropout: probability of dropping a feature inside the blocks, in training.
         position: whether each pixel has a bias of its own at the start of both streams.
 
-    The other arguments are those of `zoo.families.autoregressive.RasterModel`.
+    The other arguments are those of `zoo.families.raster.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
