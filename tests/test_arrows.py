@@ -13,7 +13,8 @@ ROOT = Path(zoo.__file__).parent
 EVERYWHERE = {"errors", "spec"}
 MAY = {
     "errors": set(),
-    "spec": set(),
+    "signature": set(),
+    "spec": {"signature"},
     "maths": set(),
     "nets": {"maths"},
     "sampling": set(),
@@ -40,7 +41,7 @@ MAY = {
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "names", "results", "leaderboard"}
+LIGHT = {"errors", "signature", "spec", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 
