@@ -53,7 +53,9 @@ def _lines(entry: Entry, results: dict[str, Any]) -> list[str]:
         lines.append("results   " + ", ".join(f"{k} {_value(v)}" for k, v in metrics.items() if _value(v)))
     lines += ["", "train it  zoo fit --model " + entry.name]
     if entry.pretrained:
-        lines.append(f"use it    zoo sample {entry.name} -n 64 --seed 0 --out samples.png")
+        draws = (results.get("cost") or {}).get("samples_per_second") is not None or not results
+        use = f"zoo sample {entry.name} -n 64 --seed 0 --out samples.png" if draws else f"zoo export {entry.name}"
+        lines.append(f"use it    {use}")
     if paper:
         lines += ["", "cite", _bibtex(paper)]
     return lines

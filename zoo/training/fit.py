@@ -106,7 +106,6 @@ class Run:
         torch.manual_seed(derive_seed(self.settings.seed, 0))
         model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
         model.accepts(data.shape, data.levels)
-        model.accepts_condition(data.split("validation")[1])
         if init_from is not None:
             _copy_weights(init_from, model)
         for name, part in parts.items():
@@ -140,6 +139,7 @@ class Run:
 
     def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         x, labels = next(iter(self.data.train_dataloader()))
+        self.model.accepts_condition(labels)
         return self.data.to_float(x, self.model.dtype), labels
 
     def _planned_steps(self) -> int:
