@@ -10,10 +10,11 @@ import pytest
 import zoo
 
 ROOT = Path(zoo.__file__).parent
-EVERYWHERE = {"errors", "spec"}
+EVERYWHERE = {"errors", "spec", "classes"}
 MAY = {
     "errors": set(),
     "spec": set(),
+    "classes": set(),
     "maths": set(),
     "nets": {"maths"},
     "sampling": set(),
@@ -37,7 +38,7 @@ MAY = {
     "export": {"model", "registry", "hub", "nets"},
     "hub": {"registry", "model", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}
+LIGHT = {"errors", "spec", "classes", "registry", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

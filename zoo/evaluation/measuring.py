@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zoo import results
+from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
 from zoo.evaluation.comparison import DIGITS, Reference, choose
@@ -97,6 +98,7 @@ def measure(
     """
     _check_numbers(samples=samples, seeds=seeds, k=k, batch_size=batch_size, limit=limit, devices=devices)
     model.accepts(data.shape, data.levels)
+    same_names(model.class_names, data.class_names, type(model).__name__)
     reference = _reference(model, data, extractor, samples, quick, progress)
     identity = identity_of(model, name, weights_sha256)
     numbers = list(range(seed, seed + seeds))

@@ -108,10 +108,11 @@ def _of_model(
     samples: Mapping[str, bytes] | None = None,
     command: str | None = None,
 ) -> dict[str, bytes]:
-    from zoo.hub.saving import public_form, save_pretrained
+    from zoo.hub.saving import class_names, public_form, save_pretrained
 
     samples = _drawn(model) if samples is None else samples
-    text = cards.card_of(model.source.name, public_form(model), results, samples, load=repo_id, command=command)
+    public = public_form(model) | class_names(model)
+    text = cards.card_of(model.source.name, public, results, samples, load=repo_id, command=command)
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
         folder = save_pretrained(model, Path(parent, "model"), card=text, results=results, samples=samples)
         return _checked(read_folder(folder), type(model).__name__)
