@@ -52,7 +52,7 @@ class Layout:
     unknown: list[Parts] = field(default_factory=list)
 
 
-def arrange(files: Sequence[Parts], where: str, layout: str = "auto") -> Layout:
+def arrange(files: Sequence[Parts], where: str, layout: str = "auto", *, classes: bool = True) -> Layout:
     """Return which file belongs to which split and class.
 
     Args:
@@ -60,6 +60,7 @@ def arrange(files: Sequence[Parts], where: str, layout: str = "auto") -> Layout:
         where: they are, for messages.
         layout: ``auto``; ``splits`` or ``classes``, what the outermost folders are; ``flat``, which means nothing by
             folders.
+        classes: whether folders below the splits are classes.
 
     Raises:
         ConfigError: no such layout.
@@ -82,6 +83,8 @@ def arrange(files: Sequence[Parts], where: str, layout: str = "auto") -> Layout:
             own.setdefault(_split(rest[1]) or "", []).append((parts, (rest[0], *rest[2:])))
     else:
         own = {"train": list(zip(files, inner, strict=True))}
+    if not classes:
+        return Layout({split: [(parts, None) for parts, _ in members] for split, members in own.items()})
     return _classified(own, where)
 
 
@@ -198,8 +201,8 @@ def divide(examples: Sequence[Example], where: str, held: Mapping[str, float]) -
             first += count
     if first >= len(examples):
         raise DataError(
-            f"{where} holds {len(examples)} files for training, of which {' and '.join(sorted(held))} take {first}; add "
-            "more, or set --data.validation and --data.test lower"
+            f"{where} holds {len(examples)} files for training, of which {' and '.join(sorted(held))} take {first}; "
+            "add more, or set --data.validation and --data.test lower"
         )
     found["train"] = [examples[i] for i in sorted(order[first:])]
     return found
