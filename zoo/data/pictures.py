@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,15 +43,11 @@ class BadPicture(Exception):
 
 
 def pillow() -> Any:
-    """Return the module PIL. Raises `DataError` where it is not installed."""
-    try:
-        import PIL.Image
-        import PIL.ImageColor
-        import PIL.ImageOps
-    except ImportError as error:
-        raise DataError(
-            'pictures are read through Pillow; install it with pip install "generative-zoo[images]"'
-        ) from error
+    """Return the module PIL, which takes a while to import."""
+    import PIL.Image
+    import PIL.ImageColor
+    import PIL.ImageOps
+
     return PIL
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ class _Torchvision(ImageData):
             import torchvision.datasets
         except ImportError as error:
             raise DataError(
-                f'{self.name} is read through torchvision; install it with pip install "generative-zoo[images]"'
+                f'{self.name} is read through torchvision; install it with pip install "generative-zoo[vision]"'
             ) from error
         kind = getattr(torchvision.datasets, self.title)
         try:
@@ -213,7 +212,7 @@ class CIFAR10(_Torchvision):
 class SVHN(_Torchvision):
     """Street View House Numbers, cropped: 68,257 / 5,000 / 26,032 RGB images, shape (3, 32, 32), 256 levels.
 
-    Read through torchvision, which needs SciPy for it; the labels are the digits.
+    Read through torchvision and SciPy; the labels are the digits.
 
     Args:
         root: folder of torchvision's files; ``ZOO_DATA`` or the user's cache folder if left out.
@@ -229,7 +228,5 @@ class SVHN(_Torchvision):
         return {"split": "train" if train else "test"}
 
     def _part(self, train: bool) -> Split:
-        if importlib.util.find_spec("scipy") is None:
-            raise DataError('svhn is read through SciPy; install it with pip install "generative-zoo[images]"')
         found = self._open(train)
         return torch.as_tensor(found.data), torch.as_tensor(found.labels).long()  # (N, 3, 32, 32), a ten being a zero
