@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo._cli.evaluate import option
 from zoo.errors import ConfigError, ZooError, close_matches
+from zoo.names import parse_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,11 +74,11 @@ def run(args: argparse.Namespace) -> int:
         options["prompt"] = args.prompt
     from zoo.hub import load
     from zoo.media import check_ending, default_file, medium, page, save_samples
-    from zoo.runs import is_run
 
-    model = load(Path(args.which) if is_run(args.which) else args.which, device=args.device)
+    parsed = parse_name(args.which)
+    model = load(args.which, device=args.device)
     labels = _labels(args.labels, model.class_names) if args.labels is not None else None
-    name = args.out or default_file(model, Path(args.which).name.partition("@")[0])
+    name = args.out or default_file(model, parsed.short)
     if name is not None:
         check_ending(model, name)
         _check_out(Path(name), args.force)

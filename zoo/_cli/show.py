@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunError
+from zoo.names import is_path
 from zoo.registry import Entry, load_registry, pretrained_folder
 
 
@@ -21,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     registry = load_registry(*args.registry)
-    facts = _folder(Path(args.name)) if args.name not in registry else None
-    if facts is not None:
+    if is_path(args.name):
+        facts = _folder(Path(args.name).expanduser())
         print(json.dumps(facts, indent=2) if args.json else "\n".join(_folder_lines(args.name, facts)))
         return 0
     entry = registry.resolve(args.name)
@@ -35,16 +36,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(path: Path) -> dict[str, Any] | None:
-    """Return what run.json or config.json of a folder says; None where it is neither a run nor a model."""
-    files = [path / name for name in ("run.json", "config.json") if (path / name).is_file()]
-    if not files:
-        return None
+def _folder(path: Path) -> dict[str, Any]:
+    """Return what run.json or config.json of a folder says. Raises `RunError` where it is neither a run nor a model."""
+    file = path / ("run.json" if (path / "run.json").is_file() else "config.json")
     try:
-        facts = json.loads(files[0].read_text(encoding="utf-8"))
+        facts = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{files[0]} cannot be read as JSON; is {path} the folder of a run or a model?") from error
-    return facts if isinstance(facts, dict) else None
+        raise RunError(f"{path} has no run.json or config.json that can be read; is it a run or a model?") from error
+    return facts if isinstance(facts, dict) else {}
 
 
 def _folder_lines(name: str, facts: dict[str, Any]) -> list[str]:
@@ -97,7 +96,7 @@ def _lines(entry: Entry, results: dict[str, Any]) -> list[str]:
     lines += [f"            {k}: {_short(v)}" for k, v in (entry.model.get("init_args") or {}).items()]
     lines.append(f"data      {entry.data['class_path']}  {_short(entry.data.get('init_args') or {})}")
     if entry.pretrained:
-        lines += _class_lines((_folder(pretrained_folder(entry.name)) or {}).get("class_names") or [])
+        lines += _class_lines(_folder(pretrained_folder(entry.name)).get("class_names") or [])
     lines.append(f"trainer   {_short(dict(entry.trainer))}")
     lines.append(f"training  {_short(dict(entry.training))}")
     metrics = results.get("metrics", {})

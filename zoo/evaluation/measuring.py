@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
+_SMALL = 1_000  # test examples, under which a number is marked
 _FEW = 5_000  # training images that a quick evaluation looks for nearest neighbours among
 
 
@@ -105,6 +106,7 @@ def measure(
     limit = limit or getattr(model, "likelihood_examples", None)
     stored, labels = (part[:limit] for part in data.split("test"))
     protocol: dict[str, Any] = {"seeds": numbers, "batch_size": batch_size, "ema": ema, "quick": quick}
+    protocol |= {"preparation": dict(data.preparation)}
     protocol |= {"conditional": model.num_classes > 0, "sampler": model.sampler(options or {})}
     bounds = _bounds(model, k or 1)
     if bounds:
@@ -145,7 +147,10 @@ def measure(
         metrics=metrics,
         floor={n: Metric(*floor[n]) for n in metrics if n in floor},
         cost=cost_of(model, times, cost or {}, devices),
-        flags=["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else [],
+        flags=[
+            *(["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else []),
+            *(["small_split"] if len(data.split("test")[0]) < _SMALL else []),
+        ],
         versions=versions(),
         command=command,
     )
