@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.checking import from_levels
 from zoo.errors import ConfigError, DataError
 from zoo.maths.decoding import Decoding
 from zoo.model import Batch, LikelihoodModel
@@ -39,6 +40,7 @@ class RasterModel(LikelihoodModel):
     """
 
     family = "autoregressive"
+    quantizes = True
 
     def __init__(self, shape: Sequence[int], levels: int, num_classes: int = 0) -> None:
         super().__init__()
@@ -62,6 +64,7 @@ class RasterModel(LikelihoodModel):
         Raises:
             DataError: values outside [0, 1].
         """
+        x = x if x.is_floating_point() else from_levels(self, x, f"{type(self).__name__}.quantize")
         k = (x * (self.levels - 1)).round().long()
         if k.numel() and (k.min() < 0 or k.max() >= self.levels):
             raise DataError(

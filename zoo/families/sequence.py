@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.checking import from_levels
 from zoo.errors import ConfigError, DataError
 from zoo.maths.decoding import Decoding, beam_search, inverse_cdf
 from zoo.maths.scheduled import mix, teacher_probability
@@ -63,6 +64,7 @@ class SequenceModel(LikelihoodModel):
     """
 
     family = "autoregressive"
+    quantizes = True
 
     def __init__(
         self,
@@ -107,6 +109,10 @@ class SequenceModel(LikelihoodModel):
         """Return the first value that the one at position t is predicted from; what is earlier is not looked at."""
         return 0
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Tell whether examples may have this shape: sequences of any length, images of the model's size."""
+        return len(shape) == 1 and shape[0] > 0 if len(self.shape) == 1 else super().fits(shape)
+
     # -- values -------------------------------------------------------------------------------------------------------
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -115,6 +121,7 @@ class SequenceModel(LikelihoodModel):
         Raises:
             DataError: values outside [0, 1].
         """
+        x = x if x.is_floating_point() else from_levels(self, x, f"{type(self).__name__}.quantize")
         k = (x * (self.levels - 1)).round().long()
         if k.numel() and (k.min() < 0 or k.max() >= self.levels):
             raise DataError(
