@@ -179,7 +179,9 @@ def test_scatter_is_the_plane_of_most_variance():
         assert report.explained[axis] == pytest.approx(share, abs=1e-3)
     assert report.class_share is None
     plane = x[:, [1, 3]]
-    torch.testing.assert_close(latent_scatter(Identity([2]).double(), plane).points, Identity([2]).double().encode(plane))
+    torch.testing.assert_close(
+        latent_scatter(Identity([2]).double(), plane).points, Identity([2]).double().encode(plane)
+    )
     assert sum(latent_scatter(Identity([2]), plane).explained) == pytest.approx(1)
     assert latent_scatter(Identity([1]), plane[:, :1]).explained == (pytest.approx(1), 0)
 

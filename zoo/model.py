@@ -28,6 +28,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from zoo.checking import Checked, count_of, given_of, known_of, labels_of, trusted
+from zoo.copying import Copied
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.optimizer import LeanAdamW
 from zoo.sampling import Draw, grouped, seeded, together
@@ -83,7 +84,7 @@ def _not_counted() -> None:
     """Stand in for Lightning's step counters."""
 
 
-class GenerativeModel(Checked, Recorded, LightningModule):
+class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
 
     Attributes:
