@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
@@ -221,6 +222,8 @@ def test_package_that_refuses_its_neighbours_is_named(
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "the installed transformers, which torchmetrics imports, cannot be" in told
     assert "huggingface-hub>=1.3.0,<2.0 is required" in told and "pip install -U transformers" in told
-    monkeypatch.setattr(program, "import_module", lambda name: (_ for _ in ()).throw(ImportError("own")))
+    own: dict[str, Any] = {"__name__": "zoo.api"}
+    exec("def lost(name):\n    raise ImportError('own')", own)
+    monkeypatch.setattr(program, "import_module", own["lost"])
     with pytest.raises(ImportError, match="own"):  # a fault of the zoo's own stays one
         main(["list"])
