@@ -28,18 +28,19 @@ MAY = {
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
     "callbacks": {"model", "media", "callbacks"},
-    "runs": {"model"},
+    "runs": {"model", "registry"},
     "training": {"model", "callbacks", "data", "metrics", "runs", "training"},
     "registry": set(),
+    "names": {"registry"},
     "evaluation": {"model", "metrics", "results"},
     "diagnostics": {"model", "images", "maths", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
-    "reproduce": {"registry", "results", "runs", "training"},
-    "serving": {"sampling", "model", "registry", "hub", "media", "images"},
-    "export": {"model", "registry", "hub", "nets"},
-    "hub": {"registry", "model", "runs", "hub", "results", "images", "media"},
+    "reproduce": {"names", "registry", "results", "runs", "training"},
+    "serving": {"sampling", "model", "names", "registry", "hub", "media", "images"},
+    "export": {"model", "names", "registry", "hub", "nets"},
+    "hub": {"names", "registry", "model", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}
+LIGHT = {"errors", "spec", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

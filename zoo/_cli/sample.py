@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo._cli.evaluate import option
 from zoo.errors import ConfigError, ZooError
+from zoo.names import parse_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
         options["prompt"] = args.prompt
     from zoo.hub import load
     from zoo.media import check_ending, default_file, medium, page, save_samples
-    from zoo.runs import is_run
 
-    model = load(Path(args.which) if is_run(args.which) else args.which, device=args.device)
-    name = args.out or default_file(model, Path(args.which).name.partition("@")[0])
+    parsed = parse_name(args.which)
+    model = load(args.which, device=args.device)
+    name = args.out or default_file(model, parsed.short)
     if name is not None:
         check_ending(model, name)
         _check_out(Path(name), args.force)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 from zoo._cli import fit
 from zoo.errors import ZooError
+from zoo.names import parse_name
+from zoo.registry import load_registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, split: str = "validation") -> int:
-    folder = args.which if (Path(args.which) / "config.yaml").is_file() else None
-    if folder is None and args.model is None:
-        args.model = args.which.partition("@")[0]
+    from zoo.hub import load
+
+    parsed = parse_name(args.which, registry=load_registry(*args.registry))
+    folder = str(parsed.path) if parsed.is_run else None
+    if args.model is None and args.config is None and folder is None:
+        args.model = load(args.which).source.name if parsed.entry is None else parsed.entry.name
     if args.config is not None and folder is not None:
         raise ZooError("a run folder has its own configuration; leave --config out")
     entry, rest = fit.entry_of(args, folder)
-    from zoo.hub import load
     from zoo.training.fit import Run, validate
 
-    model = load(Path(folder) if folder is not None else args.which)
+    model = load(args.which)
     plain = {
         k: v for k, v in dataclasses.asdict(entry).items() if k in ("name", "model", "data", "trainer", "training")
     }
