@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zoo.checking import seed_of
 from zoo.errors import ConfigError
 
 __all__ = ["Draw", "Labels", "Rows", "Samples", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
@@ -67,14 +68,21 @@ class Samples(Protocol):
 
 
 def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded."""
+    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded.
+
+    Raises:
+        ConfigError: what is no seed, or a generator on another kind of device.
+    """
     if isinstance(seed, torch.Generator):
+        kind = torch.device(device).type
+        if seed.device.type != kind:
+            raise ConfigError(f"the generator is on {seed.device.type}, the model on {kind}; make it there")
         return seed
     generator = torch.Generator(device=device)
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(int(seed))
+        generator.manual_seed(seed_of(seed))
     return generator
 
 

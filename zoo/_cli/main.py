@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo import __version__
+from zoo._cli.imports import refused_import
 from zoo.errors import ZooError, close_matches
 from zoo.registry import in_force
 
@@ -69,6 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main(argv)
     except ZooError as error:
         print(f"zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        told = refused_import(error)
+        if told is None:
+            raise
+        print(f"zoo: error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("zoo: interrupted", file=sys.stderr)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.abilities import HasPosterior
+from zoo.checking import trusted
 from zoo.errors import ConfigError
 from zoo.families.adversarial import AdversarialModel
 from zoo.model import Batch
@@ -93,7 +94,7 @@ class GAT(AdversarialModel):
     def given(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return a draw from the posterior of each example, and its label if the model is told it."""
         x, labels = batch
-        with torch.no_grad():
+        with torch.no_grad(), trusted():
             mean, log_var = self.autoencoder.posterior(x)
         z = mean + (log_var / 2).exp() * self.randn(*mean.shape)
         return z, (labels if self.num_classes else None)

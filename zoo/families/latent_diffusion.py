@@ -122,6 +122,11 @@ class LatentDiffusion(ScoreModel):
 
     # -- data, latents, and back --------------------------------------------------------------------------------------
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return tuple(self.prior.shape)
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Return the scaled latents of examples: (B, *shape) in data range -> (B, C, h, w)."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.families.velocity import VelocityModel
 from zoo.maths.solvers import integrate, time_grid
-from zoo.model import Batch, Player
+from zoo.model import Batch, Player, seeded
 
 __all__ = ["RectifiedFlow"]
 
@@ -169,7 +169,7 @@ class RectifiedFlow(VelocityModel):
     @torch.no_grad()
     def one_step_error(self, n: int = 256, *, seed: int = 0, steps: int = 32) -> float:
         """Return the mean squared distance per dimension between one step and many of this very flow."""
-        z_0, field = self.noise(n, torch.Generator(device=self.device).manual_seed(seed)), self.field()
+        z_0, field = self.noise(n, seeded(seed, self.device)), self.field()
         many = integrate(field, z_0, time_grid(steps), "rk4")
         return float((z_0 + field(z_0, torch.zeros((), device=self.device, dtype=self.dtype)) - many).square().mean())
 
