@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from zoo.errors import CheckpointError, RunError
+from zoo.errors import CheckpointError, ConfigError, RunError
 from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
 from zoo.spec import build, class_paths, is_spec
@@ -206,11 +206,13 @@ def fill(model: GenerativeModel, state: dict[str, torch.Tensor], path: Path) -> 
 
 
 def _built(spec: Any, path: Path) -> GenerativeModel:
-    data = sorted(p for p in class_paths(spec) if p.startswith("zoo.data."))
-    if data:  # they read files
-        raise CheckpointError(f"checkpoint {path}: its model names the data module {data[0][:200]!r}, which is no part")
     try:
+        data = sorted(p for p in class_paths(spec) if p.startswith("zoo.data."))
+        if data:  # they read files
+            raise ConfigError(f"its model names {data[0][:200]!r}, and data are no part of a model")
         model = build(spec, load_registry().allow)
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint {path}: {error}") from error
     except MALFORMED as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(f"checkpoint {path} does not describe a model: {reason}") from error

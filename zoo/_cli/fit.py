@@ -85,6 +85,9 @@ def _read_config(path: str) -> dict[str, Any]:
         raise ZooError(f"configuration {path} must hold a mapping")
     if not isinstance(content.get("name"), (str, type(None))):
         raise ZooError(f"configuration {path}: name must be text, got {str(content['name'])[:100]!r}")
+    for part, kinds in (("model", (dict, str)), ("data", (dict, str)), ("trainer", dict), ("training", dict)):
+        if not isinstance(content.get(part, {}), kinds):
+            raise ZooError(f"configuration {path}: {part} must be a mapping, got {str(content[part])[:100]!r}")
     return content
 
 

@@ -47,6 +47,11 @@ from zoo.training.watch import watch_for
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
 
+_RESTORED = {
+    "loops": dict, "optimizer_states": list, "lr_schedulers": list, "zoo_batches": int, "pytorch-lightning_version": str
+}  # fmt: skip
+"""What a training goes on with, beside weights and facts."""
+
 
 class Run:
     """Everything that one training needs, built and checked, before the first step.
@@ -268,6 +273,9 @@ class Run:
         fill(self.model, content["state_dict"], self.checkpoint)
         if "step" not in content["zoo"]:
             raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
+        for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
+            if not isinstance(content.get(part), kind):
+                raise CheckpointError(f"checkpoint {self.checkpoint} has no {part}, so no training can go on from it")
         return content["zoo"]["step"]
 
     def _train(self, trainer: Trainer) -> None:
