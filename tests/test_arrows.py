@@ -10,35 +10,39 @@ import pytest
 import zoo
 
 ROOT = Path(zoo.__file__).parent
-EVERYWHERE = {"errors", "spec"}
+EVERYWHERE = {"errors", "spec", "classes"}
 MAY = {
     "errors": set(),
-    "spec": set(),
+    "signature": set(),
+    "spec": {"signature"},
+    "classes": set(),
     "maths": set(),
     "nets": {"maths"},
     "sampling": set(),
     "optimizer": set(),
-    "model": {"sampling", "optimizer"},
+    "context": set(),
+    "model": {"sampling", "optimizer", "context"},
+    "abilities": {"model"},
     "images": set(),
-    "media": {"model", "images", "maths"},
-    "families": {"model", "sampling", "maths", "nets", "families"},
+    "media": {"model", "abilities", "images", "maths"},
+    "families": {"model", "abilities", "sampling", "maths", "nets", "families"},
     "data": {"maths", "data"},
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
-    "callbacks": {"model", "media", "callbacks"},
+    "callbacks": {"model", "abilities", "context", "images", "media", "callbacks"},
     "runs": {"model", "registry"},
-    "training": {"model", "callbacks", "data", "metrics", "runs", "training"},
+    "training": {"model", "abilities", "callbacks", "data", "metrics", "runs", "training"},
     "registry": set(),
     "names": {"registry"},
-    "evaluation": {"model", "metrics", "results"},
-    "diagnostics": {"model", "images", "maths", "diagnostics"},
+    "evaluation": {"model", "abilities", "metrics", "results"},
+    "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
     "reproduce": {"names", "registry", "results", "runs", "training"},
-    "serving": {"sampling", "model", "names", "registry", "hub", "media", "images"},
-    "export": {"model", "names", "registry", "hub", "nets"},
-    "hub": {"names", "registry", "model", "runs", "hub", "results", "images", "media"},
+    "serving": {"sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
+    "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
+    "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "names", "results", "leaderboard"}
+LIGHT = {"errors", "signature", "spec", "classes", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

@@ -250,12 +250,14 @@ def second_stage(
     arguments = entry.model.get("init_args") or {}
     if part not in arguments:
         raise ConfigError(f"{entry.name} is {_WITHOUT[part]}")
+    from zoo.abilities import autoencoder_of
+
     model, data, known = _load(which, None)
     name, cost = model.source.name or str(which), known.get("cost") or {}
     stages = cost.get("stages") or (cost.get("training") or {}).get("stages")
     if part == "autoencoder":
-        if hasattr(model, "autoencoder"):  # a pair: all stages but the last made the autoencoder
-            model = model.autoencoder
+        if autoencoder_of(model) is not None:  # a pair: all stages but the last made the autoencoder
+            model = autoencoder_of(model)
             stages = dict(list(stages.items())[:-1]) if stages else {name: None}
         changed = _prior_of(arguments, model, which)
     else:
@@ -279,11 +281,13 @@ def _prior_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str |
     """Return the arguments of a prior over the codes or latents of this very autoencoder. Raises `ConfigError`."""
     if "prior" not in arguments:
         return _players_of(arguments, model, which)
+    from zoo.abilities import HasCodes, HasMapLatents
+
     prior = arguments["prior"]
-    if hasattr(model, "latents") and (prior.get("init_args") or {}).get("levels", 0) is None:  # a map of numbers
+    if isinstance(model, HasMapLatents) and (prior.get("init_args") or {}).get("levels", 0) is None:  # a map of numbers
         fitted = {**prior["init_args"], "shape": list(model.grid)}
         return {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
-    if not hasattr(model, "codebook_size"):
+    if not isinstance(model, HasCodes):
         raise ConfigError(
             f"{which} is a {type(model).__name__}, which has no discrete codes; a prior needs an autoencoder "
             f"such as vq_vae or fsq"
@@ -296,7 +300,9 @@ def _prior_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str |
 
 def _players_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str | Path) -> dict[str, Any]:
     """Return the arguments of a game on the latents of this very autoencoder, cut into as many tokens as before."""
-    if not hasattr(model, "posterior"):
+    from zoo.abilities import HasPosterior
+
+    if not isinstance(model, HasPosterior):
         raise ConfigError(f"{which} is a {type(model).__name__}, which has no Gaussian posterior; name a VAE")
     changed = {**arguments, "autoencoder": model.spec}
     for player in ("generator", "critic"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from zoo.classes import checked_names
 from zoo.errors import CheckpointError, ConfigError, RunError
 from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
@@ -190,6 +191,7 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
         state = {**state, **content["ema"]["parameters"]}
     fill(model, state, path)
     model.source = replace(Source("run"), path=str(run), name=facts.get("name"))
+    model.class_names = checked_names(facts.get("class_names"), model.num_classes)
     return model.eval()
 
 

@@ -22,6 +22,9 @@ OPTIONS = """options of the model, the data and the trainer follow as --model.X,
 _MAX_BYTES = 2_000_000
 
 
+_PICTURES = ("samples.png", "samples.gif", "samples.txt", "samples.wav", "features.png", "loss.png")
+
+
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = OPTIONS
@@ -135,7 +138,8 @@ def run(args: argparse.Namespace) -> int:
         kept = training.folder
         print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
         return 143 if stop.signal_name == "SIGTERM" else 130
-    print(f"zoo: the run is in {done}; look at {done}/samples.png and {done}/loss.png")
+    pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
+    print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Pictures in the run folder: samples from the averaged weights, in their kind, and the loss curves."""
+"""Pictures in the run folder: samples from the averaged weights, in their kind, or what features see; loss curves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
+from zoo.abilities import HasFeatures
 from zoo.callbacks.ema import EMA
-from zoo.media import medium, save_samples
+from zoo.context import decode_texts
+from zoo.images import clips_png, png_bytes
+from zoo.media import default_file, feature_picture, medium, save_samples
 
 __all__ = ["Pictures", "plot_losses"]
 
@@ -19,13 +23,16 @@ __all__ = ["Pictures", "plot_losses"]
 class Pictures(Callback):
     """Write ``samples/step-XXXXXXXX.png`` and ``loss.png`` every so many steps, and at the end.
 
-    Models of text write ``.txt``, those of audio ``.wav`` with its spectrogram. The samples use one seed, so that they
-    can be compared across steps; sampling has its own generator and leaves the training noise alone.
+    Models of text write ``.txt``, those of audio ``.wav`` with its spectrogram, those of videos ``.gif`` with a sheet
+    of one clip a row. What is told a text draws for the texts of the first validation examples, with these as captions.
+    The samples use one seed, so that they can be compared across steps; sampling has its own generator and leaves the
+    training noise alone. A model that does not generate shows the features of validation examples as colours instead,
+    in ``features.png``.
 
     Args:
         folder: the run folder.
         every: steps between pictures, 0 for the end only.
-        count: images a grid; of texts and recordings a sixteenth as many.
+        count: images a grid; of texts, recordings and clips a sixteenth as many.
         ema: the average whose weights are sampled, if the run keeps one.
     """
 
@@ -46,17 +53,53 @@ class Pictures(Callback):
         if self._drawn == trainer.global_step:
             return
         self._drawn = trainer.global_step
-        kind = medium(pl_module)
-        if kind != "points":
-            count = self.count if kind == "image" else max(1, self.count // 16)
-            with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
-                samples = pl_module.sample(count, seed=0)
-            ending = {"image": ".png", "text": ".txt", "audio": ".wav"}[kind]
-            for name in (f"samples/step-{trainer.global_step:08d}", "samples"):
-                save_samples(pl_module, samples, self.folder / f"{name}{ending}")
+        with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
+            if pl_module.generates:
+                self._samples(trainer, pl_module)
+            elif isinstance(pl_module, HasFeatures) and medium(pl_module) in ("image", "video"):
+                self._features(trainer, pl_module)
         for logger in trainer.loggers:
             logger.save()
         plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")
+
+    def _samples(self, trainer: Trainer, model: Any) -> None:
+        kind = medium(model)
+        if kind == "points":
+            return
+        count = self.count if kind == "image" else max(1, self.count // 16)
+        labels = captions = None
+        if model.context:
+            labels = _validation(trainer)[1][:count]
+            count, captions = len(labels), decode_texts(labels, model.alphabet)
+        samples = model.sample(count, seed=0, labels=labels)
+        ending = Path(default_file(model, "samples") or "samples.txt").suffix
+        for name in (f"samples/step-{trainer.global_step:08d}", "samples"):
+            save_samples(model, samples, self.folder / f"{name}{ending}", captions=captions)
+
+    def _features(self, trainer: Trainer, model: Any) -> None:
+        """Draw validation examples in the first row, and below each its features as colours."""
+        x = trainer.datamodule.to_float(_validation(trainer)[0][: max(1, self.count // 4)], model.dtype)
+        training = model.training
+        model.eval()
+        try:
+            rows = feature_picture(model, x)
+        finally:
+            model.train(training)
+        if medium(model) == "video":  # each clip above its features
+            picture = clips_png(rows.transpose(0, 1).flatten(0, 1), scale=2)
+        else:
+            picture = png_bytes(rows.flatten(0, 1), columns=rows.shape[1], scale=2)
+        for name in (f"samples/step-{trainer.global_step:08d}.png", "features.png"):
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(picture)
+            os.replace(temporary, path)
+
+
+def _validation(trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """Return the validation split of the run's data: examples as they are stored, and labels."""
+    return trainer.datamodule.split("validation")
 
 
 def plot_losses(metrics: Path, path: Path) -> None:
