@@ -192,10 +192,25 @@ def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what:
     if asked is not None:
         return build(load_registry().data_spec(asked))
     if spec is not None:
-        return build(spec, load_registry().allow)
+        return _of_run(spec, load_registry().allow, what)
     if entry is not None:
         return entry.build_data()
     raise ConfigError(f"the data of {what} are not known; say which, as in zoo.evaluate(model, 'mnist')")
+
+
+def _of_run(spec: Mapping[str, Any], allow: Sequence[str], what: str) -> TensorData:
+    """Build the data that a run says it was trained on. Raises `ConfigError` where it names no data."""
+    from zoo.data.base import TensorData
+    from zoo.runs import MALFORMED
+    from zoo.spec import build
+
+    try:
+        found = build(spec, allow)
+    except MALFORMED as error:  # a `ZooError` is none of them
+        raise ConfigError(f"the run.json of {what} describes no data: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(found, TensorData):
+        raise ConfigError(f"the run.json of {what} names {type(found).__name__} as its data; say which, by --data NAME")
+    return found
 
 
 def _command(

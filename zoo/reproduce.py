@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.errors import RegistryError, ResultError, RunError
 from zoo.names import is_run, parse_name
-from zoo.registry import Entry, load_registry
+from zoo.registry import Entry, in_force, load_registry
 from zoo.results import Metric, Result
 
 __all__ = ["Band", "Reproduction", "compare", "reproduce"]
@@ -87,7 +87,8 @@ def reproduce(
     from zoo.api import evaluate
 
     options = {"k": entry.evaluation.get("k"), **evaluation}
-    result = evaluate(folder, entry.build_data(), out=folder, progress=progress, **options)
+    with in_force(*registry):  # what the run names, they allow
+        result = evaluate(folder, entry.build_data(), out=folder, progress=progress, **options)
     return Reproduction(folder, result, compare(result.metrics, entry.expected, entry.name))
 
 

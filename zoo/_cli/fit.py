@@ -6,16 +6,20 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunError, ZooError
-from zoo.registry import Entry, load_registry
+from zoo.registry import Entry, load_registry, plain_yaml
+from zoo.spec import is_spec
 
 OPTIONS = """options of the model, the data and the trainer follow as --model.X, --data.X, --trainer.X, --training.X:
   zoo fit --model vae --model.beta 2 --data.batch_size 256 --trainer.devices 2 --training.ema 0.9995
   zoo fit --model NAME --help lists them all, with the defaults of NAME;
   --print_config prints the whole configuration; --config FILE runs a saved one again"""
+
+_MAX_BYTES = 2_000_000
 
 
 _PICTURES = ("samples.png", "samples.gif", "samples.txt", "samples.wav", "features.png", "loss.png")
@@ -54,8 +58,10 @@ def entry_of(args: argparse.Namespace, run: str | None = None) -> tuple[Entry, l
         saved = _read_config(config)
         name = name or saved.get("name")
         rest = ["--config", config, *rest]
-        if name not in registry and name not in registry.aliases and {"model", "data"} <= set(saved):
-            return Entry(str(name or "model"), "", model=saved["model"], data=saved["data"]), rest
+        known = any(name in names for names in (registry, registry.aliases, registry.deprecated))
+        if not known and {"model", "data"} <= set(saved):
+            free = {part: _spec_of(saved, part, config) for part in ("model", "data")}
+            return Entry(str(name or "model"), "", **free, allow=registry.allow), rest
     if name is None:
         raise ZooError("no model is named; give --model NAME (zoo list shows the names), --config FILE or --resume RUN")
     entry = registry.resolve(name)
@@ -70,14 +76,29 @@ def _read_config(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        size = Path(path).stat().st_size
+        if size > _MAX_BYTES:
+            raise ZooError(f"configuration {path} has {size:,} bytes, more than the {_MAX_BYTES:,} that one may have")
+        content = plain_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ZooError(f"configuration {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ZooError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise ZooError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(content, dict):
         raise ZooError(f"configuration {path} must hold a mapping")
+    if not isinstance(content.get("name"), (str, type(None))):
+        raise ZooError(f"configuration {path}: name must be text, got {str(content['name'])[:100]!r}")
+    for part, kinds in (("model", (dict, str)), ("data", (dict, str)), ("trainer", dict), ("training", dict)):
+        if not isinstance(content.get(part, {}), kinds):
+            raise ZooError(f"configuration {path}: {part} must be a mapping, got {str(content[part])[:100]!r}")
     return content
+
+
+def _spec_of(saved: Mapping[str, Any], part: str, path: str) -> Mapping[str, Any]:
+    spec = saved[part]
+    if not is_spec(spec) or not isinstance(spec["class_path"], str):
+        raise ZooError(f"configuration {path}: {part} must have a class_path, and init_args at most")
+    return spec
 
 
 def run(args: argparse.Namespace) -> int:

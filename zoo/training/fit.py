@@ -20,9 +20,9 @@ from zoo.callbacks.ema import EMA
 from zoo.callbacks.pictures import Pictures
 from zoo.classes import names_for
 from zoo.data.base import TensorData, derive_seed
-from zoo.errors import ConfigError, RunError, ZooError
+from zoo.errors import CheckpointError, ConfigError, RunError, ZooError
 from zoo.model import GenerativeModel
-from zoo.runs import last_checkpoint, read_checkpoint
+from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
@@ -47,6 +47,11 @@ from zoo.training.settings import parse_budget
 from zoo.training.watch import watch_for
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
+
+_RESTORED = {
+    "loops": dict, "optimizer_states": list, "lr_schedulers": list, "zoo_batches": int, "pytorch-lightning_version": str
+}  # fmt: skip
+"""What a training goes on with, beside weights and facts."""
 
 
 class Run:
@@ -84,7 +89,6 @@ class Run:
         self.cli = EntryCLI(entry, args, allow)
         self.settings = self.cli.settings()
         self.name = self.cli.config["name"]
-        self.allow = list(allow)
         self.earlier = dict(earlier or {})
         self.model, self.data = self._build(init_from, parts or {})
         self.arguments = self.cli.trainer_arguments()
@@ -179,7 +183,6 @@ class Run:
             "name": self.name,
             "spec": self.model.spec,
             "data": self.data_spec(),
-            "allow": self.allow,
             "steps": self.total,
             **({"class_names": list(self.model.class_names)} if self.model.class_names else {}),
         }
@@ -237,7 +240,7 @@ class Run:
             CheckpointError: a checkpoint could not be written.
         """
         self.folder = self.folder or new_folder(self.name)
-        step = read_checkpoint(self.checkpoint)["zoo"]["step"] if self.checkpoint is not None else None
+        step = self._saved_step()
         if step is not None and step >= self.total:
             raise RunError(
                 f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
@@ -259,12 +262,30 @@ class Run:
                 with contextlib.suppress(OSError):  # the first error is the one to see
                     logger.save()
             explained = lost_process(error, self.world, self.folder) or full_disk(error, self.folder)
+            if explained is None and isinstance(error, MALFORMED) and trainer._checkpoint_connector._loaded_checkpoint:
+                explained = CheckpointError(  # it was still being restored
+                    f"checkpoint {self.checkpoint} does not fit the run in {self.folder}, it was edited or is "
+                    f"damaged: {' '.join(str(error).split())[:200] or type(error).__name__}"
+                )
             if explained is None or isinstance(error, ZooError):
                 raise
             raise explained from error
         for logger in loggers:
             logger.save()
         return self.folder
+
+    def _saved_step(self) -> int | None:
+        """Return the step of the checkpoint to go on from, which must fit the model. Raises `CheckpointError`."""
+        if self.checkpoint is None:
+            return None
+        content = read_model_checkpoint(self.checkpoint)
+        fill(self.model, content["state_dict"], self.checkpoint)
+        if "step" not in content["zoo"]:
+            raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
+        for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
+            if not isinstance(content.get(part), kind):
+                raise CheckpointError(f"checkpoint {self.checkpoint} has no {part}, so no training can go on from it")
+        return content["zoo"]["step"]
 
     def _train(self, trainer: Trainer) -> None:
         checkpoint = str(self.checkpoint) if self.checkpoint else None
