@@ -18,7 +18,8 @@ MAY = {
     "nets": {"maths"},
     "sampling": set(),
     "optimizer": set(),
-    "model": {"sampling", "optimizer"},
+    "trained_parts": set(),
+    "model": {"sampling", "optimizer", "trained_parts"},
     "images": set(),
     "media": {"model", "images", "maths"},
     "families": {"model", "sampling", "maths", "nets", "families"},
@@ -27,7 +28,7 @@ MAY = {
     "results": set(),
     "callbacks": {"model", "media", "callbacks"},
     "runs": {"model"},
-    "training": {"model", "callbacks", "data", "metrics", "runs", "training"},
+    "training": {"model", "callbacks", "data", "metrics", "runs", "trained_parts", "training"},
     "registry": set(),
     "evaluation": {"model", "metrics", "results"},
     "diagnostics": {"model", "images", "maths", "diagnostics"},
@@ -37,7 +38,7 @@ MAY = {
     "export": {"model", "registry", "hub", "nets"},
     "hub": {"registry", "model", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "results", "leaderboard"}
+LIGHT = {"errors", "spec", "trained_parts", "registry", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

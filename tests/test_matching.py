@@ -562,7 +562,10 @@ def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.Monk
     for arguments, said in (
         (["--model", "vae", "--teacher", "a"], "takes no --teacher"),
         (["--model", "reflow-mnist", "--teacher", "vae-mnist"], "a VAE, which has no velocity"),
-        (["--model", "reflow-mnist", "--teacher", "a", "--autoencoder", "a"], "leave --autoencoder or --teacher out"),
+        (
+            ["--model", "reflow-mnist", "--teacher", "a", "--autoencoder", "a"],
+            "takes no --autoencoder: it takes only --teacher",
+        ),
         (["--resume", "c", "--teacher", "a"], "leave --teacher out"),
     ):
         assert main(["fit", *arguments]) == 2 and said in capsys.readouterr().err

@@ -6,20 +6,25 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunError, ZooError
 from zoo.registry import Entry, load_registry
+from zoo.trained_parts import RESERVED, TrainedPart, declared, declared_by
 
 OPTIONS = """options of the model, the data and the trainer follow as --model.X, --data.X, --trainer.X, --training.X:
   zoo fit --model vae --model.beta 2 --data.batch_size 256 --trainer.devices 2 --training.ema 0.9995
-  zoo fit --model NAME --help lists them all, with the defaults of NAME;
+  zoo fit --model NAME --help lists them all, with the defaults of NAME, and the trained models that NAME builds on,
+  each with an option of its own such as --autoencoder NAME|RUN or --teacher NAME|RUN;
   --print_config prints the whole configuration; --config FILE runs a saved one again"""
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
+    parser.set_defaults(parser=parser)
     parser.epilog = OPTIONS
     parser.add_argument("--model", metavar="NAME", help="a name of the registry (zoo list)")
     parser.add_argument("--data", metavar="NAME", help="other data than the entry's, such as binary_mnist_threshold")
@@ -31,10 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
         )
         parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
         parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model (fine-tuning)")
-        parser.add_argument(
-            "--autoencoder", metavar="RUN|NAME", help="the trained autoencoder whose codes a prior is fitted to"
-        )
-        parser.add_argument("--teacher", metavar="RUN|NAME", help="the trained model from which this one is distilled")
         parser.add_argument(
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
@@ -77,10 +78,18 @@ def _read_config(path: str) -> dict[str, Any]:
     return content
 
 
+def plain_entry(entry: Entry) -> dict[str, Any]:
+    """Return of an entry what a training needs, as plain data."""
+    whole = dataclasses.asdict(entry)
+    return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.help:
+        return show_help(args)
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
-    part = _check_parts(args, entry)
+    named, rest = _named_parts(args, entry, rest)
     if args.budget is not None:
         rest += ["--training.budget", args.budget]
         if not any(a.startswith("--trainer.max_steps") for a in rest):
@@ -88,23 +97,21 @@ def run(args: argparse.Namespace) -> int:
     from zoo.training.fit import Run, Stopped
 
     stages: dict[str, Any] = {}
-    if part is not None:
-        from zoo.api import second_stage
+    if named:
+        from zoo.api import with_parts
 
-        entry, model, earlier = second_stage(entry, getattr(args, part), part=part, keep_data=args.data is not None)
-        stages = {"parts": {part: model}, "earlier": earlier}
+        entry, models, earlier = with_parts(entry, named, keep_data=args.data is not None)
+        stages = {"parts": models, "earlier": earlier}
     init_from = None
     if args.init_from is not None:
         from zoo.hub import load
 
         init_from = load(args.init_from)
     folder = args.resume or args.run
-    plain = {
-        k: v for k, v in dataclasses.asdict(entry).items() if k in ("name", "model", "data", "trainer", "training")
-    }
     training = Run(
-        plain, rest, allow=entry.allow, folder=folder, resume=args.resume is not None, init_from=init_from, **stages
-    )
+        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
+        init_from=init_from, **stages,
+    )  # fmt: skip
     if args.dry_run:
         print(json.dumps(training.estimate(), indent=2))
         return 0
@@ -114,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
         kept = training.folder
         print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
         return 143 if stop.signal_name == "SIGTERM" else 130
-    print(f"zoo: the run is in {done}; look at {done}/samples.png and {done}/loss.png")
+    pictures = [str(path) for path in [*sorted(done.glob("samples.*")), done / "loss.png"] if path.is_file()]
+    print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
 
 
@@ -136,22 +144,71 @@ def _check_folders(args: argparse.Namespace) -> None:
         )
 
 
-_PARTS = {
-    "autoencoder": ("a prior over the codes of a trained autoencoder", "vq_vae-mnist"),
-    "teacher": ("distilled from a trained model", "flow_matching-mnist"),
-}
+def _named_parts(args: argparse.Namespace, entry: Entry, rest: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the trained parts that are named, as the model's class declares them, and the arguments that are left.
+
+    Raises:
+        ZooError: a part is named that the model does not take, or one is missing that its entry has a place for.
+    """
+    parts = declared(entry.model["class_path"], tuple(entry.allow))
+    parser = argparse.ArgumentParser(prog="zoo fit", add_help=False, allow_abbrev=False, exit_on_error=False)
+    _add_parts(parser, parts)
+    try:
+        found, rest = parser.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        raise ZooError(f"{error.argument_name}: {error.message}: a run folder or a name such as vae-mnist") from error
+    named = {part: which for part, which in vars(found).items() if which is not None}
+    if named and args.resume is not None:
+        part = next(iter(named))
+        raise RunError(f"--resume goes on with the {part} that is in the checkpoint; leave --{part} out")
+    _check_not_taken(args, entry, parts, rest)
+    if args.resume is None and args.init_from is None and not args.dry_run:
+        for part, declaration in parts.items():
+            if part not in named and (entry.model.get("init_args") or {}).get(part) is not None:
+                raise ZooError(
+                    f"{entry.name} is {declaration.what}; name it with --{part}, a run folder or a name such as "
+                    f"{declaration.example}"
+                )
+    return named, rest
 
 
-def _check_parts(args: argparse.Namespace, entry: Entry) -> str | None:
-    """Hold a model that builds on a trained one to be given one, and return the name of that part."""
-    given = [part for part in _PARTS if getattr(args, part) is not None]
-    if given and args.resume is not None:
-        raise RunError(f"--resume goes on with the {given[0]} that is in the checkpoint; leave --{given[0]} out")
-    if len(given) > 1:
-        raise ZooError("no model builds on both an autoencoder and a teacher; leave --autoencoder or --teacher out")
-    if given or args.resume is not None or args.init_from is not None or args.dry_run:
-        return given[0] if given else None
-    for part, (what, example) in _PARTS.items():
-        if (entry.model.get("init_args") or {}).get(part) is not None:
-            raise ZooError(f"{entry.name} is {what}; name it with --{part}, a run folder or a name such as {example}")
-    return None
+def _add_parts(parser: argparse.ArgumentParser, parts: Mapping[str, TrainedPart]) -> None:
+    for part, declaration in parts.items():
+        text = (
+            f"a trained model with {declaration.needs}, such as {declaration.example}; this one is {declaration.what}"
+        )
+        parser.add_argument(f"--{part}", metavar="NAME|RUN", help=text.replace("%", "%%"))
+
+
+def _check_not_taken(
+    args: argparse.Namespace, entry: Entry, parts: Mapping[str, TrainedPart], rest: Sequence[str]
+) -> None:
+    """Refuse the trained part of other models by its name; what else is unknown is the next parser's to say."""
+    for word in rest:
+        option = word.partition("=")[0].removeprefix("--")
+        if not word.startswith("--") or "." in option or option in RESERVED | set(parts):
+            continue
+        takers = declared_by(load_registry(*args.registry), option)
+        if takers:
+            takes = f"takes only {', '.join(f'--{part}' for part in parts)}" if parts else "builds on no trained model"
+            raise ZooError(
+                f"{entry.name} takes no --{option}: it {takes}; --{option} is an option of {', '.join(takers)}"
+            )
+
+
+def show_help(args: argparse.Namespace) -> int:
+    """Print the options; where a model is named, its trained parts and all options of the training, with defaults."""
+    parser = args.parser
+    if args.model is None and args.config is None and getattr(args, "resume", None) is None:
+        parser.print_help()
+        return 0
+    entry, _ = entry_of(args, getattr(args, "resume", None))
+    parts = declared(entry.model["class_path"], tuple(entry.allow))
+    if hasattr(args, "resume"):
+        _add_parts(parser.add_argument_group(f"trained models that {entry.name} builds on"), parts)  # type: ignore[arg-type]
+    parser.print_help()
+    from zoo.training.cli import EntryCLI
+
+    print(f"\noptions of {entry.name}:\n")
+    print(EntryCLI.help_of(plain_entry(entry), entry.allow))
+    return 0

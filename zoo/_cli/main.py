@@ -31,7 +31,7 @@ COMMANDS = {
     "verify": "check the files of a model against their recorded sha256",
 }
 PASS_ON = {"fit", "validate", "test"}
-"""Commands whose unknown options belong to LightningCLI."""
+"""Commands whose unknown options belong to LightningCLI; their help depends on the model that is named."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,7 +89,8 @@ def _main(argv: list[str]) -> int:
         raise ZooError(f"unknown command {name!r}.{close_matches(name, COMMANDS)} Run `zoo --help` for the list.")
     warnings.showwarning = _one_line_warning
     command = importlib.import_module(f"zoo._cli.{name}")
-    parser = _Parser(prog=f"zoo {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".")
+    about = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
+    parser = _Parser(prog=f"zoo {name}", description=about, add_help=name not in PASS_ON)
     command.add_arguments(parser)
     if name in PASS_ON:
         args, args.rest = parser.parse_known_args(rest)

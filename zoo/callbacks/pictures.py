@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,15 @@ from zoo.media import medium, save_samples
 
 __all__ = ["Pictures", "plot_losses"]
 
+log = logging.getLogger("zoo.callbacks")
+
 
 class Pictures(Callback):
     """Write ``samples/step-XXXXXXXX.png`` and ``loss.png`` every so many steps, and at the end.
 
     Models of text write ``.txt``, those of audio ``.wav`` with its spectrogram. The samples use one seed, so that they
-    can be compared across steps; sampling has its own generator and leaves the training noise alone.
+    can be compared across steps; sampling has its own generator and leaves the training noise alone. A picture that
+    cannot be drawn is told, once for each reason, and the training goes on.
 
     Args:
         folder: the run folder.
@@ -32,31 +38,61 @@ class Pictures(Callback):
     def __init__(self, folder: str | Path, *, every: int = 1000, count: int = 64, ema: EMA | None = None) -> None:
         self.folder, self.every, self.count, self.ema = Path(folder), every, count, ema
         self._drawn = -1
+        self._told: set[str] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what a run that was stopped right after its checkpoint has not come to."""
+        step = trainer.global_step
+        if step and self._due(trainer) and not any(self.folder.glob(f"samples/step-{step:08d}.*")):
+            self.draw(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.every and trainer.global_step % self.every == 0 and trainer.is_global_zero:
+        if self._due(trainer):
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.draw(trainer, pl_module)
 
+    def _due(self, trainer: Trainer) -> bool:
+        return bool(self.every) and trainer.global_step % self.every == 0 and trainer.is_global_zero
+
     def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw both pictures for the current step, once a step."""
-        if self._drawn == trainer.global_step:
+        """Draw both pictures for the current step, once a step; say what of it cannot be drawn."""
+        step = trainer.global_step
+        if self._drawn == step:
             return
-        self._drawn = trainer.global_step
-        kind = medium(pl_module)
-        if kind != "points":
-            count = self.count if kind == "image" else max(1, self.count // 16)
-            with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
-                samples = pl_module.sample(count, seed=0)
-            ending = {"image": ".png", "text": ".txt", "audio": ".wav"}[kind]
-            for name in (f"samples/step-{trainer.global_step:08d}", "samples"):
-                save_samples(pl_module, samples, self.folder / f"{name}{ending}")
+        self._drawn = step
+        with self._telling(step, "the samples"):
+            self._samples(step, pl_module)
         for logger in trainer.loggers:
             logger.save()
-        plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")
+        with self._telling(step, "the loss curves"):
+            plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")
+
+    def _samples(self, step: int, model: LightningModule) -> None:
+        kind = medium(model)
+        if kind == "points":
+            return
+        count = self.count if kind == "image" else max(1, self.count // 16)
+        with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
+            samples = model.sample(count, seed=0)
+        ending = {"image": ".png", "text": ".txt", "audio": ".wav"}[kind]
+        for name in (f"samples/step-{step:08d}", "samples"):
+            save_samples(model, samples, self.folder / f"{name}{ending}")
+
+    @contextlib.contextmanager
+    def _telling(self, step: int, what: str) -> Iterator[None]:
+        """Say in one sentence what cannot be drawn, and go on; a full disk is for the whole run to end on."""
+        try:
+            yield
+        except Exception as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            if reason not in self._told:
+                self._told.add(reason)
+                log.warning("step %d: %s could not be drawn, and the training goes on: %s", step, what, reason)
 
 
 def plot_losses(metrics: Path, path: Path) -> None:
