@@ -260,7 +260,7 @@ class GenerativeModel(Recorded, LightningModule):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network for one batch with these sampling options; `calls_per_sample` is the default's."""
-        steps, usual = options.get("steps"), self.sampling_options().get("steps")
+        steps, usual = options.get("steps"), self.sampler({}).get("steps")
         scale = steps / usual if isinstance(steps, int) and isinstance(usual, int) and usual else 1.0
         return self.calls_per_sample * scale
 

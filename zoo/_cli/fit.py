@@ -174,9 +174,7 @@ def _named_parts(args: argparse.Namespace, entry: Entry, rest: list[str]) -> tup
 
 def _add_parts(parser: argparse.ArgumentParser, parts: Mapping[str, TrainedPart]) -> None:
     for part, declaration in parts.items():
-        text = (
-            f"a trained model with {declaration.needs}, such as {declaration.example}; this one is {declaration.what}"
-        )
+        text = f"the trained model that it builds on: it is {declaration.what}, such as {declaration.example}"
         parser.add_argument(f"--{part}", metavar="NAME|RUN", help=text.replace("%", "%%"))
 
 

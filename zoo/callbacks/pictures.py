@@ -51,8 +51,11 @@ class Pictures(Callback):
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.draw(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        if self._drawn == trainer.global_step:  # the last row of the losses has come since
+            self._curves(trainer)
+        self.draw(trainer, pl_module)
 
     def _due(self, trainer: Trainer) -> bool:
         return bool(self.every) and trainer.global_step % self.every == 0 and trainer.is_global_zero
@@ -65,9 +68,12 @@ class Pictures(Callback):
         self._drawn = step
         with self._telling(step, "the samples"):
             self._samples(step, pl_module)
+        self._curves(trainer)
+
+    def _curves(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()
-        with self._telling(step, "the loss curves"):
+        with self._telling(trainer.global_step, "the loss curves"):
             plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")
 
     def _samples(self, step: int, model: LightningModule) -> None:
