@@ -4,7 +4,9 @@ Conventions, stated once:
 
 - Images are float32 tensors of shape (B, C, H, W) in [0, 1]; 8-bit data are k / 255 with integer k, binary data 0 or 1.
   A model that wants another range converts inside; `GenerativeModel.sample` always returns the data range.
-- A batch is a pair ``(x, labels)``, labels being int64 of shape (B,).
+- Videos are (B, C, T, H, W) in [0, 1], T frames of images.
+- A batch is a pair ``(x, labels)``, labels being int64 of shape (B,), or of (B, T) where a model's ``context`` is (T,):
+  texts of its alphabet, padded with -1.
 - Losses and log-likelihoods are in nats per example: summed over the dimensions of an example, averaged over the batch.
   The exception are regressions (of a velocity, of a noise): mean squared errors per dimension, logged as ``mse``.
 - Likelihoods are of the *discrete* image; bits/dim = -log_prob / (D ln 2), D = C * H * W.
@@ -26,6 +28,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from zoo.context import PAD, encode_texts
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.optimizer import LeanAdamW
 from zoo.sampling import Draw, grouped, seeded, together
@@ -87,9 +90,14 @@ class GenerativeModel(Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
 
     Attributes:
-        shape: shape of one example, (C, H, W) for images.
+        generates: whether the model draws examples; one that only represents them has `zoo.abilities.HasFeatures`, and
+            its `sample` refuses.
+        shape: shape of one example, (C, H, W) for images, (C, T, H, W) for videos.
         levels: grey levels of the data the model is meant for (256, 2), or None for continuous data.
         num_classes: number of labels the model is conditioned on, 0 if unconditional.
+        context: shape of one example's condition where that is a text, (T,) characters of the ``alphabet``; () for a
+            class or for none.
+        alphabet: characters of the texts that the model is told, or that its examples stand for; None without texts.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         steps_to_move: training steps after which every trainable tensor has moved.
@@ -104,6 +112,7 @@ class GenerativeModel(Recorded, LightningModule):
     """
 
     family: ClassVar[str] = ""
+    generates: ClassVar[bool] = True
     still: Mapping[str, str] = {}
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {}
     training_parts: ClassVar[tuple[str, ...]] = ()
@@ -111,6 +120,8 @@ class GenerativeModel(Recorded, LightningModule):
     shape: tuple[int, ...]
     levels: int | None = None
     num_classes: int = 0
+    context: tuple[int, ...] = ()
+    alphabet: str | None = None
     period: int = 1
     first_steps: int = 0
     steps_to_move: int = 2
@@ -154,6 +165,16 @@ class GenerativeModel(Recorded, LightningModule):
             raise DataError(
                 f"{type(self).__name__} models data with {self.levels} levels, the data have "
                 f"{levels or 'continuous values'}; choose other data or set the model's likelihood or levels"
+            )
+
+    def accepts_condition(self, labels: Tensor) -> None:
+        """Raise `DataError` when the second element of a batch, (B,) or (B, T), is not what the model is told."""
+        if (self.num_classes or self.context) and tuple(labels.shape[1:]) != tuple(self.context):
+            wanted, given = (
+                f"a text of {s[0]} characters" if s else "a class" for s in (self.context, labels.shape[1:])
+            )
+            raise DataError(
+                f"{type(self).__name__} is told {wanted} for each example, the data give {given}; choose other data"
             )
 
     def compilable(self) -> list[nn.Module]:
@@ -213,7 +234,7 @@ class GenerativeModel(Recorded, LightningModule):
         n: int,
         *,
         seed: int | torch.Generator | None = None,
-        labels: Sequence[int] | Tensor | int | None = None,
+        labels: Sequence[int] | Sequence[str] | Tensor | int | str | None = None,
         **options: Any,
     ) -> Tensor:
         """Draw ``n`` examples in data range, of shape (n, *shape).
@@ -222,11 +243,12 @@ class GenerativeModel(Recorded, LightningModule):
             n: how many, at least 1.
             seed: an integer or a generator on the model's device; equal seeds and equal ``n`` give equal samples on one
                 device.
-            labels: the class of each example, or one for all, for conditional models; drawn evenly if left out.
+            labels: the class of each example, or one for all, for conditional models; drawn evenly if left out. The
+                text of each, or one for all, where the model has a ``context``; left to ``draw`` if left out.
             options: what the family's ``draw`` takes (temperature, steps, ...).
 
         Raises:
-            ConfigError: unknown option, wrong ``n`` or labels.
+            ConfigError: unknown option, wrong ``n`` or labels, or a model that does not generate.
         """
         self._check_draw(n, options)
         return together(self, [Draw(n, seed, labels, options)])[0]
@@ -265,6 +287,11 @@ class GenerativeModel(Recorded, LightningModule):
         return self.calls_per_sample * scale
 
     def _check_draw(self, n: int, options: Mapping[str, Any]) -> None:
+        if not self.generates:
+            raise ConfigError(
+                f"{type(self).__name__} represents examples and draws none, so it has no samples; ask for "
+                f"features(x) instead"
+            )
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise ConfigError(f"n must be a positive integer, got {n!r}")
         known = self.sampling_options()
@@ -292,7 +319,9 @@ class GenerativeModel(Recorded, LightningModule):
         """Return names and defaults of what `sample` takes beyond n, seed and labels."""
         return {name: p.default for name, p in self.option_parameters().items()}
 
-    def _labels(self, n: int, labels: Sequence[int] | Tensor | int | None) -> Tensor | None:
+    def _labels(self, n: int, labels: Sequence[int] | Sequence[str] | Tensor | int | str | None) -> Tensor | None:
+        if self.context:
+            return self._texts(n, labels)
         if self.num_classes == 0:
             if labels is not None:
                 raise ConfigError(f"{type(self).__name__} is not conditional, so it takes no labels")
@@ -306,6 +335,22 @@ class GenerativeModel(Recorded, LightningModule):
         if tensor.min() < 0 or tensor.max() >= self.num_classes:
             raise ConfigError(f"labels must be between 0 and {self.num_classes - 1}")
         return tensor.long()
+
+    def _texts(self, n: int, texts: Any) -> Tensor | None:
+        """Return texts, or such as are integers already, as int64 (n, T); None where none are given."""
+        if texts is None:
+            return None
+        texts = [texts] if isinstance(texts, str) else texts
+        if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
+            texts = encode_texts(texts, self.alphabet or "", *self.context)
+        if not isinstance(texts, Tensor) or texts.dtype != torch.int64 or texts.shape[-1:] != self.context:
+            raise ConfigError(f"{type(self).__name__} is told texts: labels must be a string, or {n} strings")
+        texts = texts[None] if texts.ndim == 1 else texts
+        if texts.ndim != 2 or len(texts) not in (1, n):
+            raise ConfigError(f"labels must be one text, or {n} texts, got {len(texts)}")
+        if texts.numel() and (texts.min() < PAD or texts.max() >= len(self.alphabet or "")):
+            raise ConfigError(f"labels hold characters outside the alphabet of {len(self.alphabet or '')}")
+        return texts.to(self.device).expand(n, -1)
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all sampling options as they take effect: those given, and the defaults.
@@ -445,6 +490,11 @@ class HasLikelihood:
         Raises:
             ConfigError: a conditional model was given none, or what `sample` would refuse.
         """
+        if self.context and labels is None:
+            raise ConfigError(
+                f"{type(self).__name__} is told texts, and what it says of an example depends on them: pass labels, "
+                f"one text or {n}"
+            )
         if self.num_classes and labels is None:
             raise ConfigError(
                 f"{type(self).__name__} is conditional, and what it says of an example depends on the label: pass "

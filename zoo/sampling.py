@@ -65,7 +65,8 @@ def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], N
     """Answer requests in their order, those with equal options `together`, where the model has a granule for these."""
     groups: dict[Any, list[int]] = {}
     for i, draw in enumerate(draws):
-        key = tuple(sorted(draw.options.items())) if model.granule(draw.options) else i
+        given = draw.labels is not None or not model.context  # a text that is left out is left to `draw`
+        key = (given, *sorted(draw.options.items())) if model.granule(draw.options) else i
         groups.setdefault(key, []).append(i)
     found: dict[int, Tensor] = {}
     for members in groups.values():

@@ -21,6 +21,9 @@ OPTIONS = """options of the model, the data and the trainer follow as --model.X,
   --print_config prints the whole configuration; --config FILE runs a saved one again"""
 
 
+_PICTURES = ("samples.png", "samples.gif", "samples.txt", "samples.wav", "features.png", "loss.png")
+
+
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
@@ -121,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         kept = training.folder
         print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
         return 143 if stop.signal_name == "SIGTERM" else 130
-    pictures = [str(path) for path in [*sorted(done.glob("samples.*")), done / "loss.png"] if path.is_file()]
+    pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
     print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
 

@@ -276,7 +276,10 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the examples of latents: (B, latent_dim) -> (B, *shape), images in [0, 1]."""
-        x = self.generate(z, self.given_labels(len(z), labels))
+        return self.to_data(self.generate(z, self.given_labels(len(z), labels)))
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """Return what the generator gives as examples in data range, (B, ...) -> (B, *shape)."""
         return (x + 1) / 2 if self.bounded else x
 
     def given_labels(self, n: int, labels: Tensor | None) -> Tensor | None:

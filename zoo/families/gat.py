@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import HasPosterior
 from zoo.errors import ConfigError
 from zoo.families.adversarial import AdversarialModel
 from zoo.model import Batch, TrainedPart
@@ -98,7 +99,7 @@ class GAT(AdversarialModel):
         class_dim: int = 16,
         features: int = 0,
     ) -> None:
-        if not hasattr(autoencoder, "posterior"):
+        if not isinstance(autoencoder, HasPosterior):
             raise ConfigError(f"{type(autoencoder).__name__} has no Gaussian posterior; GAT builds on a VAE")
         if sigma <= 0:
             raise ConfigError(f"sigma must be positive, got {sigma}")
@@ -146,6 +147,6 @@ class GAT(AdversarialModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the images of latents of the generator: (B, latent_dim) -> (B, *shape) in data range."""
-        return self.autoencoder.decode(super().decode(z, labels))
+    def to_data(self, x: Tensor) -> Tensor:
+        """Return the images of the autoencoder's latents, (B, autoencoder.latent_dim) -> (B, *shape) in data range."""
+        return self.autoencoder.decode(x)

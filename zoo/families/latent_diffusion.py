@@ -125,6 +125,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
             )
         super().__init__(autoencoder, prior)
         self.register_buffer("scale", torch.ones(()))
+        self.family = prior.family or self.family  # type: ignore[misc]
         for ability, shown in (("denoising", self._denoising), ("trajectory", self._trajectory)):
             if hasattr(prior, ability):
                 setattr(self, ability, shown)

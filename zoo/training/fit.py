@@ -106,6 +106,7 @@ class Run:
         torch.manual_seed(derive_seed(self.settings.seed, 0))
         model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
         model.accepts(data.shape, data.levels)
+        model.accepts_condition(data.split("validation")[1])
         if init_from is not None:
             _copy_weights(init_from, model)
         for name, part in parts.items():

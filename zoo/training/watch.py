@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from zoo.abilities import HasCritic, draws_images
 from zoo.callbacks.ema import EMA
 from zoo.data.base import TensorData
 from zoo.model import GenerativeModel
@@ -137,7 +138,7 @@ def watch_for(
 
     No number of such a training says whether the samples are any good.
     """
-    if not every or not hasattr(model, "critic_loss") or len(model.shape) != 3:
+    if not every or not isinstance(model, HasCritic) or not draws_images(model):
         return []
     x = data.to_float(data.split("train")[0][: 2 * _COUNT])
     classify = _digits if data.name in _DIGITS and tuple(model.shape) == (1, 28, 28) else None
