@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import HasEnergy
 from zoo.model import Batch, ImplicitModel
 
 
-class Energy(ImplicitModel):
+class Energy(HasEnergy, ImplicitModel):
     """p(x) proportional to exp(-E(x)), trained on the difference of energies of data and chains."""
 
     family = "energy"

@@ -14,36 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import Tokenises, has_likelihood
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
-from zoo.model import Batch, HasLikelihood, LikelihoodModel, TrainedPart
+from zoo.model import Batch, LikelihoodModel, TrainedPart
 
-__all__ = ["CodePrior", "Tokenises"]
-
-
-@runtime_checkable
-class Tokenises(Protocol):
-    """What an autoencoder must be able to do for a prior over its codes, int64 (B, *grid), 0..codebook_size-1."""
-
-    grid: tuple[int, ...]
-    codebook_size: int
-
-    def codes(self, x: Tensor) -> Tensor: ...
-
-    def decode(self, codes: Tensor) -> Tensor: ...
-
-    def reconstruct(self, x: Tensor) -> Tensor: ...
-
-    def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor: ...
-
-    def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
-
-    def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
+__all__ = ["CodePrior"]
 
 
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
@@ -59,7 +40,8 @@ class CodePrior(SecondStage, LikelihoodModel):
     """A frozen autoencoder with discrete codes, and a prior that is fitted to them.
 
     Args:
-        autoencoder: a `zoo.families.discrete.DiscreteAutoencoder`, or what else `Tokenises`; never trained here.
+        autoencoder: a `zoo.families.discrete.DiscreteAutoencoder`, or another that `zoo.abilities.Tokenises`; never
+            trained here.
         prior: a model of images whose shape is the autoencoder's ``grid`` and whose levels are its
             ``codebook_size``; its learning rate is the one that counts, and its sampler's options are options here.
 
@@ -123,7 +105,7 @@ class CodePrior(SecondStage, LikelihoodModel):
     @property
     def has_likelihood(self) -> bool:
         """Whether the prior has one, which gives the bound."""
-        return isinstance(self.prior, HasLikelihood) and self.prior.has_likelihood
+        return has_likelihood(self.prior)
 
     @property
     def likelihood_examples(self) -> int | None:  # type: ignore[override]
@@ -151,7 +133,8 @@ class CodePrior(SecondStage, LikelihoodModel):
                 f"the prior is a {type(self.prior).__name__}, which has no likelihood, so there is no bound on log "
                 f"p(x); a prior such as PixelCNN has one"
             )
-        given: dict[str, Any] = {"labels": self.given_labels(len(x), labels)} if self.num_classes else {}
+        labels = self.given_labels(len(x), labels)
+        given: dict[str, Any] = {} if labels is None else {"labels": labels}
         codes = self.codes(x)
         return self.autoencoder.log_likelihood(x, codes) + self.prior.log_prob(
             self.image(codes), k=k, seed=seed, **given

@@ -15,7 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,7 @@ from zoo.errors import ConfigError
 from zoo.families.adversarial import AdversarialModel
 from zoo.model import Batch, TrainedPart
 
-__all__ = ["GAT", "GaussianLatents"]
-
-
-@runtime_checkable
-class GaussianLatents(Protocol):
-    """What an autoencoder must be able to do for a game on its latents, (B, latent_dim)."""
-
-    latent_dim: int
-
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    def decode(self, z: Tensor) -> Tensor: ...
+__all__ = ["GAT"]
 
 
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
@@ -78,7 +67,7 @@ class GAT(AdversarialModel):
 
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
         "autoencoder": TrainedPart(
-            what="a game on the latents of a trained VAE", example="vae-mnist", requires=GaussianLatents,
+            what="a game on the latents of a trained VAE", example="vae-mnist", requires=HasPosterior,
             needs="Gaussian posterior", fitted=_fitted,
         )
     }  # fmt: skip

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import Denoises, HasMapLatents, Travels
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.families.vae import VAE
 from zoo.model import Batch, ScoreModel, TrainedPart
 
-__all__ = ["AutoencoderKL", "LatentDiffusion", "MapsLatents"]
+__all__ = ["AutoencoderKL", "LatentDiffusion"]
 
 _SCALED_BY = 1000
 """Training examples whose latents give the scale."""
@@ -76,17 +77,6 @@ class AutoencoderKL(VAE):
         return self.decode(z.flatten(1))
 
 
-@runtime_checkable
-class MapsLatents(Protocol):
-    """What an autoencoder must be able to do for a prior over its latents, (B, *grid)."""
-
-    grid: tuple[int, ...]
-
-    def latents(self, x: Tensor) -> Tensor: ...
-
-    def images(self, z: Tensor) -> Tensor: ...
-
-
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
     """Return the arguments of a `LatentDiffusion` of the latents of this very autoencoder."""
     prior = arguments["prior"]
@@ -101,7 +91,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
     energy. What of the way from noise to data the prior can show (``denoising``, ``trajectory``), this shows decoded.
 
     Args:
-        autoencoder: an `AutoencoderKL`, or what else `MapsLatents`; never trained here.
+        autoencoder: an `AutoencoderKL`, or another that `zoo.abilities.HasMapLatents`; never trained here.
         prior: a model of continuous data (``levels`` null) of the shape of the latents; its learning rate,
             labels and sampler are those that count.
 
@@ -113,7 +103,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
         "autoencoder": TrainedPart(
             what="a prior over the latents of a trained autoencoder", example="autoencoder_kl-mnist",
-            requires=MapsLatents, needs="map of latents", fitted=_fitted,
+            requires=HasMapLatents, needs="map of latents", fitted=_fitted,
         )
     }  # fmt: skip
 
@@ -126,9 +116,10 @@ class LatentDiffusion(SecondStage, ScoreModel):
         super().__init__(autoencoder, prior)
         self.register_buffer("scale", torch.ones(()))
         self.family = prior.family or self.family  # type: ignore[misc]
-        for ability, shown in (("denoising", self._denoising), ("trajectory", self._trajectory)):
-            if hasattr(prior, ability):
-                setattr(self, ability, shown)
+        if isinstance(prior, Denoises):
+            self.denoising = self._denoising
+        if isinstance(prior, Travels):
+            self.trajectory = self._trajectory
 
     @torch.no_grad()
     def setup(self, stage: str) -> None:

@@ -20,7 +20,7 @@ from zoo.model import Batch, GenerativeModel, Player
 
 __all__ = ["SecondStage"]
 
-_IN_DATA_RANGE = ("given", "known", "prompt")
+_OF_EXAMPLES = ("given", "known", "prompt")
 """Options that say what is known of an example: of z they would mean something else than of x."""
 
 
@@ -46,7 +46,9 @@ class SecondStage(GenerativeModel):
                 f"prior with one loss (a game on latents is zoo.families.gat.GAT)"
             )
         self.autoencoder, self.prior = autoencoder.requires_grad_(False).eval(), prior
-        self.shape, self.levels, self.num_classes = autoencoder.shape, autoencoder.levels, prior.num_classes
+        self.shape, self.levels = autoencoder.shape, autoencoder.levels
+        self.num_classes, self.context = prior.num_classes, prior.context
+        self.alphabet = prior.alphabet if prior.context else None
         self.steps_to_move, self.first_steps, self.period = prior.steps_to_move, prior.first_steps, prior.period
         self.still = {f"prior.{name}": why for name, why in prior.still.items()}
 
@@ -101,7 +103,7 @@ class SecondStage(GenerativeModel):
 
     def option_parameters(self) -> dict[str, inspect.Parameter]:
         """Return the family's own sampling options, and those of the prior that mean the same here."""
-        passed = {k: p for k, p in self.prior.option_parameters().items() if k not in _IN_DATA_RANGE}
+        passed = {k: p for k, p in self.prior.option_parameters().items() if k not in _OF_EXAMPLES}
         return {**passed, **super().option_parameters()}
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
