@@ -21,6 +21,7 @@ import zoo
 from zoo._cli.main import main
 from zoo.evaluation.comparison import Reference
 from zoo.hub import load_pretrained, save_pretrained
+from zoo.metrics.probes import PROBE
 from zoo.runs import last_checkpoint, load_run, read_checkpoint, run_facts
 from zoo.training.compute import flops_per_step
 
@@ -46,6 +47,8 @@ def prototype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setattr(Reference, "compare", lambda self, x, asked: {"fid": (float(x.mean()), None, None)})
     monkeypatch.setattr(Reference, "distance", lambda self, x: (float(x.mean()), None, None))
     monkeypatch.setattr(Reference, "floor", lambda self, n: {})
+    monkeypatch.setitem(PROBE, "l2", [1e-3])
+    monkeypatch.setitem(PROBE, "few_seeds", 1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("ZOO_REGISTRY", str(tmp_path / "overlay.yaml"))
