@@ -31,8 +31,9 @@ from zoo.maths.paths import PATHS
 from zoo.metrics.distribution import class_shares, frechet
 from zoo.metrics.extractors import Digits
 from zoo.metrics.sliced import sliced_wasserstein
+from zoo.names import is_run
 from zoo.nets.timed_mlp import TimedMLP
-from zoo.runs import is_run, load_run
+from zoo.runs import load_run
 
 POINTS, BATCH, LR = 10_000, 256, 5e-3
 

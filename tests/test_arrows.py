@@ -29,18 +29,19 @@ MAY = {
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
     "callbacks": {"model", "abilities", "context", "images", "media", "callbacks"},
-    "runs": {"model"},
+    "runs": {"model", "registry"},
     "training": {"model", "abilities", "callbacks", "data", "metrics", "runs", "trained_parts", "training"},
     "registry": set(),
+    "names": {"registry"},
     "evaluation": {"model", "abilities", "metrics", "results"},
     "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
-    "reproduce": {"registry", "results", "runs", "training"},
-    "serving": {"sampling", "model", "abilities", "registry", "hub", "media", "images"},
-    "export": {"model", "abilities", "context", "registry", "hub", "nets"},
-    "hub": {"registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
+    "reproduce": {"names", "registry", "results", "runs", "training"},
+    "serving": {"sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
+    "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
+    "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "trained_parts", "registry", "results", "leaderboard"}
+LIGHT = {"errors", "spec", "trained_parts", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

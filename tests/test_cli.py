@@ -150,22 +150,22 @@ def test_print_config_and_running_a_saved_configuration(capsys: Capture, tmp_pat
 
 def test_a_run_is_sampled_validated_and_started_from(capsys: Capture, tmp_path: Path) -> None:
     assert main(["fit", "--model", "vae", *warm.SMALL, "--trainer.max_steps", "2", "--run", "run"]) == 0
-    assert main(["sample", "run", "-n", "4", "--seed", "1", "--out", "a.npz"]) == 0
-    assert main(["sample", "run", "-n", "4", "--seed", "1", "--out", "b.npz"]) == 0
-    assert main(["sample", "run", "-n", "4", "--out", "a.png", "--option", "temperature=0.5"]) == 0
+    assert main(["sample", "./run", "-n", "4", "--seed", "1", "--out", "a.npz"]) == 0
+    assert main(["sample", "./run", "-n", "4", "--seed", "1", "--out", "b.npz"]) == 0
+    assert main(["sample", "./run", "-n", "4", "--out", "a.png", "--option", "temperature=0.5"]) == 0
     import numpy as np
 
     a, b = np.load("a.npz")["samples"], np.load("b.npz")["samples"]
     assert a.shape == (4, 1, 28, 28) and (a == b).all() and a.min() >= 0 and a.max() <= 1
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "no sampling option 'temperatur'" in fails(
-        capsys, "sample", "run", "--out", "c.png", "--option", "temperatur=1"
+        capsys, "sample", "./run", "--out", "c.png", "--option", "temperatur=1"
     )
     limits = ("--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2")
-    assert main(["validate", "run", "--json", *limits]) == 0
+    assert main(["validate", "./run", "--json", *limits]) == 0
     terms = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
     assert {"validation/loss", "validation/kl"} <= set(terms)
-    assert main(["test", "run", *limits]) == 0 and "test/loss" in capsys.readouterr().out
+    assert main(["test", "./run", *limits]) == 0 and "test/loss" in capsys.readouterr().out
     tune = ("--init_from", "./run", "--trainer.max_steps", "1")
     assert main(["fit", "--model", "vae", *warm.SMALL, *tune, "--run", "tuned", "--model.lr", "0"]) == 0
     assert warm.tuned_from("run", "tuned")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -376,13 +377,12 @@ def test_command_never_writes_into_the_package_and_reads_its_options(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a" / "checkpoints").mkdir(parents=True)
-    assert command._target("vae-mnist", None) == Path("diagnostics/vae-mnist")
-    assert command._target("me/vae@v1", None) == Path("diagnostics/me/vae")
-    assert command._target("runs/a", None) == Path("runs/a/diagnostics")
-    assert command._target("runs/a", "x") == Path("x")
+    where = functools.partial(command.target, base="diagnostics", inside="diagnostics")
+    assert where("vae-mnist") == Path("diagnostics/vae-mnist")
+    assert where("me/vae@v1") == Path("diagnostics/me/vae")
+    assert where("runs/a") == Path("runs/a/diagnostics")
+    assert where("runs/a", out="x") == Path("x")
     with pytest.raises(ConfigError, match="inside the installed package"):
-        command._target("vae-mnist", str(Path(zoo.__file__).parent / "pretrained" / "vae-mnist"))
-    with pytest.raises(ConfigError, match="neither a name nor a folder"):
-        command._target("../x", None)
+        where("vae-mnist", out=str(Path(zoo.__file__).parent / "pretrained" / "vae-mnist"))
     with pytest.raises(ConfigError, match="--pair takes integers"):
         command._integers("--pair", "a,b")

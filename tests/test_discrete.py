@@ -652,7 +652,7 @@ def test_autoencoder_then_prior_saved_as_one(tmp_path: Path, monkeypatch: pytest
     assert main(["fit", "--model", "vq_vae_prior", "--run", "p", *few]) == 2
     assert "name it with --autoencoder" in capsys.readouterr().err
     assert main(["fit", "--model", "fsq", "--run", "a", "--trainer.max_steps", "3", *few]) == 0
-    fit = ["fit", "--model", "vq_vae_prior", "--autoencoder", "a", "--run", "p"]
+    fit = ["fit", "--model", "vq_vae_prior", "--autoencoder", "./a", "--run", "p"]
     assert main([*fit, "--trainer.max_steps", "2", *few]) == 0
     autoencoder, pair = load_run("a"), load_run("p")
     state = pair.autoencoder.state_dict()
@@ -670,9 +670,9 @@ def test_autoencoder_then_prior_saved_as_one(tmp_path: Path, monkeypatch: pytest
     assert json.loads(Path("folder/config.json").read_text())["args"]["autoencoder"]["name"] == "VQVAE"
     capsys.readouterr()
     for arguments, said in (
-        (["--model", "vae", "--autoencoder", "a"], "vae-mnist takes no --autoencoder: it builds on no trained model"),
+        (["--model", "vae", "--autoencoder", "./a"], "vae-mnist takes no --autoencoder: it builds on no trained model"),
         (["--model", "vq_vae_prior", "--autoencoder", "vae-mnist"], "a VAE, which has no discrete codes"),
-        (["--resume", "p", "--autoencoder", "a"], "leave --autoencoder out"),
+        (["--resume", "p", "--autoencoder", "./a"], "leave --autoencoder out"),
     ):
         assert main(["fit", *arguments]) == 2 and said in capsys.readouterr().err
 

@@ -525,14 +525,13 @@ def test_data_by_name_and_default() -> None:
 def test_command_never_writes_into_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a" / "checkpoints").mkdir(parents=True)
-    assert command._target("vae-mnist", None, many=False) == Path("results/vae-mnist")
-    assert command._target("me/vae@v1", "out", many=True) == Path("out/me/vae")
-    assert command._target("runs/a", None, many=False) == Path("runs/a")
-    assert command._target("runs/a", "x", many=False) == Path("x")
+    assert command.target("vae-mnist", "results") == Path("results/vae-mnist")
+    assert command.target("me/vae@v1", "results") == Path("results/me/vae")
+    assert command.target("me/vae@v1", "results", out="out", many=True) == Path("out/me/vae")
+    assert command.target("runs/a", "results") == Path("runs/a")
+    assert command.target("runs/a", "results", out="x") == Path("x")
     with pytest.raises(ConfigError, match="inside the installed package"):
-        command._target("vae-mnist", str(bundled_folder() / "vae-mnist"), many=False)
-    with pytest.raises(ConfigError, match="neither a name nor a folder"):
-        command._target("../x", None, many=False)
+        command.target("vae-mnist", "results", out=str(bundled_folder() / "vae-mnist"))
 
 
 def test_command_prints_the_result(
@@ -548,12 +547,12 @@ def test_command_prints_the_result(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(zoo, "evaluate", evaluate, raising=False)
-    assert command.run(parser.parse_args(["noise", "--quick"])) == 0
+    assert command.run(parser.parse_args(["vae-mnist", "--quick"])) == 0
     printed = capsys.readouterr().out
     assert "Noise on the test split of mnist (quick)" in printed and "fid" in printed and "floor" in printed
     assert calls["samples"] == calls["limit"] == 1_000
-    assert (tmp_path / "results" / "noise" / "eval.json").is_file()
-    assert command.run(parser.parse_args(["noise", "--json"])) == 0
+    assert (tmp_path / "results" / "vae-mnist" / "eval.json").is_file()
+    assert command.run(parser.parse_args(["vae-mnist", "--json"])) == 0
     assert json.loads(capsys.readouterr().out)["identity"]["name"] == "Noise"
     assert calls["samples"] == 10_000 and calls["limit"] is None
 
@@ -565,7 +564,7 @@ def test_command_takes_many_names_and_names_the_failures(
 
     def evaluate(which: str, data: str | None, **options: Any) -> Result:
         calls[which] = options
-        if which == "broken":
+        if which == "gan-mnist":
             raise DataError("the data are gone")
         return result
 
@@ -573,12 +572,14 @@ def test_command_takes_many_names_and_names_the_failures(
     command.add_arguments(parser)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(zoo, "evaluate", evaluate, raising=False)
-    words = ["a", "broken", "b", "--seeds", "3", "--devices", "2", "--option", "temperature=0.5", "--extractor", "none"]
-    with pytest.raises(ZooError, match="1 of 3 models were not evaluated: broken"):
+    words = ["vae-mnist", "gan-mnist", "no-such", "glow-mnist", "--seeds", "3", "--devices", "2"]
+    words += ["--option", "temperature=0.5", "--extractor", "none"]
+    with pytest.raises(ZooError, match="2 of 4 models were not evaluated: gan-mnist, no-such"):
         command.run(parser.parse_args(words))
-    assert list(calls) == ["a", "broken", "b"]
-    assert "broken: the data are gone" in capsys.readouterr().err
-    given = {name: calls["b"][name] for name in ("seeds", "devices", "options", "extractor")}
+    assert list(calls) == ["vae-mnist", "gan-mnist", "glow-mnist"]
+    said = capsys.readouterr().err
+    assert "gan-mnist: the data are gone" in said and "no-such: unknown model 'no-such'" in said
+    given = {name: calls["glow-mnist"][name] for name in ("seeds", "devices", "options", "extractor")}
     assert given == {"seeds": 3, "devices": 2, "options": {"temperature": 0.5}, "extractor": "none"}
     assert isinstance(command._extractor("torch.nn.Flatten"), torch.nn.Flatten)
     with pytest.raises(ConfigError, match="--option takes name=value"):

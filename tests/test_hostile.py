@@ -27,8 +27,8 @@ from zoo import errors
 from zoo.hub import load, load_pretrained, pull, push, verify
 from zoo.hub.blocks import join_cards, metadata
 from zoo.hub.folder import load_files, public_names
-from zoo.hub.names import check_repo_id, check_revision
 from zoo.model import Source
+from zoo.names import check_repo_id, check_revision
 from zoo.registry import load_registry
 
 pytest_plugins = ["hub_fixtures"]

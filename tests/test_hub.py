@@ -164,8 +164,8 @@ def test_dry_run_and_order_of_checks_make_no_request(hub: HubServer, saved: Path
     for folder, kind in ((broken, errors.CorruptWeightsError), (pickled, errors.UnsafeWeightsError)):
         with pytest.raises(kind):
             push(folder, REPO, token="hf_x")
-    for bad in (tmp_path / "nothing", "no_such_name"):
-        with pytest.raises(errors.ModelFolderError):
+    for bad, kind in ((tmp_path / "nothing", errors.ModelFolderError), ("no_such_name", errors.UnknownModelError)):
+        with pytest.raises(kind):
             push(bad, REPO, token="hf_x")
     linked = tiny_folder(tmp_path / "linked")
     (linked / "README.md").unlink()

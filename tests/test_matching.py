@@ -538,12 +538,12 @@ def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.Monk
     assert main(["fit", "--model", "reflow-mnist", "--run", "b", *few]) == 2
     assert "name it with --teacher" in capsys.readouterr().err
     assert main(["fit", "--model", "flow_matching_small-mnist", "--run", "a", "--trainer.max_steps", "2", *few]) == 0
-    fit = ["fit", "--model", "reflow-mnist", "--teacher", "a", "--run", "b", "--trainer.max_steps", "3"]
+    fit = ["fit", "--model", "reflow-mnist", "--teacher", "./a", "--run", "b", "--trainer.max_steps", "3"]
     assert main([*fit, *few, *pairs]) == 0
     first, second = load_run("a"), load_run("b")
     state = second.teacher.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in first.state_dict().items())
-    fit = ["fit", "--model", "rectified_flow-mnist", "--teacher", "b", "--run", "c", "--trainer.max_steps", "2"]
+    fit = ["fit", "--model", "rectified_flow-mnist", "--teacher", "./b", "--run", "c", "--trainer.max_steps", "2"]
     assert main([*fit, *few, *pairs]) == 0
     cost = run_facts("c")["cost"]
     assert list(cost["stages"]) == ["flow_matching_small-mnist", "reflow-mnist", "rectified_flow-mnist"]
@@ -560,12 +560,12 @@ def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads(Path("folder/config.json").read_text())["args"]["teacher"] is None
     capsys.readouterr()
     for arguments, said in (
-        (["--model", "vae", "--teacher", "a"], "takes no --teacher"),
+        (["--model", "vae", "--teacher", "./a"], "takes no --teacher"),
         (["--model", "reflow-mnist", "--teacher", "vae-mnist"], "a VAE, which has no velocity"),
         (
-            ["--model", "reflow-mnist", "--teacher", "a", "--autoencoder", "a"],
+            ["--model", "reflow-mnist", "--teacher", "./a", "--autoencoder", "./a"],
             "takes no --autoencoder: it takes only --teacher",
         ),
-        (["--resume", "c", "--teacher", "a"], "leave --teacher out"),
+        (["--resume", "c", "--teacher", "./a"], "leave --teacher out"),
     ):
         assert main(["fit", *arguments]) == 2 and said in capsys.readouterr().err

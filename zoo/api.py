@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError
+from zoo.names import parse_name
 from zoo.trained_parts import fitted
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def evaluate(
     """Measure a model: ``zoo.evaluate("pixelcnn-mnist")`` or ``zoo.evaluate(model, "mnist")``.
 
     Args:
-        model: an object, a name or address that `zoo.load` takes, or a run folder.
+        model: an object, or what `zoo.load` takes: a name, an address on the Hub, a folder.
         data: a data module or the name of a data set; by default what the model was trained on.
         samples: how many are drawn for FID and its like; at least the 64 dimensions of the features.
         seed: of the samples and of the noise of bounds.
@@ -78,6 +79,7 @@ def evaluate(
         ZooError: what `zoo.load` and `zoo.evaluation.measure` raise, or a model whose data are not known.
     """
     from zoo.evaluation import measure
+    from zoo.registry import load_registry
 
     asked = str(model) if isinstance(model, (str, Path)) else None
     built, spec, known = _load(model, device) if asked is not None else (model, None, {})
@@ -90,7 +92,7 @@ def evaluate(
         built, module, name=name, weights_sha256=_digest(built),
         samples=samples, seed=seed, seeds=seeds, k=k, batch_size=batch_size, limit=limit, options=options,
         cost={**known.get("cost", {}), **(cost or {})}, ema=known.get("ema") if ema is None else ema, quick=quick,
-        extractor=extractor, devices=devices, allow=entry.allow if entry is not None else (),
+        extractor=extractor, devices=devices, allow=load_registry().allow,
         command=_command(
             asked or name, quick, options, data, extractor,
             {"samples": samples, "seed": seed, "seeds": seeds if seeds > 1 else None, "k": k,
@@ -114,7 +116,7 @@ def diagnose(
     """Look into a model: ``zoo.diagnose("vae-mnist", out="diagnostics")``; what is looked at depends on its abilities.
 
     Args:
-        model: an object, a name or address that `zoo.load` takes, or a run folder.
+        model: an object, or what `zoo.load` takes: a name, an address on the Hub, a folder.
         data: a data module or the name of a data set; by default what the model was trained on.
         only: names of `zoo.diagnostics.DIAGNOSTICS`; all that apply if left out.
         examples: how many test examples, the first ones.
@@ -142,16 +144,16 @@ def diagnose(
 
 def _load(which: str | Path, device: str | None) -> tuple[GenerativeModel, Mapping[str, Any] | None, dict[str, Any]]:
     """Return the model, the spec of its data and what is known of its training."""
-    from zoo.runs import is_run, load_run, run_facts
-
-    if is_run(which):
-        facts = run_facts(which)
-        known = {"cost": facts.get("cost") or {}, "ema": facts["ema"] is not None if "ema" in facts else None}
-        return load_run(which).to(device or "cpu"), facts.get("data"), known
     from zoo.hub import load
+    from zoo.runs import run_facts
 
+    parsed = parse_name(which)
     model = load(which, device=device)
-    return model, None, _shipped(model)
+    if not parsed.is_run:
+        return model, None, _shipped(model)
+    facts = run_facts(parsed.path)
+    known = {"cost": facts.get("cost") or {}, "ema": facts["ema"] is not None if "ema" in facts else None}
+    return model, facts.get("data"), known
 
 
 def _shipped(model: GenerativeModel) -> dict[str, Any]:
@@ -191,7 +193,7 @@ def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what:
     if asked is not None:
         return build(load_registry().data_spec(asked))
     if spec is not None:
-        return build(spec, entry.allow if entry is not None else ())
+        return build(spec, load_registry().allow)
     if entry is not None:
         return entry.build_data()
     raise ConfigError(f"the data of {what} are not known; say which, as in zoo.evaluate(model, 'mnist')")
@@ -218,8 +220,8 @@ def second_stage(
 
     Args:
         entry: of a model whose class has this part among its `zoo.model.GenerativeModel.trained_parts`.
-        which: a run folder, or what `zoo.load` takes: a model that can be the part, or one that holds such a one, as a
-            prior holds its autoencoder.
+        which: what `zoo.load` takes: a model that can be the part, or one that holds such a one, as a prior holds its
+            autoencoder.
         part: the name of the part.
         keep_data: train on the entry's data, not on those of the other's run.
 

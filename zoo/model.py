@@ -414,9 +414,9 @@ class GenerativeModel(Recorded, LightningModule):
     def turn(self, player: str) -> Iterator[Callable[[Tensor], bool]]:
         """Give one player of a manually optimised family its turn; only its parameters require gradients inside.
 
-        Yields a function that takes the player's loss, accumulates its gradient and, every `accumulate`-th call, clips
-        and steps; it returns whether it stepped. Only the first player's steps count as ``trainer.global_step``, so
-        that one step stays one batch.
+        Yields a function that takes the player's loss, accumulates its gradient and, every `accumulate`-th call, steps
+        (clipped by `on_before_optimizer_step`); it returns whether it stepped. Only the first player's steps count as
+        ``trainer.global_step``, so that one step stays one batch.
         """
         names = list(self.players())
         optimizers = self.optimizers()
@@ -427,8 +427,6 @@ class GenerativeModel(Recorded, LightningModule):
             self._pending[player] = (self._pending.get(player, 0) + 1) % self.accumulate
             if self._pending[player]:
                 return False
-            if self.clip is not None:
-                self.clip_gradients(optimizer, self.clip, "norm")
             if player != names[0]:
                 optimizer._on_before_step = optimizer._on_after_step = _not_counted
             optimizer.step()
@@ -440,6 +438,11 @@ class GenerativeModel(Recorded, LightningModule):
             yield update
         finally:
             self.untoggle_optimizer(optimizer)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient of the player whose turn it is: here it is unscaled, whatever the precision."""
+        if self.clip is not None:
+            self.clip_gradients(optimizer, self.clip, "norm")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [

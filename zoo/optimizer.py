@@ -33,6 +33,7 @@ class LeanAdamW(torch.optim.AdamW):
 
     def __init__(self, parameters: Any, **options: Any) -> None:
         super().__init__(parameters, fused=True, **options)
+        self._step_supports_amp_scaling = False  # who scales unscales before the step, so that clipping fits between
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move the parameters; the closure, if there is one, makes the gradients, and what it returns is returned."""

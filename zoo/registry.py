@@ -1,7 +1,8 @@
 """Names -> entries -> objects. Reading the registry imports no torch.
 
 The registry that ships is extended by overlays, later ones winning: the user's configuration folder
-(``$XDG_CONFIG_HOME/zoo/registry.yaml``), the file that ``ZOO_REGISTRY`` names, and files given to `load_registry`.
+(``$XDG_CONFIG_HOME/zoo/registry.yaml``), the files that ``ZOO_REGISTRY`` names, and files given to `load_registry`.
+Only they can allow classes beyond those of the zoo, never what is loaded by them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ __all__ = [
     "Entry",
     "Registry",
     "create",
+    "in_force",
     "list",
     "load_registry",
     "packaged_registry",
@@ -44,6 +47,7 @@ _ENTRY = {
     *("extends", "family", "summary", "paper", "model", "data", "trainer", "training"),
     *("evaluation", "expected", "weights"),
 }
+_VARIABLE = "ZOO_REGISTRY"
 _MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
 _KINDS = {"family": str, "summary": str, "extends": str}  # all other fields of an entry are mappings
 
@@ -166,6 +170,11 @@ class Registry(Mapping[str, Entry]):
             and pretrained in (None, e.pretrained)
         ]
 
+    @property
+    def allow(self) -> tuple[str, ...]:
+        """Prefixes of class paths that the user's own overlays allow beyond those of the zoo."""
+        return tuple(sorted({prefix for entry in self._entries.values() for prefix in entry.allow}))
+
     def classes(self) -> dict[str, str]:
         """Short names of all classes that entries mention -> class paths: what a published config may name."""
         used = [[dict(e.model), dict(e.data)] for e in self._entries.values()]
@@ -191,14 +200,29 @@ def load_registry(*overlays: str | Path) -> Registry:
     """Read the shipped registry and every overlay. Raises `RegistryError`."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "zoo" / "registry.yaml"
     paths = [config] if config.is_file() else []
-    if os.environ.get("ZOO_REGISTRY"):
-        paths.append(Path(os.environ["ZOO_REGISTRY"]))
-    paths += [Path(p) for p in overlays]
+    named = os.environ.get(_VARIABLE, "").split(os.pathsep)
+    paths += [Path(p) for p in [*named, *overlays] if p]
+    paths = [*dict.fromkeys(paths)]
     stamp = tuple((str(p), p.stat().st_mtime_ns if p.is_file() else 0) for p in [packaged_registry(), *paths])
     try:
         return _load(stamp)
     except RecursionError as error:
         raise RegistryError(f"registry {stamp[-1][0]}: nested too deeply, or in itself") from error
+
+
+@contextmanager
+def in_force(*overlays: str | Path) -> Iterator[None]:
+    """Let all that reads the registry inside read these overlays too, in child processes as well."""
+    before = os.environ.get(_VARIABLE)
+    if overlays:
+        os.environ[_VARIABLE] = os.pathsep.join([*filter(None, [before]), *(os.path.abspath(p) for p in overlays)])
+    try:
+        yield
+    finally:
+        if overlays and before is None:
+            del os.environ[_VARIABLE]
+        elif overlays:
+            os.environ[_VARIABLE] = before
 
 
 @functools.lru_cache(maxsize=8)

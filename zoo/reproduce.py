@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import RegistryError, ResultError, RunError
+from zoo.names import is_run, parse_name
 from zoo.registry import Entry, load_registry
 from zoo.results import Metric, Result
 
@@ -76,7 +77,10 @@ def reproduce(
         ResultError: the evaluation lacks a metric that a band is of.
         Stopped: after a signal, with the checkpoint written; its ``folder`` is the ``run`` to go on with.
     """
-    entry = load_registry(*registry).resolve(name)
+    parsed = parse_name(name, registry=load_registry(*registry))
+    if parsed.entry is None:
+        raise RegistryError(f"{name} is no recipe of the registry; a run in a folder is gone on with by --run {name}")
+    entry = parsed.entry
     if not entry.expected:
         raise RegistryError(f"the registry expects no result of {entry.name}; add `expected: {{metric: [low, high]}}`")
     folder = _trained(entry, Path(run) if run is not None else None, arguments)
@@ -100,7 +104,7 @@ def compare(metrics: Mapping[str, Metric], expected: Mapping[str, Sequence[float
 
 def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str]) -> Path:
     """Train, or go on, or find that there is nothing left to train; return the run folder."""
-    from zoo.runs import is_run, run_facts
+    from zoo.runs import run_facts
     from zoo.training.fit import Run, Stopped
 
     resume = folder is not None and is_run(folder)

@@ -17,14 +17,10 @@ import torch
 
 from zoo.errors import CheckpointError, RunError
 from zoo.model import GenerativeModel, Source
+from zoo.registry import load_registry
 from zoo.spec import build
 
-__all__ = ["is_run", "last_checkpoint", "load_run", "read_checkpoint", "run_facts", "sha256_of"]
-
-
-def is_run(path: str | Path) -> bool:
-    """Tell whether ``path`` is a run folder."""
-    return (Path(path) / "checkpoints").is_dir()
+__all__ = ["last_checkpoint", "load_run", "read_checkpoint", "run_facts", "sha256_of", "verify_run"]
 
 
 def sha256_of(path: Path) -> str:
@@ -52,9 +48,34 @@ def last_checkpoint(run: str | Path) -> Path:
         raise RunError(f"{run} is not a run folder: it has no checkpoints folder")
     found = sorted(folder.glob("step-*.ckpt"), reverse=True)
     for path in found:
-        if sidecar(path).is_file() and sidecar(path).read_text(encoding="ascii").split()[:1] == [sha256_of(path)]:
+        if _recorded(path) == sha256_of(path):
             return path
     raise RunError(f"{run} holds no intact checkpoint ({len(found)} damaged); start it anew with zoo fit")
+
+
+def verify_run(run: str | Path) -> dict[str, str]:
+    """Check every checkpoint of a run against its record, and return file name -> sha256.
+
+    Raises:
+        RunError: no run folder, or one without checkpoints.
+        CheckpointError: a checkpoint differs from its record, or has none.
+    """
+    last_checkpoint(run)
+    digests = {}
+    for path in sorted((Path(run) / "checkpoints").glob("step-*.ckpt")):
+        digests[f"checkpoints/{path.name}"] = sha256_of(path)
+        if not sidecar(path).is_file() or _recorded(path) != digests[f"checkpoints/{path.name}"]:
+            raise CheckpointError(f"checkpoint {path} is not as recorded in {sidecar(path).name}; use another one")
+    return digests
+
+
+def _recorded(path: Path) -> str | None:
+    """Return the sha256 that the sidecar of a checkpoint records, None where it records none."""
+    try:
+        words = sidecar(path).read_bytes()[:200].decode("ascii", "replace").split()
+    except OSError:
+        return None
+    return words[0] if words else None
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -65,7 +86,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     record = sidecar(path)
-    if record.is_file() and record.read_text(encoding="ascii").split()[:1] != [sha256_of(path)]:
+    if record.is_file() and _recorded(path) != sha256_of(path):
         raise CheckpointError(
             f"checkpoint {path} is damaged: its sha256 is not the one in {record.name}; use an older one"
         )
@@ -87,17 +108,25 @@ def run_facts(run: str | Path) -> dict[str, Any]:
 def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None = None) -> GenerativeModel:
     """Return the model of a run, in eval mode, with its averaged weights (or the raw ones).
 
+    The folder is data: which classes it may name beyond those of the zoo is for the user's own registry overlays to
+    say (``allow:``), whatever the folder says.
+
     Args:
         run: the run folder.
         ema: take the exponential moving average of the weights where the run kept one.
         checkpoint: a checkpoint other than the newest intact one.
+
+    Raises:
+        RunError: no intact checkpoint.
+        CheckpointError: the checkpoint was not written by the zoo.
+        ConfigError: it names a class that is not allowed.
     """
     path = Path(checkpoint) if checkpoint is not None else last_checkpoint(run)
     content = read_checkpoint(path)
     if "zoo" not in content:
         raise CheckpointError(f"checkpoint {path} was not written by the zoo: it has no model specification")
     facts = content["zoo"]
-    model = build(facts["spec"], tuple(facts.get("allow", ())))
+    model = build(facts["spec"], load_registry().allow)
     state = content["state_dict"]
     if ema and content.get("ema"):
         state = {**state, **content["ema"]["parameters"]}

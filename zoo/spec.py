@@ -117,8 +117,10 @@ def allowed(class_path: str, extra: Iterable[str] = ()) -> bool:
 def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
     """Import the class, after the allow-list has been asked. Raises `ConfigError`."""
     if not isinstance(class_path, str) or not allowed(class_path, extra):
+        shown = str(class_path)[:200]
         raise ConfigError(
-            f"class {str(class_path)[:200]!r} is not on the allow-list, so it is not imported; use a class of zoo."
+            f"class {shown!r} is not on the allow-list, so it is not imported; if you trust it, allow it in a registry "
+            f"file of your own (allow: [{shown.rpartition('.')[0]}]), which --registry or ZOO_REGISTRY names"
         )
     module, _, name = MOVED.get(class_path, class_path).rpartition(".")
     try:
@@ -127,6 +129,8 @@ def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
         raise ConfigError(f"class {class_path!r} does not exist in this version of the zoo: {error}") from error
     if not isinstance(found, type):
         raise ConfigError(f"{class_path!r} is not a class")
+    if _OURS.match(class_path) and not found.__module__.startswith("zoo."):  # only imported there
+        raise ConfigError(f"{class_path!r} is no class of the zoo, but {found.__module__}.{found.__qualname__}")
     return found
 
 

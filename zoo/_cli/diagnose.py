@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from zoo._cli.evaluate import target
 from zoo.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    out = _target(args.which, args.out)
+    out = target(args.which, "diagnostics", "diagnostics", out=args.out)
     pair = _integers("--pair", args.pair)
     if args.pair is not None and len(pair) != 2:
         raise ConfigError(f"--pair takes two indices, such as 0,7, got {args.pair!r}")
@@ -51,26 +51,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {name:<16} {_short(values)}")
     print(f"written to {out}: diagnostics.png, diagnostics.json, {', '.join(f'{n}.png' for n in found.findings)}")
     return 0
-
-
-def _target(which: str, out: str | None) -> Path:
-    """Return the folder for the files; never one inside the installed package."""
-    path = Path(which)
-    if out is not None:
-        target = Path(out)
-    elif path.is_dir() and (path / "checkpoints").is_dir():
-        target = path / "diagnostics"
-    else:
-        parts = [path.resolve().name] if path.is_dir() else which.partition("@")[0].split("/")
-        if any(part in ("", ".", "..") for part in parts):
-            raise ConfigError(f"{which!r} is neither a name nor a folder that exists")
-        target = Path("diagnostics").joinpath(*parts)
-    package = Path(__file__).resolve().parents[1]
-    if package in (target.resolve(), *target.resolve().parents):
-        raise ConfigError(
-            f"{target} is inside the installed package, which diagnoses do not change; give another --out"
-        )
-    return target
 
 
 def _integers(option: str, text: str | None) -> list[int]:

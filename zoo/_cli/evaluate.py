@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ConfigError, ZooError
+from zoo.errors import ConfigError, UnknownModelError, ZooError
+from zoo.names import own_folder, parse_name
 
 if TYPE_CHECKING:
     from zoo.results import Result
@@ -43,8 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    targets = [_target(which, args.out, many=len(args.which) > 1) for which in args.which]
-    if len(set(targets)) < len(targets):
+    many = len(args.which) > 1
+    targets = [_target(which, args.out, many) for which in args.which]
+    named = [t for t in targets if isinstance(t, Path)]
+    if len(set(named)) < len(named):
         raise ConfigError("two of the models would write the same eval.json; evaluate them one by one, with --out")
     samples = args.samples if args.samples is not None else _QUICK if args.quick else 10_000
     limit = args.limit if args.limit is not None else _QUICK if args.quick else None
@@ -55,15 +58,17 @@ def run(args: argparse.Namespace) -> int:
     import zoo
 
     found, failed = [], []
-    for which, target in zip(args.which, targets, strict=True):
+    for which, folder in zip(args.which, targets, strict=True):
         try:
+            if not isinstance(folder, Path):
+                raise folder
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, options=options, extractor=extractor, quick=args.quick,
-                device=args.device, devices=args.devices, out=target,
+                device=args.device, devices=args.devices, out=folder,
             )  # fmt: skip
         except ZooError as error:
-            if len(args.which) == 1:
+            if not many:
                 raise
             failed.append(which)
             print(f"zoo: error: {which}: {error}", file=sys.stderr)
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         found.append(result)
         if not args.json:
             print(_short(result))
-            print(f"written to {target / 'eval.json'}")
+            print(f"written to {folder / 'eval.json'}")
     if args.json:
         contents = [result.to_dict() for result in found]
         json.dump(contents[0] if len(args.which) == 1 else contents, sys.stdout, indent=1, ensure_ascii=False)
@@ -92,6 +97,16 @@ def option(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def _target(which: str, out: str | None, many: bool) -> Path | ZooError:
+    """Return the folder of a result; of several models one that is no name costs the others nothing."""
+    try:
+        return target(which, "results", out=out, many=many)
+    except UnknownModelError as error:
+        if not many:
+            raise
+        return error
+
+
 def _extractor(name: str | None) -> Any:
     """Return the name of an extractor, or an instance of the user's own class."""
     if name is None or "." not in name:
@@ -104,25 +119,27 @@ def _extractor(name: str | None) -> Any:
     return build({"class_path": name, "init_args": {}}, (name,))
 
 
-def _target(which: str, out: str | None, *, many: bool) -> Path:
-    """Return the folder that a model's result goes to; never one inside the installed package."""
-    path = Path(which)
-    is_folder = path.is_dir()
-    parts = [path.resolve().name] if is_folder else which.partition("@")[0].split("/")
-    if any(part in ("", ".", "..") for part in parts):
-        raise ConfigError(f"{which!r} is neither a name nor a folder that exists")
+def target(which: str, base: str, inside: str = "", *, out: str | None = None, many: bool = False) -> Path:
+    """Return the folder for files about a model, never inside the package: ``out``, its run, or ``base`` / its name.
+
+    Args:
+        which: what the user named.
+        base: folder for what is not a run.
+        inside: folder within a run.
+        out: what the user asked for; of several models, each gets a folder of its own in it.
+        many: whether there are several models.
+
+    Raises:
+        ZooError: no name, or a folder inside the installed package.
+    """
+    parsed = parse_name(which)
+    found = own_folder(parsed, base, inside)
     if out is not None:
-        target = Path(out).joinpath(*parts) if many else Path(out)
-    elif is_folder and (path / "checkpoints").is_dir():
-        target = path
-    else:
-        target = Path("results").joinpath(*parts)
+        found = Path(out) / (parsed.repo or parsed.short) if many else Path(out)
     package = Path(__file__).resolve().parents[1]
-    if package in (target.resolve(), *target.resolve().parents):
-        raise ConfigError(
-            f"{target} is inside the installed package, which evaluations do not change; give another --out"
-        )
-    return target
+    if package in (found.resolve(), *found.resolve().parents):
+        raise ConfigError(f"{found} is inside the installed package, which is not changed; give another --out")
+    return found
 
 
 def _short(result: Result) -> str:

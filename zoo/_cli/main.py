@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo import __version__
 from zoo.errors import ZooError, close_matches
+from zoo.registry import in_force
 
 COMMANDS = {
     "list": "list the models of the registry",
@@ -92,6 +93,8 @@ def _main(argv: list[str]) -> int:
     about = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
     parser = _Parser(prog=f"zoo {name}", description=about, add_help=name not in PASS_ON)
     command.add_arguments(parser)
+    if "--registry" not in parser._option_string_actions:
+        parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     if name in PASS_ON:
         args, args.rest = parser.parse_known_args(rest)
     else:
@@ -99,7 +102,8 @@ def _main(argv: list[str]) -> int:
         if unknown:
             options = [o for action in parser._actions for o in action.option_strings]
             raise ZooError(f"zoo {name}: unknown option {unknown[0]!r}.{close_matches(unknown[0], options)}")
-    return int(command.run(args) or 0)
+    with in_force(*args.registry):
+        return int(command.run(args) or 0)
 
 
 def _one_line_warning(

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo._cli.evaluate import option
 from zoo.errors import ConfigError, ZooError
+from zoo.names import parse_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     options |= {name: getattr(args, name) for name, *_ in _OPTIONS if getattr(args, name) is not None}
     from zoo.hub import load
     from zoo.media import check_ending, default_file, medium, page, save_samples
-    from zoo.runs import is_run
 
-    model = load(Path(args.which) if is_run(args.which) else args.which, device=args.device)
+    parsed = parse_name(args.which)
+    model = load(args.which, device=args.device)
     if not model.generates:
         raise ConfigError(
             f"{args.which} represents examples and draws none, so there is nothing to sample; in Python, "
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         labels, captions = args.prompt, [args.prompt]
     elif args.prompt is not None:
         options["prompt"] = args.prompt
-    name = args.out or default_file(model, Path(args.which).name.partition("@")[0])
+    name = args.out or default_file(model, parsed.short)
     if name is not None:
         check_ending(model, name)
         _check_out(Path(name), args.force)

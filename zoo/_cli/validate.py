@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from zoo._cli import fit
 from zoo.errors import ZooError
+from zoo.names import parse_name
+from zoo.registry import load_registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,24 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, split: str = "validation") -> int:
-    saved = Path(args.which or "") / "config.yaml"
     if args.help:
-        args.config, args.model = (
-            (str(saved), args.model) if saved.is_file() else (args.config, args.model or args.which)
-        )
+        if args.which is not None and args.model is None and args.config is None:
+            parsed = parse_name(args.which, registry=load_registry(*args.registry))
+            args.model = None if parsed.entry is None else parsed.entry.name
+            args.config = str(parsed.path / "config.yaml") if parsed.is_run else None
         return fit.show_help(args)
     if args.which is None:
         raise ZooError("no model is named; give a name with weights (zoo list --pretrained shows them) or a run folder")
-    folder = args.which if saved.is_file() else None
-    if folder is None and args.model is None:
-        args.model = args.which.partition("@")[0]
+    from zoo.hub import load
+
+    parsed = parse_name(args.which, registry=load_registry(*args.registry))
+    folder = str(parsed.path) if parsed.is_run else None
+    if args.model is None and args.config is None and folder is None:
+        args.model = load(args.which).source.name if parsed.entry is None else parsed.entry.name
     if args.config is not None and folder is not None:
         raise ZooError("a run folder has its own configuration; leave --config out")
     entry, rest = fit.entry_of(args, folder)
-    from zoo.hub import load
     from zoo.training.fit import Run, validate
 
-    model = load(Path(folder) if folder is not None else args.which)
+    model = load(args.which)
     terms = validate(Run(fit.plain_entry(entry), rest, allow=entry.allow), model, split)
     if args.json:
         print(json.dumps(terms, indent=2))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from zoo.names import parse_name
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "which",
         metavar="NAME|FOLDER",
-        help="a registered name, namespace/name, or a model folder that starts with ./, / or ~",
+        help="a registered name, namespace/name, or the folder of a model or a run, such as ./folder",
     )
     parser.add_argument("--revision", default=None, help="branch, tag or commit (default: the pinned one, else main)")
     parser.epilog = "A model that is not in the cache is downloaded first. The exit code is 2 where anything differs."
@@ -18,8 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from zoo.hub import pull, verify
 
-    folder = pull(args.which, args.revision)
-    for name, digest in sorted(verify(folder).items()):
+    parsed = parse_name(args.which, args.revision)
+    if parsed.is_run:
+        from zoo.runs import verify_run
+
+        folder, digests = parsed.path, verify_run(parsed.path)
+    else:
+        folder = pull(args.which, args.revision)
+        digests = verify(folder)
+    for name, digest in sorted(digests.items()):
         print(f"{digest}  {name}")
     print(f"{args.which}: every file is as recorded, in {folder}")
     return 0

@@ -33,8 +33,8 @@ def spread(task: Task, chunks: Sequence[Chunk], store: Store, devices: int, allo
     device = task.model.device
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(f"{devices} devices were asked for, this machine has {torch.cuda.device_count()} GPU(s)")
-    _write_job(task, chunks, store, allow)
-    children = [_start(store, rank, devices, device) for rank in range(1, devices)]
+    _write_job(task, chunks, store)
+    children = [_start(store, rank, devices, device, allow) for rank in range(1, devices)]
     try:
         task.work(chunks, store, rank=0, world=devices, bar=bar)
         for rank, child in enumerate(children, 1):
@@ -49,7 +49,7 @@ def spread(task: Task, chunks: Sequence[Chunk], store: Store, devices: int, allo
                 child.communicate()
 
 
-def _write_job(task: Task, chunks: Sequence[Chunk], store: Store, allow: Sequence[str]) -> None:
+def _write_job(task: Task, chunks: Sequence[Chunk], store: Store) -> None:
     folder = store.folder
     assert folder is not None
     spec = task.model.spec  # raises `ConfigError` where it is not plain data
@@ -65,16 +65,16 @@ def _write_job(task: Task, chunks: Sequence[Chunk], store: Store, allow: Sequenc
     given |= {"conditions": task.conditions.contiguous()} if task.conditions is not None else {}
     save_file(given, folder / EXAMPLES)
     job = {
-        "spec": spec, "allow": list(allow), "options": dict(task.options), "levels": task.levels,
+        "spec": spec, "options": dict(task.options), "levels": task.levels,
         "dtype": str(task.model.dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
         "chunks": [asdict(chunk) for chunk in chunks],
     }  # fmt: skip
     (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
 
 
-def _start(store: Store, rank: int, world: int, device: torch.device) -> subprocess.Popen[str]:
+def _start(store: Store, rank: int, world: int, device: torch.device, allow: Sequence[str]) -> subprocess.Popen[str]:
     where = f"cuda:{((device.index or 0) + rank) % torch.cuda.device_count()}" if device.type == "cuda" else str(device)
-    command = [sys.executable, "-m", "zoo.evaluation.worker", str(store.folder), str(rank), str(world), where]
+    command = [sys.executable, "-m", "zoo.evaluation.worker", str(store.folder), str(rank), str(world), where, *allow]
     passive = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads of several processes share cores
     paths = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}  # the same modules as here
     return subprocess.Popen(

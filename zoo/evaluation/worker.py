@@ -1,4 +1,4 @@
-"""One further process of an evaluation: ``python -m zoo.evaluation.worker FOLDER RANK WORLD DEVICE``."""
+"""One further process of an evaluation: ``python -m zoo.evaluation.worker FOLDER RANK WORLD DEVICE [ALLOW...]``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from zoo.spec import build
 __all__ = ["share"]
 
 
-def share(folder: str | Path, rank: int, world: int, device: str) -> None:
-    """Do one share of the job that lies in ``folder``."""
+def share(folder: str | Path, rank: int, world: int, device: str, allow: Sequence[str] = ()) -> None:
+    """Do one share of the job that lies in ``folder``; who starts it says what its spec may name, not the folder."""
     folder = Path(folder)
     job: Mapping[str, Any] = json.loads((folder / JOB).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
-    model = build(job["spec"], job["allow"])
+    model = build(job["spec"], allow)
     model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     model = model.to(device, getattr(torch, job["dtype"])).eval()
     given = load_file(folder / EXAMPLES)
@@ -38,9 +38,9 @@ def share(folder: str | Path, rank: int, world: int, device: str) -> None:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    folder, rank, world, device = arguments
+    folder, rank, world, device, *allow = arguments
     try:
-        share(folder, int(rank), int(world), device)
+        share(folder, int(rank), int(world), device, allow)
     except ZooError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, ZooError, close_matches
 from zoo.export.parts import Part, parts, plain
+from zoo.names import parse_name
 
 __all__ = ["FORMATS", "export", "run_onnx"]
 
@@ -49,8 +50,8 @@ def export(model: Any, form: str, out: str | Path | None = None) -> list[Path]:
     if isinstance(model, (str, Path)):
         from zoo.hub import load
 
-        asked, model = str(model), load(model)
-        name = model.source.name or Path(asked).name.partition("@")[0]
+        asked, model = parse_name(model), load(model)
+        name = model.source.name or asked.short
     else:
         name = model.source.name or type(model).__name__.lower()
     folder = Path(out) if out is not None else Path()

@@ -264,7 +264,8 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
             yield update
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Note the norm of the gradient that a player is about to follow."""
+        """Clip the gradient that a player is about to follow, and note its norm."""
+        super().on_before_optimizer_step(optimizer)
         done, every = self.steps_done, _WATCHED
         if self._playing == "generator":
             done, every = self.steps_done // self.n_critic - 1, max(1, _WATCHED // self.n_critic)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zoo.errors import CacheError
 from zoo.hub.layout import CONFIG, FILES, WEIGHTS, is_model_folder
-from zoo.hub.names import COMMIT
+from zoo.names import COMMIT
 
 __all__ = ["Snapshot", "cached", "link_to", "missing", "purge", "storage", "write_ref"]
 

@@ -29,9 +29,9 @@ from zoo.errors import (
 )
 from zoo.hub.cache import Snapshot, cached, link_to, storage, write_ref
 from zoo.hub.layout import CONFIG, FILES, LIMITS, WEIGHTS, is_pickle_name, parse_config, shown
-from zoo.hub.names import COMMIT
 from zoo.hub.patience import passing, patient, pause_before, waits
 from zoo.hub.session import FAILURES, Hub, log
+from zoo.names import COMMIT
 
 __all__ = ["content", "fetch", "fetch_or_cached"]
 

@@ -141,7 +141,7 @@ def place(model: GenerativeModel, device: Any, dtype: Any) -> GenerativeModel:
 def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str) -> GenerativeModel:
     """Build the model once without memory, to hold it against the header, then for real."""
     registry = load_registry()
-    extra = tuple(sorted({prefix for entry in registry.values() for prefix in entry.allow}))
+    extra = registry.allow
     try:
         spec = from_public({"name": config["model"], "args": config["args"]}, model_names())
         with _building, _few_parameters(4 * len(header) + 100), torch.device("meta"), suppress(*_MALFORMED):

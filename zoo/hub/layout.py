@@ -18,6 +18,7 @@ from zoo.errors import (
     NotAZooModelError,
     UnsafeWeightsError,
 )
+from zoo.names import CONFIG, WEIGHTS, is_model_folder
 
 __all__ = [
     "CARD",
@@ -48,7 +49,7 @@ __all__ = [
     "verify",
 ]
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+CARD = "README.md"
 SAMPLES, EVAL, SUMS = "samples.png", "eval.json", "SHA256SUMS"
 TEXTS, SOUND = "samples.txt", "samples.wav"
 DIAGNOSTICS = "diagnostics.png"
@@ -104,11 +105,6 @@ def shown(text: object, limit: int = 100) -> str:
 def is_pickle_name(name: str) -> bool:
     """Tell whether a file of this name may run code when it is loaded."""
     return name.lower().endswith(_PICKLES)
-
-
-def is_model_folder(folder: Path) -> bool:
-    """Tell whether ``folder`` has the two files without which there is no model."""
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
 def read_file(path: Path) -> bytes:

@@ -6,8 +6,8 @@ import builtins
 import re
 
 from zoo.errors import InvalidNameError, OfflineError
-from zoo.hub.names import check_repo_id
 from zoo.hub.session import Hub, offline
+from zoo.names import check_repo_id
 
 __all__ = ["list"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CorruptWeightsError, ModelFolderError, OfflineError, UnknownModelError
-from zoo.hub.layout import CARD, CONFIG, WEIGHTS, Pins, check_sums, is_model_folder, read_file, read_folder
-from zoo.hub.names import COMMIT, ParsedName, check_repo_id, parse_name
+from zoo.hub.layout import CARD, CONFIG, WEIGHTS, Pins, check_sums, read_file, read_folder
+from zoo.names import COMMIT, ParsedName, check_repo_id, parse_name
 from zoo.registry import Entry, pretrained_folder
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ def card(name: str | Path, revision: str | None = None, **access: Any) -> str:
 
 def _target(parsed: ParsedName) -> Target:
     if parsed.path is not None:
-        run = (parsed.path / "checkpoints").is_dir() and not is_model_folder(parsed.path)
-        return Target("run" if run else "folder", folder=parsed.path)
+        return Target("run" if parsed.is_run else "folder", folder=parsed.path)
     if parsed.repo is not None:
         return Target("hub", repo=parsed.repo, revision=parsed.revision or "main")
     return _registered(parsed.entry, parsed.revision)

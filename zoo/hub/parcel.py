@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import CardError, ModelFolderError, ResultError, UnknownModelError, UnsafeWeightsError
+from zoo.errors import CardError, ModelFolderError, ResultError, UnsafeWeightsError
 from zoo.hub import cards
 from zoo.hub.blocks import metadata
 from zoo.hub.layout import (
@@ -18,16 +18,15 @@ from zoo.hub.layout import (
     SAMPLES,
     SUMS,
     check_sums,
-    is_model_folder,
     is_pickle_name,
     read_file,
     read_folder,
     sha256,
     sums_text,
 )
-from zoo.hub.names import is_path
+from zoo.hub.loading import pull
 from zoo.hub.paths import without_folders
-from zoo.registry import load_registry, pretrained_folder
+from zoo.names import parse_name
 
 if TYPE_CHECKING:
     from zoo.model import GenerativeModel
@@ -39,9 +38,10 @@ def collect(what: str | Path | GenerativeModel, repo_id: str) -> dict[str, bytes
     """Return the files to upload, every one of them checked, SHA256SUMS made anew; ``repo_id`` is for the card."""
     if not isinstance(what, (str, Path)):
         return _of_model(what, repo_id)
-    folder = _folder_of(what)
-    if not is_model_folder(folder) and (folder / "checkpoints").is_dir():
-        return _of_run(folder, repo_id)
+    parsed = parse_name(what)
+    if parsed.is_run:
+        return _of_run(parsed.path, repo_id)
+    folder = parsed.path or pull(what)
     pickles = sorted(p.name for p in folder.iterdir() if is_pickle_name(p.name)) if folder.is_dir() else []
     if pickles:
         raise UnsafeWeightsError(
@@ -53,22 +53,6 @@ def collect(what: str | Path | GenerativeModel, repo_id: str) -> dict[str, bytes
                 f"{path} is a link out of the folder, so nothing is pushed; put the file itself there"
             )
     return _checked(read_folder(folder), str(folder))
-
-
-def _folder_of(what: str | Path) -> Path:
-    if is_path(what):
-        return Path(what).expanduser()
-    registry = load_registry()
-    name = registry.aliases.get(what, what)
-    if name in registry and registry[name].weights.get("bundled"):
-        return pretrained_folder(name)
-    if Path(what).is_dir():
-        return Path(what)
-    if name in registry:
-        raise UnknownModelError(
-            f"{name!r} has no bundled weights to push; train it with `zoo fit --model {name}` and push the run folder"
-        )
-    raise ModelFolderError(f"{what!r} is neither a registered name with weights nor a folder; give one of them")
 
 
 def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:

@@ -23,10 +23,10 @@ from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, Pu
 from zoo.hub.blocks import join_cards
 from zoo.hub.fetch import content
 from zoo.hub.layout import CARD, FILES, SUMS, sums_text
-from zoo.hub.names import check_repo_id, check_revision
 from zoo.hub.parcel import collect
 from zoo.hub.patience import passing, patient, pause_before, waits
 from zoo.hub.session import FAILURES, Hub, offline
+from zoo.names import check_repo_id, check_revision
 
 if TYPE_CHECKING:
     from zoo.model import GenerativeModel

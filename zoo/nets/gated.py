@@ -52,7 +52,7 @@ class _Gate(torch.autograd.Function):
         (t,) = ctx.saved_tensors
         a, b = t.unbind(-2)
         # d/da = (1 - a^2) (1 + b) / 2 and d/db = a (1 - b^2) / 4, a and b being the tanh of both halves
-        out = torch.addcmul(torch.ones((), dtype=t.dtype), t, t, value=-1)
+        out = torch.addcmul(t.new_ones(()), t, t, value=-1)
         out[..., 0, :] *= (b + 1).mul_(grad).mul_(0.5)
         out[..., 1, :] *= (a * grad).mul_(0.25)
         return out

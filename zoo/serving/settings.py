@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zoo.errors import ConfigError, close_matches
+from zoo.names import parse_name
+from zoo.registry import NAME, load_registry
 
 __all__ = ["ENVIRONMENT", "Settings", "is_loopback", "key_from", "same_key", "served_name"]
 
@@ -134,10 +136,9 @@ def served_name(model: str) -> str:
         ConfigError: a registered name without weights, or a path that makes no name.
         UnknownModelError: no such name.
     """
-    from zoo.registry import NAME, load_registry
-
-    if "/" not in model and not model.startswith((".", "~")):
-        entry = load_registry().resolve(model.partition("@")[0])
+    parsed = parse_name(model)
+    if parsed.entry is not None:
+        entry = parsed.entry
         if not entry.pretrained:
             known = [e.name for e in load_registry().find(pretrained=True)]
             raise ConfigError(
@@ -145,7 +146,7 @@ def served_name(model: str) -> str:
                 f"`zoo fit --model {entry.name}` and serve its run folder"
             )
         return entry.name
-    last = model.rstrip("/").rpartition("/")[2].partition("@")[0].lower()
+    last = parsed.short.lower()
     if not NAME.match(last):
         raise ConfigError(f"{model!r} makes no name to serve it under; rename the folder to match {NAME.pattern}")
     return last

@@ -31,7 +31,11 @@ _MODULE = (
     *_INNER, "on_train_batch_start", "on_train_batch_end", "backward", "optimizer_step", "optimizer_zero_grad",
     "configure_gradient_clipping",
 )  # fmt: skip
-"""Hooks of a module, inside a step, that are Lightning's own in every family."""
+"""Hooks of a module, inside a step, that are Lightning's or the base's in an ordinary family."""
+
+
+def _own(name: str) -> tuple[Any, ...]:
+    return getattr(LightningModule, name), getattr(GenerativeModel, name)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
             or trainer.accumulate_grad_batches != 1
             or trainer.gradient_clip_val
             or trainer.strategy.lr_scheduler_configs
-            or any(getattr(type(module), name) is not getattr(LightningModule, name) for name in _MODULE)
+            or any(getattr(type(module), name) not in _own(name) for name in _MODULE)
             or any(_listens(part, name) for part in trainer.callbacks for name in _INNER)
             or any(
                 type(part).on_before_batch_transfer is not DataHooks.on_before_batch_transfer
