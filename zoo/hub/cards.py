@@ -23,6 +23,9 @@ _DATA_LICENCES = {
     "speech": "A LibriVox recording of Sense and Sensibility, public domain",
 }
 
+_LIMITS = {
+    "features": "A small research model: its features are of examples like those of its training data.",
+}
 _USES = {
     "samples": "x = model.sample(16, seed=0)",
     "samples of texts": 'x = model.sample(16, labels="...", seed=0)  # of a text in the model\'s alphabet',
@@ -84,7 +87,7 @@ def build_card(
         _results(results, metrics),
         f"## Training\n\n```\n{command}\n```\n" if command else "",
         f"## Model\n\n```json\n{json.dumps(model, indent=1)}\n```\n" if model else "",
-        "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMIT.format(what),)),
+        "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMITS.get(gives) or _LIMIT.format(what),)),
         f"## Licence\n\n- Weights: {licence}\n" + (f"- Training data: {data_licence}\n" if data_licence else ""),
         *(f"## {title}\n\n{text.rstrip()}\n" for title, text in (extra or {}).items()),
     ]
