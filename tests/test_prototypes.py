@@ -101,17 +101,17 @@ def test_masked_prior_over_trained_codes(prototype: Any, capsys: Any) -> None:
         pair.sample(1, stepz=2)
     with pytest.raises(zoo.ZooError, match="which uniform codes leave out"):
         pair.sample(1, codes="uniform", steps=2)
-    zoo_says(capsys, "sample", "one", "-n", "2", "--option", "steps=2", "--out", "two.png")
+    zoo_says(capsys, "sample", "./one", "-n", "2", "--option", "steps=2", "--out", "two.png")
 
     save_pretrained(pair, "folder")
     assert torch.equal(load_pretrained("folder").sample(2, seed=0), pair.sample(2, seed=0))
     assert torch.equal(zoo.load("./folder").sample(2, seed=0), pair.sample(2, seed=0))
     quick = ("--samples", "64", "--limit", "64", "--quick", "--option", "steps=2")
-    zoo_says(capsys, "evaluate", "one", *quick)
+    zoo_says(capsys, "evaluate", "./one", *quick)
     result = _result("one")
     assert set(result["metrics"]) == {"fid", "fid_reconstructions", "fid_uniform_codes"}
     assert result["protocol"]["sampler"]["steps"] == 2 and result["protocol"]["likelihood"] is None
-    zoo_says(capsys, "diagnose", "one", "--out", "looks", "--only", "codebook", "--examples", "64")
+    zoo_says(capsys, "diagnose", "./one", "--out", "looks", "--only", "codebook", "--examples", "64")
     assert Path("looks/diagnostics.json").is_file()
 
 
@@ -166,10 +166,10 @@ def test_energy_with_a_buffer_of_chains(prototype: Any, capsys: Any) -> None:
     assert again.replay is None and torch.equal(again.sample(3, seed=0), x) and again.released() is again
     assert torch.equal(zoo.load("./folder").sample(3, seed=0), x)
     zoo_says(capsys, *fit, "--init_from", "./folder", "--run", "tuned", "--trainer.max_steps", "1", *few)
-    zoo_says(capsys, "sample", "one", "-n", "2", "--option", "steps=2", "--out", "two.png")
-    zoo_says(capsys, "evaluate", "one", "--samples", "64", "--quick", "--option", "steps=1")
+    zoo_says(capsys, "sample", "./one", "-n", "2", "--option", "steps=2", "--out", "two.png")
+    zoo_says(capsys, "evaluate", "./one", "--samples", "64", "--quick", "--option", "steps=1")
     assert set(_result("one")["metrics"]) >= {"fid", "energy_gap", "auroc_noise"}
-    zoo_says(capsys, "diagnose", "one", "--out", "looks", "--examples", "64")
+    zoo_says(capsys, "diagnose", "./one", "--out", "looks", "--examples", "64")
     assert Path("looks/diagnostics.json").is_file()
 
 
@@ -242,11 +242,11 @@ def test_representation_that_draws_nothing(prototype: Any, capsys: Any) -> None:
     with pytest.raises(zoo.ZooError, match="has no target to predict"):
         again.loss((x, torch.zeros(3)))
     zoo_says(capsys, *fit, "--init_from", "./folder", "--run", "tuned", "--trainer.max_steps", "1", *FEW)
-    assert "draws none, so there is nothing to sample" in zoo_says(capsys, "sample", "one", code=2)
-    zoo_says(capsys, "evaluate", "one", "--quick")
+    assert "draws none, so there is nothing to sample" in zoo_says(capsys, "sample", "./one", code=2)
+    zoo_says(capsys, "evaluate", "./one", "--quick")
     found = _result("one")["metrics"]
     assert {"probe_accuracy", "probe_accuracy_pixels", "probe_accuracy_untrained", "effective_rank"} <= set(found)
-    zoo_says(capsys, "diagnose", "one", "--out", "looks", "--examples", "16")
+    zoo_says(capsys, "diagnose", "./one", "--out", "looks", "--examples", "16")
     assert Path("looks/diagnostics.json").is_file()
 
 
@@ -268,10 +268,10 @@ def test_digits_of_which_a_word_is_told(prototype: Any, capsys: Any) -> None:
         model.sample(1, labels="a dog")
     save_pretrained(model, "folder")
     assert torch.equal(zoo.load("./folder").sample(2, seed=0, labels=["three", "eight"]), x)
-    zoo_says(capsys, "sample", "one", "-n", "2", "--prompt", "three", "--out", "three.png")
-    zoo_says(capsys, "evaluate", "one", "--samples", "64", "--limit", "64", "--quick", "--extractor", "none")
+    zoo_says(capsys, "sample", "./one", "-n", "2", "--prompt", "three", "--out", "three.png")
+    zoo_says(capsys, "evaluate", "./one", "--samples", "64", "--limit", "64", "--quick", "--extractor", "none")
     assert set(_result("one")["metrics"]) == {"nats"} and _result("one")["protocol"]["conditional"]
-    refused = zoo_says(capsys, "diagnose", "one", "--out", "looks", code=2)
+    refused = zoo_says(capsys, "diagnose", "./one", "--out", "looks", code=2)
     assert "Captioned" in refused
 
 
