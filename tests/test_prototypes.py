@@ -22,6 +22,7 @@ from zoo._cli.main import main
 from zoo.evaluation.comparison import Reference
 from zoo.hub import load_pretrained, save_pretrained
 from zoo.metrics.probes import PROBE
+from zoo.registry import load_registry
 from zoo.runs import last_checkpoint, load_run, read_checkpoint, run_facts
 from zoo.training.compute import flops_per_step
 
@@ -51,6 +52,7 @@ def prototype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setitem(PROBE, "few_seeds", 1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "overlay.yaml").write_text("{}\n")
     monkeypatch.setenv("ZOO_REGISTRY", str(tmp_path / "overlay.yaml"))
     return write
 
@@ -277,3 +279,34 @@ def test_digits_of_which_a_word_is_told(prototype: Any, capsys: Any) -> None:
 
 def _ones(model: Any) -> torch.Tensor:
     return model.sample(2, seed=0, labels=["one", "one"])
+
+
+def test_two_trained_parts_under_names_of_their_own(prototype: Any, capsys: Any) -> None:
+    registry = load_registry()
+    parts = {"left": dict(registry["vae-mnist"].model), "right": dict(registry["gan-mnist"].model)}
+    entry = {
+        "family": "blend", "model": {"class_path": "blended.Blended", "init_args": parts},
+        "data": {"class_path": "zoo.data.mnist.MNIST", "init_args": {"batch_size": 4}}, "trainer": {"max_steps": 2},
+    }  # fmt: skip
+    name = prototype("blended", entry)
+    shown = zoo_says(capsys, "show", name)
+    assert "takes     --left, as it is a blend of two trained models, such as vae-mnist" in shown
+    assert f"train it  zoo fit --model {name} --left vae-mnist --right gan-mnist" in shown
+    helped = zoo_says(capsys, "fit", "--model", name, "--help")
+    assert (
+        "--left NAME|RUN" in helped and "--right NAME|RUN" in helped and "--model.left.init_args.latent_dim  " in helped
+    )
+    fit = ("fit", "--model", name, "--left", "vae-mnist")
+    assert "name it with --right" in zoo_says(capsys, *fit, *FEW, code=2)
+    wrong = zoo_says(capsys, *fit, "--right", "vae-mnist", *FEW, code=2)
+    assert "vae-mnist is a VAE, which has no game" in wrong and "give --right one such as gan-mnist" in wrong
+    assert "--right: expected one argument" in zoo_says(capsys, *fit, "--right", code=2)
+    assert "Did you mean '--right'" in zoo_says(capsys, *fit, "--right", "gan-mnist", "--rigth", "x", *FEW, code=2)
+    zoo_says(capsys, *fit, "--right", "gan-mnist", "--run", "one", *FEW)
+    assert list(run_facts("one")["cost"]["stages"]) == ["vae-mnist", "gan-mnist", name]
+    model, left, right = load_run("one"), zoo.load("vae-mnist"), zoo.load("gan-mnist")
+    for part, taught in ((model.left, left), (model.right, right)):
+        assert all(torch.equal(value, part.state_dict()[key]) for key, value in taught.state_dict().items())
+    refused = zoo_says(capsys, "fit", "--resume", "one", "--left", "vae-mnist", code=2)
+    assert "--resume goes on with the left that is in the checkpoint" in refused
+    zoo_says(capsys, "fit", "--resume", "one", "--trainer.max_steps", "3")

@@ -59,8 +59,9 @@ class Energy(HasEnergy, ImplicitModel):
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, *, steps: int | None = None) -> Tensor:
         size = (n, *self.shape)
-        x = torch.rand(size, generator=generator, device=self.device)
-        noise = [torch.randn(size, generator=generator, device=self.device) for _ in range(steps or self.steps)]
+        like = {"generator": generator, "device": self.device, "dtype": self.dtype}
+        x = torch.rand(size, **like)
+        noise = [torch.randn(size, **like) for _ in range(steps or self.steps)]
         return self.chain(x, noise)
 
     @property

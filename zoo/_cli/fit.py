@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunError, ZooError
 from zoo.registry import Entry, load_registry
+from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, declared, declared_by
 
 OPTIONS = """options of the model, the data and the trainer follow as --model.X, --data.X, --trainer.X, --training.X:
@@ -210,6 +212,22 @@ def show_help(args: argparse.Namespace) -> int:
     parser.print_help()
     from zoo.training.cli import EntryCLI
 
-    print(f"\noptions of {entry.name}:\n")
+    print(f"\narguments of {entry.name} and what they are there:\n")
+    for group, spec in (("model", entry.model), ("data", entry.data)):
+        print("\n".join(_arguments(f"--{group}", spec, tuple(entry.allow))))
+    print("\noptions of the trainer and of the training:\n")
     print(EntryCLI.help_of(plain_entry(entry), entry.allow))
     return 0
+
+
+def _arguments(option: str, spec: Mapping[str, Any], allow: tuple[str, ...]) -> Iterator[str]:
+    """Yield a line for each argument of a spec's class, and of the objects in it."""
+    given = spec.get("init_args") or {}
+    yield f"  {option}  {spec['class_path']}"
+    prefix = f"{option}." if option in ("--model", "--data") else f"{option}.init_args."
+    for name, parameter in inspect.signature(class_of(spec["class_path"], allow)).parameters.items():
+        value = given.get(name, None if parameter.default is parameter.empty else parameter.default)
+        if is_spec(value):
+            yield from _arguments(prefix + name, value, allow)
+        else:
+            yield f"  {prefix}{name}  {json.dumps(value, default=str)}"
