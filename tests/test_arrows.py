@@ -36,7 +36,7 @@ MAY = {
     "evaluation": {"model", "abilities", "metrics", "results"},
     "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
-    "reproduce": {"names", "registry", "results", "runs", "training"},
+    "reproduce": {"names", "registry", "results", "runs", "trained_parts", "training"},
     "serving": {"sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},

@@ -17,7 +17,8 @@ that cannot be the part is refused in one sentence. Importing this module import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from zoo.model import GenerativeModel
     from zoo.registry import Entry
 
-__all__ = ["RESERVED", "TrainedPart", "declared", "declared_by", "fitted"]
+__all__ = ["RESERVED", "TrainedPart", "check_named", "declared", "declared_by", "fitted"]
 
 RESERVED = frozenset(
     {
@@ -86,10 +87,24 @@ def declared(class_path: str, allow: tuple[str, ...] = ()) -> Mapping[str, Train
     return parts
 
 
+def check_named(entry: Entry, named: Collection[str]) -> None:
+    """Hold an entry that has a place for a trained part to be given one. Raises `ConfigError`."""
+    for part, declaration in declared(entry.model["class_path"], tuple(entry.allow)).items():
+        if part not in named and (entry.model.get("init_args") or {}).get(part) is not None:
+            raise ConfigError(
+                f"{entry.name} is {declaration.what}; name it with --{part}, a run folder or a name such as "
+                f"{declaration.example}"
+            )
+
+
 def declared_by(entries: Mapping[str, Entry], part: str) -> list[str]:
     """Return the names of the entries whose classes take a part of this name; all classes are imported."""
     classes = {(entry.model["class_path"], tuple(entry.allow)) for entry in entries.values()}
-    takes = {key for key in classes if part in declared(*key)}
+    takes = set()
+    for key in classes:
+        with contextlib.suppress(ConfigError):  # an overlay's class that is not there takes nothing
+            if part in declared(*key):
+                takes.add(key)
     return [name for name, entry in entries.items() if (entry.model["class_path"], tuple(entry.allow)) in takes]
 
 

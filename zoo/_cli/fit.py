@@ -14,7 +14,7 @@ from typing import Any
 from zoo.errors import RunError, ZooError
 from zoo.registry import Entry, load_registry
 from zoo.spec import class_of, is_spec
-from zoo.trained_parts import RESERVED, TrainedPart, declared, declared_by
+from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
 
 OPTIONS = """options of the model, the data and the trainer follow as --model.X, --data.X, --trainer.X, --training.X:
   zoo fit --model vae --model.beta 2 --data.batch_size 256 --trainer.devices 2 --training.ema 0.9995
@@ -29,7 +29,7 @@ _PICTURES = ("samples.png", "samples.gif", "samples.txt", "samples.wav", "featur
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
-    parser.set_defaults(parser=parser)
+    parser.set_defaults(parser=parser, rest=[])
     parser.epilog = OPTIONS
     parser.add_argument("--model", metavar="NAME", help="a name of the registry (zoo list)")
     parser.add_argument("--data", metavar="NAME", help="other data than the entry's, such as binary_mnist_threshold")
@@ -94,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         return show_help(args)
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
-    named, rest = _named_parts(args, entry, rest)
+    named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
+    if args.resume is None and args.init_from is None and not args.dry_run:
+        check_named(entry, named)
     if args.budget is not None:
         rest += ["--training.budget", args.budget]
         if not any(a.startswith("--trainer.max_steps") for a in rest):
@@ -149,32 +151,27 @@ def _check_folders(args: argparse.Namespace) -> None:
         )
 
 
-def _named_parts(args: argparse.Namespace, entry: Entry, rest: list[str]) -> tuple[dict[str, str], list[str]]:
+def named_parts(
+    entry: Entry, rest: Sequence[str], registry: Sequence[str] = (), *, resume: bool = False
+) -> tuple[dict[str, str], list[str]]:
     """Return the trained parts that are named, as the model's class declares them, and the arguments that are left.
 
     Raises:
-        ZooError: a part is named that the model does not take, or one is missing that its entry has a place for.
+        ZooError: a part is named that the model does not take, or that a run which is resumed has already.
     """
     parts = declared(entry.model["class_path"], tuple(entry.allow))
-    parser = argparse.ArgumentParser(prog="zoo fit", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     _add_parts(parser, parts)
     try:
-        found, rest = parser.parse_known_args(rest)
+        found, left = parser.parse_known_args(rest)
     except argparse.ArgumentError as error:
         raise ZooError(f"{error.argument_name}: {error.message}: a run folder or a name such as vae-mnist") from error
     named = {part: which for part, which in vars(found).items() if which is not None}
-    if named and args.resume is not None:
+    if named and resume:
         part = next(iter(named))
         raise RunError(f"--resume goes on with the {part} that is in the checkpoint; leave --{part} out")
-    _check_not_taken(args, entry, parts, rest)
-    if args.resume is None and args.init_from is None and not args.dry_run:
-        for part, declaration in parts.items():
-            if part not in named and (entry.model.get("init_args") or {}).get(part) is not None:
-                raise ZooError(
-                    f"{entry.name} is {declaration.what}; name it with --{part}, a run folder or a name such as "
-                    f"{declaration.example}"
-                )
-    return named, rest
+    _check_not_taken(entry, parts, left, registry)
+    return named, left
 
 
 def _add_parts(parser: argparse.ArgumentParser, parts: Mapping[str, TrainedPart]) -> None:
@@ -184,14 +181,14 @@ def _add_parts(parser: argparse.ArgumentParser, parts: Mapping[str, TrainedPart]
 
 
 def _check_not_taken(
-    args: argparse.Namespace, entry: Entry, parts: Mapping[str, TrainedPart], rest: Sequence[str]
+    entry: Entry, parts: Mapping[str, TrainedPart], rest: Sequence[str], registry: Sequence[str]
 ) -> None:
     """Refuse the trained part of other models by its name; what else is unknown is the next parser's to say."""
     for word in rest:
         option = word.partition("=")[0].removeprefix("--")
         if not word.startswith("--") or "." in option or option in RESERVED | set(parts):
             continue
-        takers = declared_by(load_registry(*args.registry), option)
+        takers = declared_by(load_registry(*registry), option)
         if takers:
             takes = f"takes only {', '.join(f'--{part}' for part in parts)}" if parts else "builds on no trained model"
             raise ZooError(
