@@ -183,3 +183,26 @@ def test_names_of_the_models_that_take_a_part() -> None:
     entry = Entry("vae-mnist", "vae", model=load_registry()["vae-mnist"].model)
     with pytest.raises(ConfigError, match="vae-mnist takes no --teacher: its class takes no trained part"):
         fitted(entry, "teacher", zoo.load("vae-mnist"), "vae-mnist")
+
+
+def test_parts_that_were_trained_on_different_data_ask_for_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo import api
+
+    registry = load_registry()
+    models = {name: registry[name].build_model() for name in ("vae-mnist", "gan-mnist")}
+    data = {"vae-mnist": {"class_path": "zoo.data.mnist.MNIST", "init_args": {"batch_size": 9, "limit": 50}}}
+    data["gan-mnist"] = {**data["vae-mnist"], "init_args": {"batch_size": 4, "limit": 50}}
+    costs = {"vae-mnist": {"training_tflop": 2.0}, "gan-mnist": {}}
+    monkeypatch.setattr(api, "_load", lambda which, device: (models[which], data[which], {"cost": costs[which]}))
+    places = {name: dict(registry[which].model) for name, which in (("left", "vae-mnist"), ("right", "gan-mnist"))}
+    blend = {"class_path": "prototypes.blended.Blended", "init_args": places}
+    entry = Entry("blend-mnist", "blend", model=blend, data=registry["vae-mnist"].data, allow=("prototypes",))
+    named = {"left": "vae-mnist", "right": "gan-mnist"}
+    fitted_entry, parts, stages = api.with_parts(entry, named)
+    assert stages == {"vae-mnist": 2.0, "gan-mnist": None} and set(parts) == {"left", "right"}
+    own = registry["vae-mnist"].data["init_args"]["batch_size"]
+    assert fitted_entry.data["init_args"] == {"batch_size": own, "limit": 50}
+    data["gan-mnist"] = {"class_path": "zoo.data.mnist.BinaryMNIST", "init_args": {}}
+    with pytest.raises(ConfigError, match="vae-mnist and gan-mnist were trained on different data; .* --data NAME"):
+        api.with_parts(entry, named)
+    assert api.with_parts(entry, named, keep_data=True)[0].data == entry.data

@@ -77,7 +77,10 @@ def declared(class_path: str, allow: tuple[str, ...] = ()) -> Mapping[str, Train
         ConfigError: the class is not on the allow-list, or calls a part what an option of ``zoo fit`` is called.
     """
     cls = class_of(class_path, allow)
-    parts = getattr(cls, "trained_parts", {})
+    try:
+        parts = cls.trained_parts  # type: ignore[attr-defined]
+    except AttributeError:  # no model at all, as whoever builds it will say
+        return {}
     taken = sorted(RESERVED & set(parts))
     if taken:
         raise ConfigError(

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
 from zoo.registry import Entry, load_registry
@@ -91,7 +91,7 @@ def plain_entry(entry: Entry) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     if args.help:
-        return show_help(args)
+        show_help(args)
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
     named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
@@ -196,12 +196,12 @@ def _check_not_taken(
             )
 
 
-def show_help(args: argparse.Namespace) -> int:
-    """Print the options; where a model is named, its trained parts and all options of the training, with defaults."""
+def show_help(args: argparse.Namespace) -> NoReturn:
+    """Print the options, where a model is named its trained parts and all options of its training too, and leave."""
     parser = args.parser
     if args.model is None and args.config is None and getattr(args, "resume", None) is None:
         parser.print_help()
-        return 0
+        parser.exit()
     entry, _ = entry_of(args, getattr(args, "resume", None))
     parts = declared(entry.model["class_path"], tuple(entry.allow))
     if hasattr(args, "resume"):
@@ -214,7 +214,7 @@ def show_help(args: argparse.Namespace) -> int:
         print("\n".join(_arguments(f"--{group}", spec, tuple(entry.allow))))
     print("\noptions of the trainer and of the training:\n")
     print(EntryCLI.help_of(plain_entry(entry), entry.allow))
-    return 0
+    parser.exit()
 
 
 def _arguments(option: str, spec: Mapping[str, Any], allow: tuple[str, ...]) -> Iterator[str]:

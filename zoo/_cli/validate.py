@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, split: str = "validation") -> int:
             parsed = parse_name(args.which, registry=load_registry(*args.registry))
             args.model = None if parsed.entry is None else parsed.entry.name
             args.config = str(parsed.path / "config.yaml") if parsed.is_run else None
-        return fit.show_help(args)
+        fit.show_help(args)
     if args.which is None:
         raise ZooError("no model is named; give a name with weights (zoo list --pretrained shows them) or a run folder")
     from zoo.hub import load
