@@ -203,6 +203,6 @@ def test_parts_that_were_trained_on_different_data_ask_for_a_word(monkeypatch: p
     own = registry["vae-mnist"].data["init_args"]["batch_size"]
     assert fitted_entry.data["init_args"] == {"batch_size": own, "limit": 50}
     data["gan-mnist"] = {"class_path": "zoo.data.mnist.BinaryMNIST", "init_args": {}}
-    with pytest.raises(ConfigError, match="vae-mnist and gan-mnist were trained on different data; .* --data NAME"):
+    with pytest.raises(ConfigError, match=r"vae-mnist and gan-mnist were trained on different data; .* --data NAME"):
         api.with_parts(entry, named)
     assert api.with_parts(entry, named, keep_data=True)[0].data == entry.data
