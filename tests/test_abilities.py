@@ -144,6 +144,13 @@ def test_training_leaves_the_pictures_of_each_kind(runs: dict[str, Path]) -> Non
     assert colours.mode == "RGB" and colours.size == (2 * (16 * 9 + 1), 2 * (2 * 9 + 1))  # two rows of sixteen
 
 
+def test_the_contract_holds_for_kinds_that_the_registry_has_not(models: dict[str, GenerativeModel]) -> None:
+    from test_contract import keeps_its_word
+
+    for model in models.values():
+        keeps_its_word(model)
+
+
 def test_a_run_goes_on(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("springs", "patches"):
         assert main(["fit", "--resume", str(runs[kind]), "--trainer.max_steps", "64"]) == 0

@@ -10,10 +10,12 @@ import pytest
 import zoo
 
 ROOT = Path(zoo.__file__).parent
-EVERYWHERE = {"errors", "spec"}
+EVERYWHERE = {"errors", "spec", "classes"}
 MAY = {
     "errors": set(),
-    "spec": set(),
+    "signature": set(),
+    "spec": {"signature"},
+    "classes": set(),
     "maths": set(),
     "nets": {"maths"},
     "sampling": set(),
@@ -41,7 +43,7 @@ MAY = {
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "trained_parts", "registry", "names", "results", "leaderboard"}
+LIGHT = {"errors", "signature", "spec", "trained_parts", "classes", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

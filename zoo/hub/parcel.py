@@ -92,19 +92,24 @@ def _of_model(
     samples: Mapping[str, bytes] | None = None,
     command: str | None = None,
 ) -> dict[str, bytes]:
-    from zoo.hub.saving import public_form, save_pretrained
+    from zoo.hub.saving import class_names, public_form, save_pretrained
 
-    samples = _drawn(model) if samples is None else samples
-    gives = "features" if not model.generates else "samples of texts" if model.context else "samples"
+    samples = drawn_files(model) if samples is None else samples
+    public = public_form(model) | class_names(model)
     text = cards.card_of(
-        model.source.name, public_form(model), results, samples, load=repo_id, command=command, gives=gives
+        model.source.name, public, results, samples, load=repo_id, command=command, gives=gives_of(model)
     )
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
         folder = save_pretrained(model, Path(parent, "model"), card=text, results=results, samples=samples)
         return _checked(read_folder(folder), type(model).__name__)
 
 
-def _drawn(model: GenerativeModel) -> dict[str, bytes]:
+def gives_of(model: GenerativeModel) -> str:
+    """Return what a model gives, as `zoo.hub.cards.build_card` takes it."""
+    return "features" if not model.generates else "samples of texts" if model.context else "samples"
+
+
+def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
     """Return samples as files: a sheet of 64 images, or of 8 clips, two pages of text, or eight recordings with their
     spectrogram; nothing of what draws none, or draws for texts that only its data know."""
     from zoo.media import medium, samples_of
