@@ -22,8 +22,9 @@ MAY = {
     "copying": set(),
     "sampling": {"checking"},
     "optimizer": set(),
+    "trained_parts": set(),
     "context": set(),
-    "model": {"checking", "copying", "sampling", "optimizer", "context"},
+    "model": {"checking", "copying", "sampling", "optimizer", "context", "trained_parts"},
     "abilities": {"model"},
     "images": set(),
     "media": {"model", "abilities", "images", "maths"},
@@ -33,18 +34,18 @@ MAY = {
     "results": set(),
     "callbacks": {"model", "abilities", "context", "images", "media", "callbacks"},
     "runs": {"model", "registry"},
-    "training": {"model", "abilities", "callbacks", "data", "metrics", "runs", "training"},
+    "training": {"model", "abilities", "callbacks", "data", "metrics", "runs", "trained_parts", "training"},
     "registry": set(),
     "names": {"registry"},
     "evaluation": {"model", "abilities", "metrics", "results"},
     "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
-    "reproduce": {"names", "registry", "results", "runs", "training"},
+    "reproduce": {"names", "registry", "results", "runs", "trained_parts", "training"},
     "serving": {"sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "signature", "spec", "classes", "registry", "names", "results", "leaderboard"}
+LIGHT = {"errors", "signature", "spec", "trained_parts", "classes", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

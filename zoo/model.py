@@ -36,6 +36,7 @@ from zoo.errors import ConfigError, DataError, close_matches
 from zoo.optimizer import LeanAdamW
 from zoo.sampling import Draw, grouped, seeded, together
 from zoo.spec import Recorded
+from zoo.trained_parts import TrainedPart
 
 __all__ = [
     "Batch",
@@ -48,6 +49,7 @@ __all__ = [
     "Player",
     "ScoreModel",
     "Source",
+    "TrainedPart",
     "seeded",
 ]
 
@@ -105,7 +107,10 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         steps_to_move: training steps after which every trainable tensor has moved.
         still: names of trainable tensors that never move, with the reason.
-        training_parts: names of parts that only training needs, such as a frozen teacher; None where they are absent.
+        trained_parts: what it builds on that is trained before it, by the argument that takes it, which is also an
+            attribute and an option of ``zoo fit``.
+        training_parts: names of parts that only training needs, such as a frozen teacher, a network that follows, or a
+            buffer of earlier samples: they are in checkpoints, not in what is published; None where they are absent.
         quantizes: whether examples of any floating type are brought to their levels, so that none is converted before.
         source: where the weights came from.
         accumulate, clip: gradient accumulation and clipping by global norm of manually optimised families, set by the
@@ -115,6 +120,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     family: ClassVar[str] = ""
     generates: ClassVar[bool] = True
     still: Mapping[str, str] = {}
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {}
     training_parts: ClassVar[tuple[str, ...]] = ()
     quantizes: ClassVar[bool] = False
 
@@ -195,18 +201,43 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def released(self) -> GenerativeModel:
         """Return the model as it is published: itself, or a copy without the parts that only training needs."""
-        here = [name for name in self.training_parts if getattr(self, name) is not None]
-        if not here:
+        if not self._only_for_training():
             return self
         arguments = self.__dict__["_arguments"]
-        kept = copy.deepcopy({name: value for name, value in arguments.items() if name not in here})
-        bare = type(self)(**kept, **dict.fromkeys(here))
+        left_out = [name for name in self.training_parts if name in arguments]
+        kept = copy.deepcopy({name: value for name, value in arguments.items() if name not in left_out})
+        bare = type(self)(**kept, **dict.fromkeys(left_out))
+        bare.shed()
         state = self.state_dict()
         bare.load_state_dict({name: state[name] for name in bare.state_dict()})
         bare.to(self.device, self.dtype).train(self.training)
         bare.source = self.source
         bare.class_names = self.class_names
         return bare
+
+    def shed(self) -> None:
+        """Let go of the parts that only training needs, those of models inside too."""
+        for _, owner, name in self._only_for_training():
+            setattr(owner, name, None)
+            arguments = owner.__dict__.get("_arguments", {})
+            if name in arguments:
+                arguments[name] = None
+
+    def state_of_training(self) -> dict[str, Tensor]:
+        """Return what of the state only training needs, by its name in the state."""
+        parts = [f"{prefix}{name}" for prefix, _, name in self._only_for_training()]
+        state = self.state_dict(keep_vars=True)
+        return {k: v for k, v in state.items() if any(k == p or k.startswith(f"{p}.") for p in parts)}
+
+    def _only_for_training(self) -> list[tuple[str, GenerativeModel, str]]:
+        """Return (prefix in the state, model, name) of each training part that is there, here and in models inside."""
+        return [
+            (f"{prefix}." if prefix else "", module, name)
+            for prefix, module in self.named_modules()
+            if isinstance(module, GenerativeModel)
+            for name in module.training_parts
+            if getattr(module, name, None) is not None
+        ]
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -265,7 +296,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network for one batch with these sampling options; `calls_per_sample` is the default's."""
-        steps, usual = options.get("steps"), self.sampling_options().get("steps")
+        steps, usual = options.get("steps"), self.sampler({}).get("steps")
         scale = steps / usual if isinstance(steps, int) and isinstance(usual, int) and usual else 1.0
         return self.calls_per_sample * scale
 
@@ -291,14 +322,21 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         return replace(draw, n=count_of(draw.n, "n", each=math.prod(self.shape)), options=options)
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
-        """Family's sampler, called by `sample` with gradients off and the model in eval mode."""
+        """Family's sampler, called by `sample` with gradients off and the model in eval mode.
+
+        One that follows the gradient of an energy in x takes it under ``torch.enable_grad()``, by
+        ``torch.autograd.grad(energy.sum(), x)``, which leaves the parameters' gradients alone.
+        """
         raise NotImplementedError
 
-    @classmethod
-    def sampling_options(cls) -> dict[str, Any]:
-        """Names and defaults of what `sample` takes beyond n, seed and labels."""
-        parameters = list(inspect.signature(cls.draw).parameters.values())[4:]
-        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    def option_parameters(self) -> dict[str, inspect.Parameter]:
+        """Return what `sample` takes beyond n, seed and labels: name -> the parameter of ``draw``."""
+        parameters = list(inspect.signature(type(self).draw).parameters.values())[4:]
+        return {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+    def sampling_options(self) -> dict[str, Any]:
+        """Return names and defaults of what `sample` takes beyond n, seed and labels."""
+        return {name: p.default for name, p in self.option_parameters().items()}
 
     def _labels(self, n: int, labels: Sequence[int] | Sequence[str] | Tensor | int | str | None) -> Tensor | None:
         if self.context:

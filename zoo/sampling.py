@@ -111,13 +111,13 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [model.draw(n, generators[0], labels[0], **options)]
+            return [model.draw(n, generators[0], labels[0], **options).detach()]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator(device=model.device)
         with Streams(counts, generators, total, token, check):
             x = model.draw(Rows(total), token, y, **options)
-        return list(x[:n].split(counts))
+        return list(x.detach()[:n].split(counts))  # a sampler that differentiates may have left a graph
     finally:
         model.train(training)
 
