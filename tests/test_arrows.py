@@ -10,10 +10,12 @@ import pytest
 import zoo
 
 ROOT = Path(zoo.__file__).parent
-EVERYWHERE = {"errors", "spec"}
+EVERYWHERE = {"errors", "spec", "classes"}
 MAY = {
     "errors": set(),
-    "spec": set(),
+    "signature": set(),
+    "spec": {"signature"},
+    "classes": set(),
     "maths": set(),
     "nets": {"maths"},
     "sampling": set(),
@@ -40,7 +42,7 @@ MAY = {
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "names", "results", "leaderboard"}
+LIGHT = {"errors", "signature", "spec", "classes", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

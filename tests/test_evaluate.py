@@ -402,10 +402,11 @@ class Copies(Noise):
 
 def test_copies_are_flagged(result: Result) -> None:
     found = measure(Copies(IMAGE), FewDigits(), **{**FEW, "batch_size": 130})
-    assert found.flags == ["memorised"] and found.metrics["copied_share"].value == 1
+    assert found.flags == ["memorised", "small_split"] and found.metrics["copied_share"].value == 1
     assert found.metrics["nearest_ratio"].value == pytest.approx(0, abs=1e-3)
-    assert result.flags == [] and result.protocol.training_reference == 150
+    assert result.flags == ["small_split"] and result.protocol.training_reference == 150
     assert "memorised" in command._short(found) and "memorised" not in command._short(result)
+    assert "the test split has only 80 examples" in command._short(result)
 
 
 def test_any_extractor_and_none() -> None:

@@ -28,6 +28,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from zoo.classes import label_numbers
 from zoo.context import PAD, encode_texts
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.optimizer import LeanAdamW
@@ -96,6 +97,7 @@ class GenerativeModel(Recorded, LightningModule):
         context: shape of one example's condition where that is a text, (T,) characters of the ``alphabet``; () for a
             class or for none.
         alphabet: characters of the texts that the model is told, or that its examples stand for; None without texts.
+        class_names: what the labels are called, from the data the model was trained on; () where that is not known.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         steps_to_move: training steps after which every trainable tensor has moved.
@@ -116,6 +118,7 @@ class GenerativeModel(Recorded, LightningModule):
     num_classes: int = 0
     context: tuple[int, ...] = ()
     alphabet: str | None = None
+    class_names: tuple[str, ...] = ()
     period: int = 1
     first_steps: int = 0
     steps_to_move: int = 2
@@ -193,6 +196,7 @@ class GenerativeModel(Recorded, LightningModule):
         bare.load_state_dict({name: state[name] for name in bare.state_dict()})
         bare.to(self.device, self.dtype).train(self.training)
         bare.source = self.source
+        bare.class_names = self.class_names
         return bare
 
     # -- sampling -----------------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ class GenerativeModel(Recorded, LightningModule):
         n: int,
         *,
         seed: int | torch.Generator | None = None,
-        labels: Sequence[int] | Sequence[str] | Tensor | int | str | None = None,
+        labels: Sequence[int | str] | Tensor | int | str | None = None,
         **options: Any,
     ) -> Tensor:
         """Draw ``n`` examples in data range, of shape (n, *shape).
@@ -290,6 +294,7 @@ class GenerativeModel(Recorded, LightningModule):
             return None
         if labels is None:
             labels = [i % self.num_classes for i in range(n)]
+        labels = label_numbers(labels, self.class_names, type(self).__name__)
         tensor = torch.as_tensor(labels, device=self.device)
         tensor = tensor.expand(n) if tensor.ndim == 0 else tensor
         if tensor.shape != (n,) or tensor.dtype.is_floating_point:
@@ -429,7 +434,7 @@ class HasLikelihood:
         self,
         x: Tensor,
         *,
-        labels: Sequence[int] | Tensor | int | None = None,
+        labels: Sequence[int | str] | Tensor | int | str | None = None,
         k: int = 1,
         seed: int | torch.Generator | None = None,
     ) -> Tensor:

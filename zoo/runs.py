@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from zoo.classes import checked_names
 from zoo.errors import CheckpointError, RunError
 from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
@@ -132,4 +133,5 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
         state = {**state, **content["ema"]["parameters"]}
     model.load_state_dict(state, strict=True)
     model.source = replace(Source("run"), path=str(run), name=facts.get("name"))
+    model.class_names = checked_names(facts.get("class_names"), model.num_classes)
     return model.eval()

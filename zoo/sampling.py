@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ConfigError
 
-if TYPE_CHECKING:
-    from zoo.model import GenerativeModel
+__all__ = ["Draw", "Labels", "Rows", "Samples", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
 
-__all__ = ["Draw", "Rows", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
+Labels = Sequence[int] | Tensor | int | None
+"""The class of each example, or one for all."""
 
 _here = threading.local()
 _DRAWN = (torch.rand, torch.randn, torch.randint)
@@ -45,8 +45,25 @@ class Draw:
 
     n: int
     seed: int | torch.Generator | None = None
-    labels: Sequence[int] | Tensor | int | None = None
+    labels: Labels = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Samples(Protocol):
+    """What is asked of a model here; `zoo.model.GenerativeModel` says what each of it is."""
+
+    device: torch.device
+    training: bool
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor: ...
+
+    def granule(self, options: Mapping[str, Any]) -> int: ...
+
+    def _labels(self, n: int, labels: Labels) -> Tensor | None: ...
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
 
 
 def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
@@ -61,7 +78,7 @@ def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu
     return generator
 
 
-def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+def grouped(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests in their order, those with equal options `together`, where the model has a granule for these."""
     groups: dict[Any, list[int]] = {}
     for i, draw in enumerate(draws):
@@ -75,7 +92,7 @@ def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], N
     return [found[i] for i in range(len(draws))]
 
 
-def together(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests with equal options in one batch, a multiple of the model's granule, in eval mode."""
     generators = [seeded(d.seed, model.device) for d in draws]
     labels = [model._labels(d.n, d.labels) for d in draws]

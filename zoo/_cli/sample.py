@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo._cli.evaluate import option
-from zoo.errors import ConfigError, ZooError
+from zoo.errors import ConfigError, ZooError, close_matches
 from zoo.names import parse_name
 
 
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.png",
         help="instead of --rows: white where --given is kept, black elsewhere",
     )
-    parser.add_argument("--labels", default=None, help="classes for conditional models, such as 7 or 0,1,2,3")
+    parser.add_argument(
+        "--labels", default=None, help="classes for conditional models, such as 7, 0,1,2,3 or frog,ship"
+    )
     parser.add_argument(
         "--option",
         action="append",
@@ -69,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         _check_out(Path(args.out), args.force)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
-    labels = _integers(args.labels) if args.labels is not None else None
     options = dict(option(text) for text in args.option)
     options |= {name: getattr(args, name) for name, *_ in _OPTIONS if getattr(args, name) is not None}
     from zoo.hub import load
@@ -82,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.which} represents examples and draws none, so there is nothing to sample; in Python, "
             f"zoo.load({args.which!r}).features(x) gives its features"
         )
+    labels = _labels(args.labels, model.class_names) if args.labels is not None else None
     captions = None
     if args.prompt is not None and model.context:
         if labels is not None:
@@ -140,9 +143,18 @@ def _check_out(out: Path, force: bool) -> None:
         raise ZooError(f"{out} exists already; give another --out, or --force to overwrite it")
 
 
-def _integers(text: str) -> Any:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--labels takes integers separated by commas, got {text!r}") from error
-    return numbers[0] if len(numbers) == 1 else numbers
+def _labels(text: str, names: Sequence[str]) -> Any:
+    """Return the labels of a text: a name of a class where it is one, else a number."""
+    labels: list[int | str] = []
+    for part in [text] if text in names else text.split(","):
+        part = part.strip()
+        try:
+            labels.append(part if part in names else int(part))
+        except ValueError as error:
+            if names:
+                raise ConfigError(
+                    f"--labels: there is no class {part!r}.{close_matches(part, names)} Known are: "
+                    f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+                ) from error
+            raise ConfigError(f"--labels takes integers separated by commas, got {text!r}") from error
+    return labels[0] if len(labels) == 1 else labels

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +106,10 @@ class Reference:
         if len(images) < n:
             return {}
         generator = torch.Generator().manual_seed(_FLOOR_SEED)
-        x = self.data.transform(images[torch.randperm(len(images), generator=generator)[:n]], generator)
-        key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(), n)
+        index = torch.randperm(len(images), generator=generator)[:n]
+        some = images[index] if isinstance(images, Tensor) else images.chosen(index.tolist())  # still to be decoded
+        x = self.data.transform(some, generator)
+        key = (self.data.fingerprint(x), n)
 
         def compute() -> dict[str, Tensor]:
             drawn = self._extract(self.data.to_float(x), "floor features")
@@ -133,7 +136,7 @@ class Reference:
         """Features of the training images, and how far the test images are from the nearest of them."""
         images = self._train[: self.most]
         x = self.data.transform(images, torch.Generator().manual_seed(_FLOOR_SEED))
-        key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(),)
+        key = (self.data.fingerprint(x),)
 
         def compute() -> dict[str, Tensor]:
             return {"features": self._extract(self.data.to_float(x), "training features")["features"]}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo import results
 from zoo.abilities import HasControls, HasEnergy, HasFeatures, has_likelihood, is_conditional
+from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
 from zoo.evaluation.comparison import DIGITS, Reference, choose
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
+_SMALL = 1_000  # test examples, under which a number is marked
 _FEW = 5_000  # training images that a quick evaluation looks for nearest neighbours among
 
 
@@ -106,6 +108,7 @@ def measure(
     if options and not model.generates:
         raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no sampling options")
     asked_limit = limit
+    same_names(model.class_names, data.class_names, type(model).__name__)
     reference = _reference(model, data, extractor, samples, quick, progress)
     identity = identity_of(model, name, weights_sha256)
     numbers = list(range(seed, seed + seeds))
@@ -113,6 +116,7 @@ def measure(
     stored, labels = (part[:limit] for part in data.split("test"))
     protocol: dict[str, Any] = {"seeds": numbers, "batch_size": batch_size, "ema": ema, "quick": quick}
     sampler = model.sampler(options or {}) if model.generates else {}
+    protocol |= {"preparation": dict(data.preparation)}
     protocol |= {"conditional": is_conditional(model), "sampler": sampler}
     bounds = _bounds(model, k or 1)
     if bounds:
@@ -162,7 +166,10 @@ def measure(
         metrics=metrics,
         floor={n: Metric(*floor[n]) for n in metrics if n in floor},
         cost=cost_of(model, times, cost or {}, devices),
-        flags=["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else [],
+        flags=[
+            *(["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else []),
+            *(["small_split"] if len(data.split("test")[0]) < _SMALL else []),
+        ],
         versions=versions(),
         command=command,
     )

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.resampling import ChosenByCritic
+from zoo.families.chosen_by_critic import ChosenByCritic
 from zoo.maths.augmentation import Augmentation
 from zoo.maths.objectives import objective as objective_named
 from zoo.maths.penalties import gradient_penalty, squared_gradient

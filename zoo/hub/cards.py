@@ -17,6 +17,7 @@ __all__ = ["build_card", "card_of", "metric_values"]
 _DATA_LICENCES = {
     "mnist": "MNIST by Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0",
     "fashion_mnist": "Fashion-MNIST by Zalando Research, MIT",
+    "tiles": "Tiles of Dungeon Crawl Stone Soup, release of November 2015, by its contributors; public domain (CC0)",
     "cifar10": "CIFAR-10 by A. Krizhevsky, V. Nair and G. Hinton; its authors state no licence",
     "shakespeare": "Eight plays by W. Shakespeare, texts of Project Gutenberg editions, public domain",
     "tones": "Synthetic tones, drawn by the package",
@@ -59,7 +60,7 @@ def build_card(
         name: title; a registered name adds what the registry knows.
         summary: one line.
         paper: title, authors, year, and arxiv or url.
-        model: published configuration, ``{"name": class, "args": {...}}``.
+        model: published configuration, ``{"name": class, "args": {...}}``, perhaps with ``class_names``.
         results: an evaluation: ``metrics`` (name -> number, or mapping with ``value``), ``protocol``, ``data`` and
             ``cost``.
         licence: identifier of the licence of the weights.
@@ -84,6 +85,7 @@ def build_card(
         sections.append(f"![samples]({SAMPLES})\n")
     sections += [
         f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{load or name}")\n{_USES[gives]}\n```\n',
+        _classes((model or {}).get("class_names") or ()),
         _results(results, metrics),
         f"## Training\n\n```\n{command}\n```\n" if command else "",
         f"## Model\n\n```json\n{json.dumps(model, indent=1)}\n```\n" if model else "",
@@ -216,6 +218,16 @@ def _paper(paper: Mapping[str, Any] | None) -> str:
     link = paper.get("url") or (f"https://arxiv.org/abs/{paper['arxiv']}" if paper.get("arxiv") else "")
     facts = [str(paper[k]) for k in ("authors", "title", "year") if paper.get(k)]
     return f"Paper: {', '.join(facts)}{f', <{link}>' if link else ''}.\n"
+
+
+def _classes(names: Sequence[str]) -> str:
+    """Return the section that says which label is which class; of more than fifty, the first fifty."""
+    if not names:
+        return ""
+    rows = "".join(f"| {i} | {name.replace('|', '&#124;')} |\n" for i, name in enumerate(names[:50]))
+    more = f"\nand {len(names) - 50} more, in `config.json`.\n" if len(names) > 50 else ""
+    text = f"## Classes\n\n`model.sample(16, labels={names[0]!r})` draws one class.\n\n| label | class |\n|---|---|\n"
+    return text + rows + more
 
 
 def _results(results: Mapping[str, Any] | None, metrics: Mapping[str, float]) -> str:

@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 import zoo
+from zoo.classes import checked_names
 from zoo.errors import ConfigError, CorruptWeightsError, WeightsMismatchError
 from zoo.hub.layout import (
     CONFIG,
@@ -123,6 +124,10 @@ def load_files(
         raise CorruptWeightsError(f"{where}: {WEIGHTS} cannot be read: {shown(error, 300)}") from error
     _fill(model, state)
     model.source = replace(source, sha256=digests.get(WEIGHTS))
+    try:
+        model.class_names = checked_names(config.get("class_names"), model.num_classes)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {CONFIG}: {error}") from error
     return place(model, device, dtype).eval()
 
 

@@ -92,11 +92,12 @@ def _of_model(
     samples: Mapping[str, bytes] | None = None,
     command: str | None = None,
 ) -> dict[str, bytes]:
-    from zoo.hub.saving import public_form, save_pretrained
+    from zoo.hub.saving import class_names, public_form, save_pretrained
 
     samples = drawn_files(model) if samples is None else samples
+    public = public_form(model) | class_names(model)
     text = cards.card_of(
-        model.source.name, public_form(model), results, samples, load=repo_id, command=command, gives=gives_of(model)
+        model.source.name, public, results, samples, load=repo_id, command=command, gives=gives_of(model)
     )
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
         folder = save_pretrained(model, Path(parent, "model"), card=text, results=results, samples=samples)

@@ -64,7 +64,7 @@ def frechet(generated: Tensor, real: Tensor) -> Estimate:
     """
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    check_pair(generated, real)
+    check_pair(generated, real, covariance=True)
     first, second = (fid_features_to_statistics(f.double()) for f in (generated, real))
     return fid_statistics_to_metric(first, second, False)["frechet_inception_distance"], None, None
 
@@ -139,12 +139,21 @@ def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
     return share, math.sqrt(share * (1 - share) / len(labels)), None
 
 
-def check_pair(generated: Tensor, real: Tensor) -> None:
-    """Refuse two sets of features that no distance between them means anything for. Raises `ResultError`."""
+def check_pair(generated: Tensor, real: Tensor, *, covariance: bool = False) -> None:
+    """Refuse two sets of features that no distance between them means anything for.
+
+    Args:
+        generated: features (N, D).
+        real: features (M, D).
+        covariance: whether the covariance of the real ones must not be singular.
+
+    Raises:
+        ResultError: matrices of other shapes, too few rows, or numbers that are not finite.
+    """
     for what, features in (("generated", generated), ("real", real)):
         if features.ndim != 2 or features.shape[1] != generated.shape[1]:
             raise ResultError(f"features must be two matrices of equal width, got {tuple(features.shape)}")
-        if len(features) < features.shape[1]:
+        if len(features) < (2 if features is real and not covariance else features.shape[1]):
             raise ResultError(
                 f"{len(features)} {what} samples are too few for features of {features.shape[1]} dimensions; "
                 f"take at least {features.shape[1]}, and 10,000 for numbers that compare"

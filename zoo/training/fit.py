@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.pictures import Pictures
+from zoo.classes import names_for
 from zoo.data.base import TensorData, derive_seed
 from zoo.errors import ConfigError, RunError, ZooError
 from zoo.model import GenerativeModel
@@ -106,6 +107,12 @@ class Run:
         torch.manual_seed(derive_seed(self.settings.seed, 0))
         model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
         model.accepts(data.shape, data.levels)
+        if 0 < model.num_classes < data.num_classes:
+            raise ConfigError(
+                f"the model is told one of {model.num_classes} classes, {data.name} has {data.num_classes}; set "
+                f"--model.num_classes {data.num_classes}"
+            )
+        model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
             _copy_weights(init_from, model)
         for name, part in parts.items():
@@ -174,6 +181,7 @@ class Run:
             "data": self.data_spec(),
             "allow": self.allow,
             "steps": self.total,
+            **({"class_names": list(self.model.class_names)} if self.model.class_names else {}),
         }
 
     def data_spec(self) -> dict[str, Any]:
