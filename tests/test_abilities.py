@@ -59,7 +59,9 @@ def test_nothing_else_asks_a_model_by_the_name_of_a_method_or_a_class() -> None:
 def asks_by_name(node: ast.AST) -> bool:
     """Tell whether a piece of a program asks an object that may be a model for the name of a method or of its class."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr"):
-        fixed = len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
+        fixed = (
+            len(node.args) > 1 and isinstance(node.args[1], ast.Constant) and not node.args[1].value.startswith("__")
+        )
         asks = fixed and (node.func.id == "hasattr" or len(node.args) == 3)
         return asks and ast.unparse(node.args[0]).partition(".")[0] not in FOREIGN | OWN
     if isinstance(node, ast.Compare):

@@ -7,8 +7,6 @@ of samples), and how far unseen test images are from the training images.
 from __future__ import annotations
 
 import functools
-import hashlib
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
