@@ -34,6 +34,7 @@ __all__ = [
     "class_paths",
     "from_public",
     "plain",
+    "refusal",
     "to_public",
 ]
 
@@ -45,7 +46,8 @@ MOVED: dict[str, str] = {
 }
 """Class paths of before -> where the class is now, so that old checkpoints, configurations and folders keep loading."""
 
-_OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics|training|callbacks)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")
+# Rooms whose constructors only keep and compute. Not training: its classes import what their arguments name.
+_OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")
 _SIMPLE = {"int": int, "float": (int, float), "str": str, "bool": bool}
 
 
@@ -130,11 +132,7 @@ def allowed(class_path: str, extra: Iterable[str] = ()) -> bool:
 def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
     """Import the class, after the allow-list has been asked. Raises `ConfigError`."""
     if not isinstance(class_path, str) or not allowed(class_path, extra):
-        shown = str(class_path)[:200]
-        raise ConfigError(
-            f"class {shown!r} is not on the allow-list, so it is not imported; if you trust it, allow it in a registry "
-            f"file of your own (allow: [{shown.rpartition('.')[0]}]), which --registry or ZOO_REGISTRY names"
-        )
+        raise ConfigError(refusal(class_path))
     module, _, name = MOVED.get(class_path, class_path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -145,6 +143,15 @@ def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
     if _OURS.match(class_path) and not found.__module__.startswith("zoo."):  # only imported there
         raise ConfigError(f"{class_path!r} is no class of the zoo, but {found.__module__}.{found.__qualname__}")
     return found
+
+
+def refusal(class_path: Any) -> str:
+    """Return the sentence that refuses a class which is not on the allow-list, and says how to allow it."""
+    shown = str(class_path)[:200]
+    return (
+        f"class {shown!r} is not on the allow-list, so it is not imported; if you trust it, allow it in a registry "
+        f"file of your own (allow: [{shown.rpartition('.')[0] or shown}]), which --registry or ZOO_REGISTRY names"
+    )
 
 
 def is_spec(value: Any) -> bool:
