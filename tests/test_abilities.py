@@ -66,7 +66,7 @@ OWN = {"self", "question", "network", "quantiser"}
 
 
 def test_nothing_else_asks_a_model_by_the_name_of_a_method_or_a_class() -> None:
-    for path in (p for p in ROOT.rglob("*.py") if p not in (ROOT / "abilities.py", ROOT / "checking.py")):
+    for path in (p for p in ROOT.rglob("*.py") if p.name not in ("abilities.py", "checking.py", "copying.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not asks_by_name(node), f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
 
