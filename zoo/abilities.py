@@ -39,6 +39,7 @@ __all__ = [
     "PredictsData",
     "ReadsSequences",
     "Settles",
+    "Tokenises",
     "Travels",
     "WritesSound",
     "WritesText",
@@ -160,11 +161,13 @@ class HasPosterior(Encodes, Protocol):
 
 @runtime_checkable
 class HasMapLatents(Protocol):
-    """Latents that are a map of numbers: ``latents(x)`` gives (B, C, h, w), which is (B, *grid)."""
+    """Latents that are a map of numbers: ``latents(x)`` gives (B, C, h, w), (B, *grid), ``images`` takes them back."""
 
     grid: tuple[int, ...]
 
     def latents(self, x: Tensor) -> Tensor: ...
+
+    def images(self, z: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -183,6 +186,23 @@ class Embeds(HasCodes, Protocol):
     def embed(self, codes: Tensor) -> Tensor: ...
 
     def observation(self, z: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Tokenises(HasCodes, Protocol):
+    """An autoencoder with codes, int64 (B, *grid), over which a prior can be fitted."""
+
+    grid: tuple[int, ...]
+
+    def decode(self, codes: Tensor) -> Tensor: ...
+
+    def reconstruct(self, x: Tensor) -> Tensor: ...
+
+    def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor: ...
+
+    def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
 
 
 @runtime_checkable

@@ -19,21 +19,24 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from zoo.classes import label_numbers
+from zoo.checking import Checked, count_of, given_of, known_of, labels_of, trusted
 from zoo.context import PAD, encode_texts
+from zoo.copying import Copied
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.optimizer import LeanAdamW
 from zoo.sampling import Draw, grouped, seeded, together
 from zoo.spec import Recorded
+from zoo.trained_parts import TrainedPart
 
 __all__ = [
     "Batch",
@@ -46,6 +49,7 @@ __all__ = [
     "Player",
     "ScoreModel",
     "Source",
+    "TrainedPart",
     "seeded",
 ]
 
@@ -85,7 +89,7 @@ def _not_counted() -> None:
     """Stand in for Lightning's step counters."""
 
 
-class GenerativeModel(Recorded, LightningModule):
+class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
 
     Attributes:
@@ -97,12 +101,17 @@ class GenerativeModel(Recorded, LightningModule):
         context: shape of one example's condition where that is a text, (T,) characters of the ``alphabet``; () for a
             class or for none.
         alphabet: characters of the texts that the model is told, or that its examples stand for; None without texts.
-        class_names: what the labels are called, from the data the model was trained on; () where that is not known.
+        class_names: what the labels 0, 1, ... are called, from the data the model was trained on; () where that is not
+            known. ``labels`` may then be names too.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         steps_to_move: training steps after which every trainable tensor has moved.
         still: names of trainable tensors that never move, with the reason.
-        training_parts: names of parts that only training needs, such as a frozen teacher; None where they are absent.
+        trained_parts: what it builds on that is trained before it, by the argument that takes it, which is also an
+            attribute and an option of ``zoo fit``.
+        training_parts: names of parts that only training needs, such as a frozen teacher, a network that follows, or a
+            buffer of earlier samples: they are in checkpoints, not in what is published; None where they are absent.
+        quantizes: whether examples of any floating type are brought to their levels, so that none is converted before.
         source: where the weights came from.
         accumulate, clip: gradient accumulation and clipping by global norm of manually optimised families, set by the
             engine.
@@ -111,7 +120,9 @@ class GenerativeModel(Recorded, LightningModule):
     family: ClassVar[str] = ""
     generates: ClassVar[bool] = True
     still: Mapping[str, str] = {}
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {}
     training_parts: ClassVar[tuple[str, ...]] = ()
+    quantizes: ClassVar[bool] = False
 
     shape: tuple[int, ...]
     levels: int | None = None
@@ -174,6 +185,10 @@ class GenerativeModel(Recorded, LightningModule):
                 f"{type(self).__name__} is told {wanted} for each example, the data give {given}; choose other data"
             )
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Tell whether the methods that take examples, such as ``encode``, take ones of this shape."""
+        return tuple(shape) == tuple(self.shape)
+
     def compilable(self) -> list[nn.Module]:
         """Return the modules whose forward pass training may compile: itself where it has one, else its networks.
 
@@ -186,18 +201,43 @@ class GenerativeModel(Recorded, LightningModule):
 
     def released(self) -> GenerativeModel:
         """Return the model as it is published: itself, or a copy without the parts that only training needs."""
-        here = [name for name in self.training_parts if getattr(self, name) is not None]
-        if not here:
+        if not self._only_for_training():
             return self
         arguments = self.__dict__["_arguments"]
-        kept = copy.deepcopy({name: value for name, value in arguments.items() if name not in here})
-        bare = type(self)(**kept, **dict.fromkeys(here))
+        left_out = [name for name in self.training_parts if name in arguments]
+        kept = copy.deepcopy({name: value for name, value in arguments.items() if name not in left_out})
+        bare = type(self)(**kept, **dict.fromkeys(left_out))
+        bare.shed()
         state = self.state_dict()
         bare.load_state_dict({name: state[name] for name in bare.state_dict()})
         bare.to(self.device, self.dtype).train(self.training)
         bare.source = self.source
         bare.class_names = self.class_names
         return bare
+
+    def shed(self) -> None:
+        """Let go of the parts that only training needs, those of models inside too."""
+        for _, owner, name in self._only_for_training():
+            setattr(owner, name, None)
+            arguments = owner.__dict__.get("_arguments", {})
+            if name in arguments:
+                arguments[name] = None
+
+    def state_of_training(self) -> dict[str, Tensor]:
+        """Return what of the state only training needs, by its name in the state."""
+        parts = [f"{prefix}{name}" for prefix, _, name in self._only_for_training()]
+        state = self.state_dict(keep_vars=True)
+        return {k: v for k, v in state.items() if any(k == p or k.startswith(f"{p}.") for p in parts)}
+
+    def _only_for_training(self) -> list[tuple[str, GenerativeModel, str]]:
+        """Return (prefix in the state, model, name) of each training part that is there, here and in models inside."""
+        return [
+            (f"{prefix}." if prefix else "", module, name)
+            for prefix, module in self.named_modules()
+            if isinstance(module, GenerativeModel)
+            for name in module.training_parts
+            if getattr(module, name, None) is not None
+        ]
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -221,10 +261,11 @@ class GenerativeModel(Recorded, LightningModule):
             options: what the family's ``draw`` takes (temperature, steps, ...).
 
         Raises:
-            ConfigError: unknown option, wrong ``n`` or labels, or a model that does not generate.
+            ConfigError: unknown option, wrong ``n``, seed or labels, or a model that does not generate.
         """
-        self._check_draw(n, options)
-        return together(self, [Draw(n, seed, labels, options)])[0]
+        draw = self._checked_draw(Draw(n, seed, labels, options))
+        with trusted():
+            return together(self, [draw])[0]
 
     @torch.no_grad()
     def sample_many(self, draws: Sequence[Draw], *, check: Callable[[], None] | None = None) -> list[Tensor]:
@@ -240,9 +281,9 @@ class GenerativeModel(Recorded, LightningModule):
         Raises:
             ConfigError: what `sample` raises.
         """
-        for draw in draws:
-            self._check_draw(draw.n, draw.options)
-        return grouped(self, draws, check)
+        draws = [self._checked_draw(draw) for draw in draws]
+        with trusted():
+            return grouped(self, draws, check)
 
     def granule(self, options: Mapping[str, Any]) -> int:
         """Return the number whose multiples are computed at once with these sampling options, so that the bits of a row
@@ -255,35 +296,47 @@ class GenerativeModel(Recorded, LightningModule):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network for one batch with these sampling options; `calls_per_sample` is the default's."""
-        steps, usual = options.get("steps"), self.sampling_options().get("steps")
+        steps, usual = options.get("steps"), self.sampler({}).get("steps")
         scale = steps / usual if isinstance(steps, int) and isinstance(usual, int) and usual else 1.0
         return self.calls_per_sample * scale
 
-    def _check_draw(self, n: int, options: Mapping[str, Any]) -> None:
+    def _checked_draw(self, draw: Draw) -> Draw:
+        """Return a request as the sampler takes it. Raises `ConfigError`, and `DataError` for examples to complete."""
         if not self.generates:
             raise ConfigError(
                 f"{type(self).__name__} represents examples and draws none, so it has no samples; ask for "
                 f"features(x) instead"
             )
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ConfigError(f"n must be a positive integer, got {n!r}")
         known = self.sampling_options()
-        for name in options:
+        for name in draw.options:
             if name not in known:
                 raise ConfigError(
                     f"{type(self).__name__} has no sampling option {name!r}.{close_matches(name, known)} "
                     f"It takes: {', '.join(known) or 'none'}"
                 )
+        options = dict(draw.options)
+        if "given" in options:
+            options["given"] = given_of(self, options["given"])
+        if "known" in options:
+            options["known"] = known_of(options["known"])
+        return replace(draw, n=count_of(draw.n, "n", each=math.prod(self.shape)), options=options)
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
-        """Family's sampler, called by `sample` with gradients off and the model in eval mode."""
+        """Family's sampler, called by `sample` with gradients off and the model in eval mode.
+
+        One that follows the gradient of an energy in x takes it under ``torch.enable_grad()``, by
+        ``torch.autograd.grad(energy.sum(), x)``, which leaves the parameters' gradients alone.
+        """
         raise NotImplementedError
 
-    @classmethod
-    def sampling_options(cls) -> dict[str, Any]:
-        """Names and defaults of what `sample` takes beyond n, seed and labels."""
-        parameters = list(inspect.signature(cls.draw).parameters.values())[4:]
-        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    def option_parameters(self) -> dict[str, inspect.Parameter]:
+        """Return what `sample` takes beyond n, seed and labels: name -> the parameter of ``draw``."""
+        parameters = list(inspect.signature(type(self).draw).parameters.values())[4:]
+        return {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+    def sampling_options(self) -> dict[str, Any]:
+        """Return names and defaults of what `sample` takes beyond n, seed and labels."""
+        return {name: p.default for name, p in self.option_parameters().items()}
 
     def _labels(self, n: int, labels: Sequence[int] | Sequence[str] | Tensor | int | str | None) -> Tensor | None:
         if self.context:
@@ -294,14 +347,7 @@ class GenerativeModel(Recorded, LightningModule):
             return None
         if labels is None:
             labels = [i % self.num_classes for i in range(n)]
-        labels = label_numbers(labels, self.class_names, type(self).__name__)
-        tensor = torch.as_tensor(labels, device=self.device)
-        tensor = tensor.expand(n) if tensor.ndim == 0 else tensor
-        if tensor.shape != (n,) or tensor.dtype.is_floating_point:
-            raise ConfigError(f"labels must be one integer or {n} integers, got shape {tuple(tensor.shape)}")
-        if tensor.min() < 0 or tensor.max() >= self.num_classes:
-            raise ConfigError(f"labels must be between 0 and {self.num_classes - 1}")
-        return tensor.long()
+        return labels_of(self, n, labels)
 
     def _texts(self, n: int, texts: Any) -> Tensor | None:
         """Return texts, or such as are integers already, as int64 (n, T); None where none are given."""

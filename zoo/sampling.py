@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zoo.checking import seed_of
 from zoo.errors import ConfigError
 
 __all__ = ["Draw", "Labels", "Rows", "Samples", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
 
-Labels = Sequence[int] | Tensor | int | None
-"""The class of each example, or one for all."""
+Labels = Sequence[int] | Sequence[str] | Tensor | int | str | None
+"""The class or the text of each example, or one for all."""
 
 _here = threading.local()
 _DRAWN = (torch.rand, torch.randn, torch.randint)
@@ -52,6 +53,7 @@ class Draw:
 class Samples(Protocol):
     """What is asked of a model here; `zoo.model.GenerativeModel` says what each of it is."""
 
+    context: tuple[int, ...]
     device: torch.device
     training: bool
 
@@ -67,14 +69,21 @@ class Samples(Protocol):
 
 
 def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded."""
+    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded.
+
+    Raises:
+        ConfigError: what is no seed, or a generator on another kind of device.
+    """
     if isinstance(seed, torch.Generator):
+        kind = torch.device(device).type
+        if seed.device.type != kind:
+            raise ConfigError(f"the generator is on {seed.device.type}, the model on {kind}; make it there")
         return seed
     generator = torch.Generator(device=device)
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(int(seed))
+        generator.manual_seed(seed_of(seed))
     return generator
 
 
@@ -103,13 +112,13 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [model.draw(n, generators[0], labels[0], **options)]
+            return [model.draw(n, generators[0], labels[0], **options).detach()]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator(device=model.device)
         with Streams(counts, generators, total, token, check):
             x = model.draw(Rows(total), token, y, **options)
-        return list(x[:n].split(counts))
+        return list(x.detach()[:n].split(counts))  # a sampler that differentiates may have left a graph
     finally:
         model.train(training)
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.checking import from_levels
 from zoo.errors import ConfigError, DataError
 from zoo.maths.completion import known_values
 from zoo.maths.decoding import Decoding, ValueState, decode
@@ -56,6 +57,7 @@ class AutoregressiveModel(LikelihoodModel):
     """
 
     family = "autoregressive"
+    quantizes = True
     dimensions: ClassVar[tuple[int, ...]] = (1, 3)
     bits: ClassVar[str] = "bits_per_value"
 
@@ -108,6 +110,7 @@ class AutoregressiveModel(LikelihoodModel):
         Raises:
             DataError: values outside [0, 1].
         """
+        x = x if x.is_floating_point() else from_levels(self, x, f"{type(self).__name__}.quantize")
         k = (x * (self.levels - 1)).round().long()
         if k.numel() and (k.min() < 0 or k.max() >= self.levels):
             raise DataError(

@@ -28,7 +28,7 @@ from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import calls_per_step
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
-from zoo.model import Batch, ScoreModel
+from zoo.model import Batch, ScoreModel, seeded
 from zoo.nets.early import EarlySelf
 
 __all__ = ["SAMPLERS", "Diffusion"]
@@ -303,7 +303,7 @@ class Diffusion(ScoreModel):
         """Return states on the way from noise to ``n`` samples, and the data seen in each, (frames, n, *shape) each."""
         states: list[Tensor] = []
         seen: list[Tensor] = []
-        noise = self._noise_of(n, torch.Generator(self.device).manual_seed(seed))
+        noise = self._noise_of(n, seeded(seed, self.device))
         denoise = Denoise(self, self._labels(n, None), self.guidance_scale, self.levels is not None, None)
         levels, _ = self._grid(self.strip, frames, None)
 

@@ -76,6 +76,10 @@ class SequenceModel(AutoregressiveModel):
     def arranged(self, k: Tensor) -> Tensor:
         return self.to_sequence(k)
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Tell whether examples may have this shape: sequences of any length, images of the model's size."""
+        return len(shape) == 1 and shape[0] > 0 if len(self.shape) == 1 else super().fits(shape)
+
     def predict(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
         seen = k[:, self.reach(k.shape[1]) :]
         return self(F.pad(seen, (0, 1)), labels)[:, -1]  # what stands in the last place is not looked at

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import inspect
 import io
 import secrets
 from typing import Annotated, Any, Literal
@@ -57,9 +56,9 @@ class _Strict(BaseModel):
 
 def option_fields(model: Any) -> dict[str, tuple[Any, Any]]:
     """Return the sampling options that a client may set: name -> (type, default), from ``draw``'s annotations."""
-    known, fields = model.sampling_options(), {}
-    for name, parameter in inspect.signature(model.draw).parameters.items():
-        if name not in known or name in _NOT_OFFERED:
+    fields = {}
+    for name, parameter in model.option_parameters().items():
+        if name in _NOT_OFFERED:
             continue
         kinds = [part.strip() for part in str(parameter.annotation).split("|")]
         given = Picture if medium(model) == "image" else None

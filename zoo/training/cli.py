@@ -6,6 +6,8 @@ held against the zoo's allow-list before it is imported.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from zoo.data.base import TensorData
 from zoo.errors import ConfigError, ZooError
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED, class_of, class_paths
+from zoo.trained_parts import declared
 from zoo.training.messages import sentence
 from zoo.training.settings import TrainingSettings
 
@@ -101,8 +104,17 @@ class EntryCLI(LightningCLI):
         except (jsonargparse.ArgumentError, ConfigError) as error:
             raise ConfigError(self._explain(parser, error)) from error
 
+    @classmethod
+    def help_of(cls, entry: Mapping[str, Any], allow: Sequence[str] = ()) -> str:
+        """Return the help on all options of an entry, with its defaults."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            cls(entry, ["--help"], allow)
+        return said.getvalue()
+
     def _explain(self, parser: LightningArgumentParser, error: Exception) -> str:
         options = [o for action in parser._actions for o in action.option_strings]
+        options += [f"--{part}" for part in declared(self.entry["model"]["class_path"], self.allow)]
         return sentence(str(error), self.entry, options, self.allow)
 
     def _parse_ckpt_path(self) -> None:

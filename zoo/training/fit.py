@@ -206,10 +206,11 @@ class Run:
             *([ema] if ema is not None else []),
             metrics,
             *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
+            CostReport(self.folder, run, self.spent, self.earlier),
+            # what is trained is safe before anything is drawn from it
+            Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
             *watch_for(self.model, self.data, self.settings.sample_every, ema, metrics),
-            CostReport(self.folder, run, self.spent, self.earlier),
-            Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
         ]
 
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
@@ -318,13 +319,17 @@ def quiet_lightning() -> None:
 
 
 def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str = "--init_from") -> None:
+    """Copy all weights; of what only training needs, and the target makes for itself, those that fit."""
     state, own = source.state_dict(), target.state_dict()
-    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
+    handed_over = tuple(f"{name}." for name in type(target).trained_parts)
+    made = {k for k in target.state_of_training() if not k.startswith(handed_over)}
+    fits = {k for k in own if k in state and state[k].shape == own[k].shape}
+    wrong = [k for k in own if k not in fits | made] + [k for k in state if k not in own]
     if wrong:
         raise ConfigError(
             f"{option}: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
         )
-    target.load_state_dict(state)
+    target.load_state_dict({**own, **{k: state[k] for k in fits}})
 
 
 def _tensorboard(folder: Path) -> list[Any]:

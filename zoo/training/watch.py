@@ -105,6 +105,12 @@ class Watch(Callback):
         if not trainer.is_global_zero or self._step == trainer.global_step:
             return
         self._step = trainer.global_step
+        try:
+            self._look(trainer, model)
+        except Exception as error:  # what a look fails at is told; it costs no training
+            self._warn(f"the samples could not be looked at: {' '.join(str(error).split()) or type(error).__name__}")
+
+    def _look(self, trainer: Trainer, model: GenerativeModel) -> None:
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             x = model.sample(_COUNT, seed=1).float().cpu()
         self.facts = {"variety": float(x.std(0).mean()) / self.spread}
@@ -116,9 +122,13 @@ class Watch(Callback):
             logger.log_metrics({f"watch/{k}": v for k, v in self.facts.items()}, step=trainer.global_step)
         terms = {k.removeprefix("train/"): v for k, v in (self.metrics.last if self.metrics else {}).items()}
         for sentence in symptoms({**terms, **self.facts}, self.classify is not None):
-            if sentence[:20] not in self._said:
-                self._said.add(sentence[:20])
-                log.warning("step %d: %s", trainer.global_step, sentence)
+            self._warn(sentence)
+
+    def _warn(self, sentence: str) -> None:
+        """Say a sentence, once for each beginning."""
+        if sentence[:20] not in self._said:
+            self._said.add(sentence[:20])
+            log.warning("step %d: %s", self._step, sentence)
 
 
 def watch_for(
