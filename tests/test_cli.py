@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
@@ -101,7 +102,7 @@ def test_run_folders_are_never_overwritten(capsys: Capture, tmp_path: Path) -> N
     (tmp_path / "x.png").write_bytes(b"keep me")
     assert "exists already" in fails(capsys, "sample", "vae", "--out", "x.png")
     assert (tmp_path / "x.png").read_bytes() == b"keep me"
-    assert "must end in .png, .wav, .txt or .npz" in fails(capsys, "sample", "vae", "--out", "x.jpg")
+    assert "must end in .png, .gif, .apng, .wav, .txt or .npz" in fails(capsys, "sample", "vae", "--out", "x.jpg")
 
 
 def test_overlays_add_and_change_entries(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +201,29 @@ def test_help_and_list_are_quick_with_sixty_entries(tmp_path: Path) -> None:
 def test_importing_zoo_is_light() -> None:
     code = "import zoo, sys; assert not {'torch', 'yaml', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_package_that_refuses_its_neighbours_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers refuses some versions of huggingface-hub; Lightning imports it, through torchmetrics."""
+    refusal = "huggingface-hub>=1.3.0,<2.0 is required for a normal functioning of this module, but found 2.4.0.\nTry:"
+
+    def imported(name: str, *rest: object) -> object:
+        inner = {"__name__": "transformers.utils.versions", "refusal": refusal}
+        exec("def check():\n    raise ImportError(refusal)", inner)
+        outer = {"__name__": "torchmetrics.functional", "check": inner["check"]}
+        exec("check()", outer)
+        raise AssertionError("unreachable")
+
+    program = sys.modules["zoo._cli.main"].importlib
+    monkeypatch.setattr(program, "import_module", imported)
+    assert main(["list"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "the installed transformers, which torchmetrics imports, cannot be" in told
+    assert "huggingface-hub>=1.3.0,<2.0 is required" in told and "pip install -U transformers" in told
+    own: dict[str, Any] = {"__name__": "zoo.api"}
+    exec("def lost(name):\n    raise ImportError('own')", own)
+    monkeypatch.setattr(program, "import_module", own["lost"])
+    with pytest.raises(ImportError, match="own"):  # a fault of the zoo's own stays one
+        main(["list"])

@@ -57,7 +57,7 @@ class Identity(ImplicitModel):
 
     def __init__(self, shape: list[int], num_classes: int = 0) -> None:
         super().__init__()
-        self.shape, self.num_classes, self.levels = tuple(shape), num_classes, 256
+        self.shape, self.num_classes, self.levels = tuple(shape), num_classes, None
         self.order = torch.randperm(math.prod(shape), generator=torch.Generator().manual_seed(0))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -180,7 +180,9 @@ def test_scatter_is_the_plane_of_most_variance():
         assert report.explained[axis] == pytest.approx(share, abs=1e-3)
     assert report.class_share is None
     plane = x[:, [1, 3]]
-    torch.testing.assert_close(latent_scatter(Identity([2]), plane).points, Identity([2]).encode(plane))
+    torch.testing.assert_close(
+        latent_scatter(Identity([2]).double(), plane).points, Identity([2]).double().encode(plane)
+    )
     assert sum(latent_scatter(Identity([2]), plane).explained) == pytest.approx(1)
     assert latent_scatter(Identity([1]), plane[:, :1]).explained == (pytest.approx(1), 0)
 

@@ -134,6 +134,27 @@ def test_only_the_files_of_a_model_are_asked_for_and_no_token_leaves_the_hub(
     assert origins == {(True, False), (False, True)}  # a token for the Hub, none for the origin of large files
 
 
+def test_names_in_a_repository_never_become_paths(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    """Nothing but the files of a model is asked for, so this holds under clients without a guard of their own too."""
+    evil = (
+        "../../../evil",
+        "a/../../../../evil",
+        "/tmp/evil",
+        "..\\..\\evil",
+        "C:evil",
+        "config.json/../../evil",
+        "~/evil",
+    )
+    hub.add(REPO, {**contents(saved), **dict.fromkeys(evil, b"evil")})
+    before = {p for p in tmp_path.rglob("*") if "cache" not in p.parts}
+    assert sorted(contents(pull(REPO))) == sorted(contents(saved)) and equal(load(REPO), tiny())
+    assert not [path for _, path, _ in hub.log if "evil" in path]
+    cached = tmp_path / "cache"
+    assert not list(tmp_path.rglob("*evil*")) and not Path("/tmp/evil").exists()
+    assert {p for p in tmp_path.rglob("*") if "cache" not in p.parts} == before
+    assert all(p.resolve().is_relative_to(cached.resolve()) for p in cached.rglob("*"))
+
+
 def test_bundled_weights_come_first_and_another_namespace_is_held_to_the_pins(
     hub: HubServer, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,12 @@ typed: all are compared in the composed form of Unicode.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from zoo.errors import ConfigError, DataError, close_matches
+from zoo.errors import ConfigError, DataError
 
-__all__ = ["MOST", "checked_names", "label_numbers", "names_for", "same_names", "same_text"]
+__all__ = ["MOST", "checked_names", "names_for", "same_names", "same_text"]
 
 MOST, _LONGEST = 100_000, 200
 
@@ -41,42 +41,6 @@ def checked_names(names: Any, count: int) -> tuple[str, ...]:
 def names_for(count: int, names: Sequence[str]) -> tuple[str, ...]:
     """Return the names that a model of ``count`` classes takes over from its data: all, or none where they differ."""
     return tuple(names) if count and len(names) == count else ()
-
-
-def label_numbers(labels: Any, names: Sequence[str], what: str) -> Any:
-    """Return labels with every name replaced by its number; what are numbers already passes unchanged.
-
-    Args:
-        labels: one or several, as names, as numbers, or as a tensor or an array.
-        names: of the labels 0, 1, ...
-        what: who takes the labels, for messages.
-
-    Raises:
-        ConfigError: a name that is not among ``names``, or something that is neither name nor number.
-    """
-    if isinstance(labels, str):
-        return _number(labels, names, what)
-    if isinstance(labels, (set, frozenset, Mapping)):
-        raise ConfigError(f"{what}: labels must be in an order, got a {type(labels).__name__}; pass a list")
-    if isinstance(labels, (list, tuple)):
-        return [_number(label, names, what) if isinstance(label, str) else _whole(label, what) for label in labels]
-    return labels
-
-
-def _number(name: str, names: Sequence[str], what: str) -> int:
-    if not names:
-        raise ConfigError(f"{what} knows its classes by number only, got the label {name[:100]!r}")
-    wanted = same_text(name)
-    if wanted not in names:
-        known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        raise ConfigError(f"{what} has no class {name[:100]!r}.{close_matches(wanted, names)} Its classes are: {known}")
-    return list(names).index(wanted)
-
-
-def _whole(label: Any, what: str) -> Any:
-    if isinstance(label, (bool, float)) or not (hasattr(label, "__index__") or hasattr(label, "item")):
-        raise ConfigError(f"{what}: each label must be a whole number or the name of a class, got {str(label)[:100]!r}")
-    return label
 
 
 def same_names(model: Sequence[str], data: Sequence[str], what: str) -> None:

@@ -15,18 +15,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zoo.checking import seed_of
 from zoo.errors import ConfigError
 
-if TYPE_CHECKING:
-    from zoo.model import GenerativeModel
+__all__ = ["Draw", "Labels", "Rows", "Samples", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
 
-__all__ = ["Draw", "Rows", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
+Labels = Sequence[int] | Tensor | int | None
+"""The class of each example, or one for all."""
 
 _here = threading.local()
 _DRAWN = (torch.rand, torch.randn, torch.randint)
@@ -45,27 +46,52 @@ class Draw:
 
     n: int
     seed: int | torch.Generator | None = None
-    labels: Sequence[int] | Tensor | int | None = None
+    labels: Labels = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Samples(Protocol):
+    """What is asked of a model here; `zoo.model.GenerativeModel` says what each of it is."""
+
+    device: torch.device
+    training: bool
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor: ...
+
+    def granule(self, options: Mapping[str, Any]) -> int: ...
+
+    def _labels(self, n: int, labels: Labels) -> Tensor | None: ...
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
 def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded."""
+    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded.
+
+    Raises:
+        ConfigError: what is no seed, or a generator on another kind of device.
+    """
     if isinstance(seed, torch.Generator):
+        kind = torch.device(device).type
+        if seed.device.type != kind:
+            raise ConfigError(f"the generator is on {seed.device.type}, the model on {kind}; make it there")
         return seed
     generator = torch.Generator(device=device)
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(int(seed))
+        generator.manual_seed(seed_of(seed))
     return generator
 
 
-def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+def grouped(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests in their order, those with equal options `together`, where the model has a granule for these."""
     groups: dict[Any, list[int]] = {}
     for i, draw in enumerate(draws):
-        key = tuple(sorted(draw.options.items())) if model.granule(draw.options) else i
+        given = draw.labels is not None or not model.context  # a text that is left out is left to `draw`
+        key = (given, *sorted(draw.options.items())) if model.granule(draw.options) else i
         groups.setdefault(key, []).append(i)
     found: dict[int, Tensor] = {}
     for members in groups.values():
@@ -74,7 +100,7 @@ def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], N
     return [found[i] for i in range(len(draws))]
 
 
-def together(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests with equal options in one batch, a multiple of the model's granule, in eval mode."""
     generators = [seeded(d.seed, model.device) for d in draws]
     labels = [model._labels(d.n, d.labels) for d in draws]
@@ -85,13 +111,13 @@ def together(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [model.draw(n, generators[0], labels[0], **options)]
+            return [model.draw(n, generators[0], labels[0], **options).detach()]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator(device=model.device)
         with Streams(counts, generators, total, token, check):
             x = model.draw(Rows(total), token, y, **options)
-        return list(x[:n].split(counts))
+        return list(x.detach()[:n].split(counts))  # a sampler that differentiates may have left a graph
     finally:
         model.train(training)
 

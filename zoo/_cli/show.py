@@ -6,12 +6,15 @@ import argparse
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import RunError
 from zoo.names import is_path
 from zoo.registry import Entry, load_registry, pretrained_folder
+from zoo.spec import is_spec
+from zoo.trained_parts import TrainedPart, declared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +30,27 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2) if args.json else "\n".join(_folder_lines(args.name, facts)))
         return 0
     entry = registry.resolve(args.name)
-    results = _results(entry)
+    results, parts = _results(entry), _parts(entry)
     if args.json:
         content = {k: v for k, v in dataclasses.asdict(entry).items() if v}
-        print(json.dumps({**content, "results": results}, indent=2))
+        said = {n: {"what": p.what, "example": p.example, "needs": p.needs} for n, p in parts.items()}
+        print(json.dumps({**content, **({"trained_parts": said} if said else {}), "results": results}, indent=2))
         return 0
-    print("\n".join(_lines(entry, results)))
+    print("\n".join(_lines(entry, results, parts)))
     return 0
+
+
+def _parts(entry: Entry) -> Mapping[str, TrainedPart]:
+    """Return the trained parts that the model's class takes.
+
+    A class of the zoo is asked, which means to import it, only where its entry holds another model or a user's class.
+    """
+    held = [v["class_path"] for v in (entry.model.get("init_args") or {}).values() if is_spec(v)]
+    plain = ("zoo.nets.", "zoo.maths.", "torch.")
+    ours = entry.model["class_path"].startswith("zoo.")
+    if ours and all(str(path).startswith(plain) for path in held):
+        return {}
+    return declared(entry.model["class_path"], tuple(entry.allow))
 
 
 def _folder(path: Path) -> dict[str, Any]:
@@ -82,7 +99,7 @@ def _results(entry: Entry) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _lines(entry: Entry, results: dict[str, Any]) -> list[str]:
+def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPart]) -> list[str]:
     lines = [
         f"{entry.name}: {entry.summary}",
         f"family    {entry.family}",
@@ -94,6 +111,8 @@ def _lines(entry: Entry, results: dict[str, Any]) -> list[str]:
         lines.append(f"paper     {paper['title']}. {paper['authors']}, {paper['year']}. {where}")
     lines.append(f"model     {entry.model['class_path']}")
     lines += [f"            {k}: {_short(v)}" for k, v in (entry.model.get("init_args") or {}).items()]
+    for part, declaration in parts.items():
+        lines.append(f"takes     --{part}, as it is {declaration.what}, such as {declaration.example}")
     lines.append(f"data      {entry.data['class_path']}  {_short(entry.data.get('init_args') or {})}")
     if entry.pretrained:
         lines += _class_lines(_folder(pretrained_folder(entry.name)).get("class_names") or [])
@@ -102,9 +121,13 @@ def _lines(entry: Entry, results: dict[str, Any]) -> list[str]:
     metrics = results.get("metrics", {})
     if metrics:
         lines.append("results   " + ", ".join(f"{k} {_value(v)}" for k, v in metrics.items() if _value(v)))
-    lines += ["", "train it  zoo fit --model " + entry.name]
+    given = entry.model.get("init_args") or {}
+    needed = [f" --{part} {declaration.example}" for part, declaration in parts.items() if given.get(part) is not None]
+    lines += ["", f"train it  zoo fit --model {entry.name}{''.join(needed)}"]
     if entry.pretrained:
-        lines.append(f"use it    zoo sample {entry.name} -n 64 --seed 0 --out samples.png")
+        draws = (results.get("cost") or {}).get("samples_per_second") is not None or not results
+        use = f"zoo sample {entry.name} -n 64 --seed 0 --out samples.png" if draws else f"zoo export {entry.name}"
+        lines.append(f"use it    {use}")
     if paper:
         lines += ["", "cite", _bibtex(paper)]
     return lines

@@ -7,7 +7,6 @@ of samples), and how far unseen test images are from the training images.
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from zoo.errors import ResultError
 from zoo.metrics import fidelity as compare
-from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet
+from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet, packed, unpacked
 from zoo.metrics.extractors import Digits, Extractor, as_extractor, inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS, copying, nearest_distances
 
@@ -115,10 +114,10 @@ class Reference:
             found = compare.fidelity(drawn, self._test(), progress=self.bar)
             if isinstance(self.extractor, Digits):
                 found |= class_shares(drawn["logits"])
-            return {name: _packed(m) for name, m in found.items()}
+            return {name: packed(m) for name, m in found.items()}
 
         found = self._cached("floor", key, compute)
-        return {name: tuple(None if math.isnan(v) else v for v in m.tolist()) for name, m in found.items()}
+        return {name: unpacked(m) for name, m in found.items()}
 
     # -- what is cached -----------------------------------------------------------------------------------------------
 
@@ -158,7 +157,3 @@ class Reference:
         data = self.data
         of_data = (data.name, data.digest("test"), len(data.split("test")[0]))
         return compare.cached(what, (self.extractor.sha256, *of_data, *key), make)
-
-
-def _packed(estimate: Estimate) -> Tensor:
-    return torch.tensor([math.nan if v is None else v for v in estimate], dtype=torch.float64)

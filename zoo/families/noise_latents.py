@@ -25,6 +25,11 @@ class NoiseLatents(Diffusion):
 
     diagnosed_examples = 200
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return self.shape
+
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
         """Return the noise that DDIM turns into these data: (B, *shape) in data range -> (B, *shape)."""

@@ -103,6 +103,11 @@ class NormalisingFlow(LikelihoodModel):
         """Return the noise of continuous examples alone: (B, *shape) -> (B, D)."""
         return self.flow(x)[0]
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return (math.prod(self.shape),)
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Return the noise of examples: (B, *shape) in data range -> (B, D); grey levels are taken mid-interval."""

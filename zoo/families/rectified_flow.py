@@ -15,13 +15,16 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.velocity import VelocityModel
 from zoo.maths.solvers import integrate, time_grid
-from zoo.model import Batch, Player
+from zoo.model import Batch, Player, TrainedPart, seeded
 
 __all__ = ["RectifiedFlow"]
 
@@ -49,6 +52,12 @@ class RectifiedFlow(VelocityModel):
         ConfigError: a teacher that is no velocity, or one of other examples or labels.
     """
 
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
+        "teacher": TrainedPart(
+            what="distilled from a trained flow", example="flow_matching-mnist", requires=VelocityModel,
+            needs="velocity",
+        )
+    }  # fmt: skip
     training_parts = ("teacher",)
 
     def __init__(
@@ -169,7 +178,7 @@ class RectifiedFlow(VelocityModel):
     @torch.no_grad()
     def one_step_error(self, n: int = 256, *, seed: int = 0, steps: int = 32) -> float:
         """Return the mean squared distance per dimension between one step and many of this very flow."""
-        z_0, field = self.noise(n, torch.Generator(device=self.device).manual_seed(seed)), self.field()
+        z_0, field = self.noise(n, seeded(seed, self.device)), self.field()
         many = integrate(field, z_0, time_grid(steps), "rk4")
         return float((z_0 + field(z_0, torch.zeros((), device=self.device, dtype=self.dtype)) - many).square().mean())
 

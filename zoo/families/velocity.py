@@ -174,6 +174,11 @@ class VelocityModel(FlowModel):
         x = self.solve(field, self.noise(n, generator), steps, solver or self.solver)
         return self.data_range(x)
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return self.shape
+
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the noise that examples come from: (B, *shape) in data range -> (B, *shape)."""

@@ -24,6 +24,19 @@ _DATA_LICENCES = {
     "speech": "A LibriVox recording of Sense and Sensibility, public domain",
 }
 
+_LIMITS = {
+    "features": "A small research model: its features are of examples like those of its training data.",
+}
+_USES = {
+    "samples": "x = model.sample(16, seed=0)",
+    "samples of texts": 'x = model.sample(16, labels="...", seed=0)  # of a text in the model\'s alphabet',
+    "features": "z = model.features(x)  # examples in [0, 1]: (B, *shape) -> (B, feature_dim)",
+}
+_TASKS: dict[str, tuple[dict[str, str], str]] = {
+    "samples of texts": ({"type": "text-to-image", "name": "Text to image"}, "pictures"),
+    "features": ({"type": "image-feature-extraction", "name": "Image features"}, "features"),
+}
+
 
 def build_card(
     name: str,
@@ -38,6 +51,7 @@ def build_card(
     load: str | None = None,
     command: str | None = None,
     limits: Sequence[str] = (),
+    gives: str = "samples",
     extra: Mapping[str, str] | None = None,
 ) -> str:
     """Return the text of a model card.
@@ -55,6 +69,7 @@ def build_card(
         load: what `zoo.load` takes; ``name`` if left out.
         command: how to train it again; ``zoo fit --model NAME`` for a registered name if left out.
         limits: what the model is not good for, one sentence each.
+        gives: ``samples``, ``samples of texts``, or ``features`` where the model draws none.
         extra: further sections, title -> markdown.
 
     Raises:
@@ -63,18 +78,18 @@ def build_card(
     metrics = metric_values(results)
     if command is None and name in load_registry():
         command = f"zoo fit --model {name}"
-    task, what = _task(name, results, (model or {}).get("args") or {})
+    task, what = _TASKS.get(gives) or _task(name, results, (model or {}).get("args") or {})
     front = _front(name, licence, results, metrics, task)
     sections = [f"# {name}\n", f"{summary[:1].upper()}{summary[1:]}.\n" if summary else "", _paper(paper)]
     if samples:
         sections.append(f"![samples]({SAMPLES})\n")
     sections += [
-        f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{load or name}")\nx = model.sample(16, seed=0)\n```\n',
+        f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{load or name}")\n{_USES[gives]}\n```\n',
         _classes((model or {}).get("class_names") or ()),
         _results(results, metrics),
         f"## Training\n\n```\n{command}\n```\n" if command else "",
         f"## Model\n\n```json\n{json.dumps(model, indent=1)}\n```\n" if model else "",
-        "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMIT.format(what),)),
+        "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMITS.get(gives) or _LIMIT.format(what),)),
         f"## Licence\n\n- Weights: {licence}\n" + (f"- Training data: {data_licence}\n" if data_licence else ""),
         *(f"## {title}\n\n{text.rstrip()}\n" for title, text in (extra or {}).items()),
     ]
@@ -92,6 +107,7 @@ def card_of(
     *,
     load: str,
     command: str | None = None,
+    gives: str = "samples",
 ) -> str:
     """Return the card of a model from what the registry knows about its name, which may be none.
 
@@ -102,6 +118,7 @@ def card_of(
         samples: files of the folder, of which the card shows the samples.
         load: what `zoo.load` takes.
         command: how it was trained.
+        gives: as in `build_card`.
     """
     entry = load_registry().get(name or "")
     dataset = entry.dataset if entry is not None else _dataset(results)[0]
@@ -116,6 +133,7 @@ def card_of(
         results=results,
         data_licence=_DATA_LICENCES.get(base),
         samples=SAMPLES in samples,
+        gives=gives,
         extra=_drawn(samples),
     )
 

@@ -54,6 +54,9 @@ _FILLS = {
 }
 
 
+_MOST_FOR_TRAINING = 4e9
+"""Bytes of what only training needs that a constructor may make, although it is let go of at once."""
+
 _building = threading.Lock()
 """One construction at a time: torch has one random stream, and one list of hooks, for all threads."""
 
@@ -147,11 +150,11 @@ def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str)
     try:
         spec = from_public({"name": config["model"], "args": config["args"]}, model_names())
         with _building, _few_parameters(4 * len(header) + 100), torch.device("meta"), suppress(*_MALFORMED):
-            _check_shapes(build(spec, extra), header, where)
+            _check_shapes(_published(spec, extra), header, where)
         # A constructor that reads numbers back has no shapes yet; what else is wrong comes up again here. The caller's
         # random stream is not ours to move.
         with _building, _NoInitialisation(), torch.random.fork_rng(devices=[]):
-            model = build(spec, extra)
+            model = _published(spec, extra)
     except ConfigError as error:
         mine = f"this is zoo {zoo.__version__}, which reads format {FORMAT}"
         raise ConfigError(f"{where}: {shown(error, 500)} ({mine})") from error
@@ -160,6 +163,20 @@ def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str)
     if not isinstance(model, GenerativeModel):
         raise ConfigError(f"{where}: {type(model).__name__} is no generative model")
     _check_shapes(model, header, where)
+    return model
+
+
+def _published(spec: Any, extra: tuple[str, ...]) -> Any:
+    """Build a model without what only training needs, which no file of weights holds."""
+    model = build(spec, extra)
+    if isinstance(model, GenerativeModel):
+        size = sum(v.numel() * v.element_size() for v in model.state_of_training().values())
+        if size > _MOST_FOR_TRAINING:
+            raise WeightsMismatchError(
+                f"the configuration asks for {size / 1e9:.1f} GB that only training needs; more than "
+                f"{_MOST_FOR_TRAINING / 1e9:.0f} GB are not made for a model that is loaded"
+            )
+        model.shed()
     return model
 
 

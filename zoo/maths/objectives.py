@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import check_choice
 
 __all__ = ["OBJECTIVES", "Objective", "objective"]
 
@@ -32,6 +33,13 @@ class Objective:
     generator: Callable[[Tensor, Tensor], Tensor]
     paired: bool = False
     shift_free: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an objective be pickled by its name: functions without one cannot."""
+        for name, known in OBJECTIVES.items():
+            if known is self:
+                return objective, (name,)
+        return Objective, (self.critic, self.generator, self.paired, self.shift_free)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -56,7 +64,5 @@ OBJECTIVES: dict[str, Objective] = {
 
 def objective(name: str) -> Objective:
     """Return the objective of this name. Raises `ConfigError` on an unknown one."""
-    if name not in OBJECTIVES:
-        near = close_matches(name, OBJECTIVES)
-        raise ConfigError(f"unknown adversarial objective {name!r}.{near} There are: {', '.join(OBJECTIVES)}")
+    check_choice("adversarial objective", name, OBJECTIVES)
     return OBJECTIVES[name]

@@ -30,7 +30,9 @@ __all__ = [
     "frechet",
     "inception_score",
     "kernel",
+    "packed",
     "precision_recall",
+    "unpacked",
 ]
 
 ESTIMATORS = {"kid_subsets": 100, "kid_subset_size": 1000, "is_splits": 10, "prc_neighbours": 3}
@@ -41,6 +43,17 @@ _ROWS = 2_500  # distances of so many samples at a time: 10,000 x 2,500 float32 
 
 Estimate = tuple[float, float | None, float | None]
 """Value, standard error and spread over overlapping subsets, None where it is not known."""
+
+
+def packed(estimate: Estimate) -> Tensor:
+    """Return an estimate as three numbers, float64 (3,), NaN where there is none: the form in which it is cached."""
+    return torch.tensor([math.nan if value is None else value for value in estimate], dtype=torch.float64)
+
+
+def unpacked(numbers: Tensor) -> Estimate:
+    """Return the estimate that `packed` made these numbers of."""
+    value, error, spread = (None if math.isnan(v) else v for v in numbers.tolist())
+    return value, error, spread  # type: ignore[return-value]
 
 
 def frechet(generated: Tensor, real: Tensor) -> Estimate:

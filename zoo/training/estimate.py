@@ -42,11 +42,16 @@ def estimate(run: Run) -> dict[str, Any]:
     """
     parameters = parameter_count(run.model)
     seconds, steps = _seconds_per_step(run)
+    own = run.spent(run.total) / 1e12
+    stages: dict[str, Any] = {"training_tflop": own}
+    if run.earlier:  # as in the account of a run: all stages count, unless one is not known
+        every = {**run.earlier, run.name: own}
+        stages = {"training_tflop": None if None in every.values() else sum(every.values()), "stages": every}
     tensors = 3 + (run.settings.ema is not None)  # weights, two moments, moving average
     return {
         "name": run.name,
         "steps": run.total,
-        "training_tflop": run.spent(run.total) / 1e12,
+        **stages,
         "parameters": parameters,
         "checkpoint_megabytes": tensors * parameters * run.model.dtype.itemsize / 1e6,
         "seconds_per_step": seconds,
