@@ -26,8 +26,8 @@ from zoo.errors import ConfigError
 
 __all__ = ["Draw", "Labels", "Rows", "Samples", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
 
-Labels = Sequence[int] | Tensor | int | None
-"""The class of each example, or one for all."""
+Labels = Sequence[int] | Sequence[str] | Tensor | int | str | None
+"""The class or the text of each example, or one for all."""
 
 _here = threading.local()
 _DRAWN = (torch.rand, torch.randn, torch.randint)
@@ -53,6 +53,7 @@ class Draw:
 class Samples(Protocol):
     """What is asked of a model here; `zoo.model.GenerativeModel` says what each of it is."""
 
+    context: tuple[int, ...]
     device: torch.device
     training: bool
 

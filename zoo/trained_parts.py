@@ -20,14 +20,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zoo.errors import ConfigError
 from zoo.spec import class_of
-
-if TYPE_CHECKING:
-    from zoo.model import GenerativeModel
-    from zoo.registry import Entry
 
 __all__ = ["RESERVED", "TrainedPart", "check_named", "declared", "declared_by", "fitted"]
 
@@ -38,6 +34,14 @@ RESERVED = frozenset(
     }
 )
 """Options of ``zoo fit`` that mean something else already."""
+
+
+class Recipe(Protocol):
+    """What is asked of an entry of the registry here."""
+
+    name: str
+    model: Mapping[str, Any]
+    allow: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class TrainedPart:
         kinds = self.requires if isinstance(self.requires, tuple) else (self.requires,)
         return all(isinstance(model, kind) for kind in kinds)
 
-    def found_in(self, model: GenerativeModel) -> GenerativeModel | None:
+    def found_in(self, model: Any) -> Any:
         """Return the model itself where it can be the part, else the trained part inside it that can, else None."""
         inside = [getattr(model, name) for name in type(model).trained_parts]
         return next((m for m in (model, *inside) if m is not None and self.can_be(m)), None)
@@ -90,7 +94,7 @@ def declared(class_path: str, allow: tuple[str, ...] = ()) -> Mapping[str, Train
     return parts
 
 
-def check_named(entry: Entry, named: Collection[str]) -> None:
+def check_named(entry: Recipe, named: Collection[str]) -> None:
     """Hold an entry that has a place for a trained part to be given one. Raises `ConfigError`."""
     for part, declaration in declared(entry.model["class_path"], tuple(entry.allow)).items():
         if part not in named and (entry.model.get("init_args") or {}).get(part) is not None:
@@ -100,7 +104,7 @@ def check_named(entry: Entry, named: Collection[str]) -> None:
             )
 
 
-def declared_by(entries: Mapping[str, Entry], part: str) -> list[str]:
+def declared_by(entries: Mapping[str, Recipe], part: str) -> list[str]:
     """Return the names of the entries whose classes take a part of this name; all classes are imported."""
     classes = {(entry.model["class_path"], tuple(entry.allow)) for entry in entries.values()}
     takes = set()
@@ -111,7 +115,7 @@ def declared_by(entries: Mapping[str, Entry], part: str) -> list[str]:
     return [name for name, entry in entries.items() if (entry.model["class_path"], tuple(entry.allow)) in takes]
 
 
-def fitted(entry: Entry, part: str, model: GenerativeModel, which: str) -> tuple[dict[str, Any], GenerativeModel, bool]:
+def fitted(entry: Recipe, part: str, model: Any, which: str) -> tuple[dict[str, Any], Any, bool]:
     """Return the arguments of an entry's model that fit a trained one, the part itself, and whether that one holds it.
 
     Args:
