@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunError
+from zoo.errors import ModelFolderError, RunError
 from zoo.names import is_path
 from zoo.registry import Entry, load_registry, pretrained_folder
 from zoo.spec import is_spec
@@ -55,10 +55,12 @@ def _parts(entry: Entry) -> Mapping[str, TrainedPart]:
 
 def _folder(path: Path) -> dict[str, Any]:
     """Return what run.json or config.json of a folder says. Raises `RunError` where it is neither a run nor a model."""
+    from zoo.hub.layout import read_file
+
     file = path / ("run.json" if (path / "run.json").is_file() else "config.json")
     try:
-        metadata = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        metadata = json.loads(read_file(file))
+    except (ModelFolderError, ValueError, RecursionError) as error:
         raise RunError(f"{path} has no run.json or config.json that can be read; is it a run or a model?") from error
     return metadata if isinstance(metadata, dict) else {}
 

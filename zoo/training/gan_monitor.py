@@ -27,6 +27,9 @@ __all__ = ["COVERED", "GANMonitor", "monitors_for", "symptoms"]
 COVERED = 0.03
 """Share of the samples from which on a digit counts as covered."""
 
+_BYTES = 1 << 28
+"""Of the training images by whose spread that of samples is judged."""
+
 _COUNT, _ALIKE, _NO_GRADIENT = 500, 0.3, 1e-6
 _DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold")
 
@@ -140,7 +143,8 @@ def monitors_for(
     """
     if not every or not isinstance(model, HasCritic) or not draws_images(model):
         return []
-    x = data.to_float(data.split("train")[0][: 2 * _COUNT])
+    few = max(16, min(2 * _COUNT, _BYTES // (4 * math.prod(data.shape))))
+    x = data.to_float(data.split("train")[0][:few])
     classify = _digits if data.name in _DIGITS and tuple(model.shape) == (1, 28, 28) else None
     return [GANMonitor(float(x.std(0).mean()), every=every, ema=ema, metrics=metrics, classify=classify)]
 
