@@ -1,11 +1,15 @@
-"""Every registered model trains on a device that refuses tensors of the CPU, without there being one."""
+"""Every registered model trains, samples and scores on a device that refuses tensors of the CPU, with none there."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from pretend_device import DeviceMistakeError, Pretend, pretend_device, send
 
+from zoo.abilities import has_likelihood
+from zoo.model import GenerativeModel
 from zoo.registry import load_registry
 
 SMALL = 4
@@ -38,3 +42,35 @@ def test_a_loss_and_its_gradient_stay_on_the_device(name: str) -> None:
         terms = model.loss((x.to(device), labels.to(device)))
         terms["loss"].backward()
     assert all(isinstance(value, Pretend) for value in terms.values()), {k: v.device for k, v in terms.items()}
+
+
+@pytest.mark.parametrize("name", list(load_registry()))
+def test_samples_and_scores_stay_on_the_device_and_are_those_of_the_cpu(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of a seed is drawn on the CPU, so that it is the same everywhere; this device computes as the CPU does."""
+    torch.manual_seed(0)
+    entry = load_registry()[name]
+    by_pixels = entry.family == "autoregressive" and len(entry.model["init_args"]["shape"]) == 3
+    model = entry.build_model(**({"shape": [1, 4, 4]} if by_pixels else {})).eval()
+    if not model.generates:
+        pytest.skip("draws no samples")
+    steps = {"steps": 2} if isinstance(model.sampler({}).get("steps"), int) else {}
+    short = {"length": 8} if "length" in model.sampling_options() else {}
+    before = _answers(model, {**steps, **short})
+    send(model)
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # which has no tensors of a class of their own
+    with pretend_device():
+        after = _answers(model, {**steps, **short})
+    for what, value in after.items():
+        assert isinstance(value, Pretend), f"{what} is on {value.device}"
+        torch.testing.assert_close(value.held, before[what], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def _answers(model: GenerativeModel, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    found = {"samples": model.sample(2, seed=0, **options)}
+    if has_likelihood(model) and model.likelihood() in ("exact", "elbo"):  # others take hundreds of calls
+        labels = {"labels": 1} if model.num_classes else {}
+        found["log_prob"] = model.log_prob(found["samples"].clamp(0, 1), seed=0, **labels)
+    return found

@@ -254,7 +254,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
         Args:
             n: how many, at least 1.
-            seed: an integer or a generator on the model's device; equal seeds and equal ``n`` give equal samples on one
+            seed: an integer or a generator, on any device; equal seeds and equal ``n`` give equal samples on one
                 device.
             labels: the class of each example, or one for all, for conditional models; drawn evenly if left out. The
                 text of each, or one for all, where the model has a ``context``; left to ``draw`` if left out.

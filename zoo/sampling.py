@@ -80,18 +80,17 @@ class Samples(Protocol):
     def train(self, mode: bool = True) -> Any: ...
 
 
-def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator on ``device``: the given one, one with the given seed, or one freshly seeded.
+def seeded(seed: int | torch.Generator | None) -> torch.Generator:
+    """Return a generator: the given one, on any device, or one on the CPU with the given seed, or freshly seeded.
+
+    Noise is drawn where the generator is, see `zoo.maths.noise`: equal seeds give equal noise on every device.
 
     Raises:
-        ConfigError: what is no seed, or a generator on another kind of device.
+        ConfigError: what is no seed.
     """
     if isinstance(seed, torch.Generator):
-        kind = torch.device(device).type
-        if seed.device.type != kind:
-            raise ConfigError(f"the generator is on {seed.device.type}, the model on {kind}; make it there")
         return seed
-    generator = torch.Generator(device=device)
+    generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
@@ -115,7 +114,7 @@ def grouped(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | N
 
 def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests with equal options in one batch, a multiple of the model's granule, in eval mode."""
-    generators = [seeded(d.seed, model.device) for d in draws]
+    generators = [seeded(d.seed) for d in draws]
     labels = [model._labels(d.n, d.labels) for d in draws]
     counts, options = [d.n for d in draws], dict(draws[0].options)
     n, size = sum(counts), model.granule(options) or 1
@@ -124,15 +123,20 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [model.draw(n, generators[0], labels[0], **options).detach()]
+            return [_single(model.draw(n, generators[0], labels[0], **options))]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
-        token = torch.Generator(device=model.device)
+        token = torch.Generator()
         with NoiseStreams(counts, generators, total, token, check):
             x = model.draw(BatchSize(total), token, y, **options)
-        return list(x.detach()[:n].split(counts))  # a sampler that differentiates may have left a graph
+        return list(_single(x)[:n].split(counts))
     finally:
         model.train(training)
+
+
+def _single(x: Tensor) -> Tensor:
+    """Return samples in single precision or better, without the graph that a sampler may have left."""
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x.detach()
 
 
 class BatchSize(int):
@@ -218,7 +222,8 @@ class NoiseStreams(Interruptible):
         parts = []
         for count, generator in zip(self.counts, self.generators, strict=True):
             sizes[dim] = count
-            parts.append(func(*args, tuple(sizes), **{**kwargs, "generator": generator}))
+            own = {**kwargs, "generator": generator, "device": generator.device}
+            parts.append(func(*args, tuple(sizes), **own).to(kwargs.get("device")))
         x = torch.cat(parts, dim)
         missing = self.total - x.shape[dim]
         if missing:
@@ -228,23 +233,22 @@ class NoiseStreams(Interruptible):
 
 def interruption_point() -> None:
     """Ask whether to go on, between the rows, tokens or steps of a loop that runs while `interruptible_loop`."""
-    mode = getattr(_here, "resting", None)
+    mode = getattr(_here, "paused", None)
     if mode is not None and mode.check is not None:
         mode.check()
 
 
 @contextmanager
 def interruptible_loop() -> Iterator[None]:
-    """Take the mode out of the way of a loop of small operations that draws no noise; `interruption_point`
-    asks in its place."""
+    """Take the mode out of the way of a loop of small operations without noise; `interruption_point` asks instead."""
     mode = getattr(_here, "mode", None)
     if mode is None:
         yield
         return
     mode.__exit__(None, None, None)
-    _here.interruptible_loop = mode
+    _here.paused = mode
     try:
         yield
     finally:
-        _here.interruptible_loop = None
+        _here.paused = None
         mode.__enter__()

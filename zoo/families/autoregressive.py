@@ -21,6 +21,7 @@ from zoo.checking import from_levels
 from zoo.errors import ConfigError, DataError
 from zoo.maths.completion import known_values
 from zoo.maths.decoding import Decoding, ValueState, decode
+from zoo.maths.noise import rand
 from zoo.model import Batch, LikelihoodModel
 from zoo.nets.decoding_states import FullPasses
 from zoo.sampling import Labels, interruptible_loop, interruption_point
@@ -171,7 +172,7 @@ class AutoregressiveModel(LikelihoodModel):
         state: Callable[[], ValueState],
     ) -> Tensor:
         """Draw ``n`` examples in data range, value by value, from a state or in a compiled loop."""
-        noise = torch.rand(T, n, generator=generator, device=self.device, dtype=self.dtype)
+        noise = rand((T, n), generator, self.device, self.dtype)
 
         def chosen(logits: Tensor, u: Tensor) -> Tensor:
             interruption_point()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError
+from zoo.maths.noise import multinomial, randn
 
 __all__ = ["ChosenByCritic"]
 
@@ -60,12 +61,12 @@ class ChosenByCritic:
         k = self.candidates if candidates is None else candidates
         beta = self.sharpness if sharpness is None else sharpness
         _check(k, beta)
-        options = {"generator": generator, "device": self.device, "dtype": self.dtype}
+        where = generator, self.device, self.dtype
         if k == 1:
-            return self.decode(temperature * torch.randn(n, self.latent_dim, **options), labels)
-        z = temperature * torch.randn(n, k, self.latent_dim, **options)
+            return self.decode(temperature * randn((n, self.latent_dim), *where), labels)
+        z = temperature * randn((n, k, self.latent_dim), *where)
         d = torch.cat([self._judged(part, y) for part, y in self._parts(z, labels)])  # (n, k)
-        best = torch.multinomial(torch.softmax(beta * d, 1), 1, generator=generator).squeeze(1)
+        best = multinomial(torch.softmax(beta * d, 1), 1, generator).squeeze(1)
         return self.decode(z[torch.arange(n, device=self.device), best], labels)
 
     def _parts(self, z: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -27,6 +27,7 @@ from zoo.errors import ConfigError
 from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
 from zoo.families.noise_latents import NoiseLatents
+from zoo.maths.noise import rand, randn
 from zoo.maths.samplers import Reverse
 from zoo.maths.schedules import Cosine, Schedule, posterior, posterior_variance, transition
 from zoo.model import Batch, HasLikelihood, seeded
@@ -186,14 +187,14 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         """
         if strata is not None and strata < 1:
             raise ConfigError(f"strata must be at least 1, got {strata}")
-        generator, total = seeded(seed, x.device), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        generator, total = seeded(seed), torch.zeros(len(x), dtype=torch.float64, device=x.device)
         edges = _edges(self.table, strata)
         x_0 = self.centre(x)
         for low, high in [(1, 2), *pairwise(edges)]:
-            u = torch.rand(len(x), generator=generator, device=x.device)
+            u = rand((len(x),), generator, x.device)
             i = low + (u * (high - low)).long().clamp(max=high - low - 1)
             log_snr = self.log_snrs[i - 1].to(x.dtype)
-            eps = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            eps = randn(x.shape, generator, x.device, x.dtype)
             level = log_snr.view(-1, *[1] * (x.ndim - 1))
             alpha, sigma = self.schedule.coefficients(level)
             x_t = alpha * x_0 + sigma * eps
@@ -225,7 +226,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         if not self.has_likelihood:
             raise ConfigError("this DDPM is one of continuous data, which have no discrete likelihood; set its levels")
         given = self.given_labels(len(x), labels)
-        parts, generator = range(0, len(x), _ROWS), seeded(seed, x.device)
+        parts, generator = range(0, len(x), _ROWS), seeded(seed)
         bounds = [
             self.vlb(x[i : i + _ROWS], given[i : i + _ROWS] if given is not None else None, seed=generator)
             for i in parts

@@ -27,6 +27,7 @@ from zoo.maths import samplers
 from zoo.maths.conversions import KINDS, SIGMA_DATA, input_scale, noise_of, prediction_of, to_data
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import calls_per_step
+from zoo.maths.noise import randn
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
 from zoo.model import Batch, ScoreModel, seeded
@@ -257,8 +258,7 @@ class Diffusion(Guided, ScoreModel):
         return levels, torch.linspace(1.0, self.first_time(), steps, dtype=torch.float64)
 
     def _noise_of(self, n: int, generator: torch.Generator) -> samplers.Noise:
-        options = {"generator": generator, "device": self.device, "dtype": self.dtype}
-        return lambda: torch.randn(n, *self.shape, **options)
+        return lambda: randn((n, *self.shape), generator, self.device, self.dtype)
 
     def _start(self, level: Tensor, noise: samplers.Noise, kept: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return the state at the first level: noise, and what is known seen through it."""
@@ -286,7 +286,7 @@ class Diffusion(Guided, ScoreModel):
         """Return states on the way from noise to ``n`` samples, and the data seen in each, (frames, n, *shape) each."""
         states: list[Tensor] = []
         seen: list[Tensor] = []
-        noise = self._noise_of(n, seeded(seed, self.device))
+        noise = self._noise_of(n, seeded(seed))
         denoise = Denoise(self, self._labels(n, None), self.guidance_scale, self.levels is not None, None)
         levels, _ = self._grid(self.strip, frames, None)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_choice
 from zoo.maths.distributions import DiscretizedLogistic
+from zoo.maths.noise import randint
 from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, drawn, first_raw_scale, observation
 from zoo.maths.quantisers import perplexity
 from zoo.model import Batch, LikelihoodModel
@@ -201,7 +202,7 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor:
         """Return int64 (n, *grid), each value drawn uniformly by itself."""
-        return torch.randint(self.codebook_size, (n, *self.grid), generator=generator, device=self.device)
+        return randint(self.codebook_size, (n, *self.grid), generator, self.device)
 
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor:
         """Return mean or draw of p(x | codes) in data range. Raises `ConfigError`."""

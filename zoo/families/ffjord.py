@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, close_matches
 from zoo.families.normalising_flow import Draw, NormalisingFlow
+from zoo.maths.noise import randn
 from zoo.maths.ode_likelihood import divergence
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import Batch, seeded
@@ -187,7 +188,7 @@ class FFJORD(NormalisingFlow):
         """
         self._labels(n, labels)
         times = time_grid(frames - 1)
-        z = torch.randn(n, *self.shape, generator=seeded(seed, self.device), device=self.device, dtype=self.dtype)
+        z = randn((n, *self.shape), seeded(seed), self.device, self.dtype)
         return self.data_range(trajectory(self.velocity, z, times, "rk4")), torch.tensor(times)
 
     @property

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, close_matches
 from zoo.maths.dequantisation import dequantise, from_continuous, logit_normal
+from zoo.maths.noise import rand, randn
 from zoo.maths.transforms import from_logit, to_logit
 from zoo.model import Batch, LikelihoodModel, seeded
 from zoo.nets.coupling import CouplingNet
@@ -189,19 +190,18 @@ class NormalisingFlow(LikelihoodModel):
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         self._labels(len(x), labels)
-        generator = seeded(seed, x.device)
-        options = {"generator": generator, "device": x.device, "dtype": x.dtype}
+        where = seeded(seed), x.device, x.dtype
 
-        def rand(*shape: int) -> Tensor:
-            return torch.rand(shape, **options)
+        def uniform(*shape: int) -> Tensor:
+            return rand(shape, *where)
 
-        def randn(*shape: int) -> Tensor:
-            return torch.randn(shape, **options)
+        def normal(*shape: int) -> Tensor:
+            return randn(shape, *where)
 
         draws = []
         for _ in range(k if self.levels is not None else 1):
-            y, offset = self._continuous(x, rand, randn)
-            draws.append(self.density(y, randn) + offset)
+            y, offset = self._continuous(x, uniform, normal)
+            draws.append(self.density(y, normal) + offset)
         log_p = torch.stack(draws)  # (k, B)
         return log_p.mean(0) if self.estimated else log_p.logsumexp(0) - math.log(len(draws))
 
@@ -226,9 +226,6 @@ class NormalisingFlow(LikelihoodModel):
         """
         if not 0 <= temperature < math.inf:
             raise ConfigError(f"temperature must be finite and not negative, got {temperature}")
-        shape, options = (n, math.prod(self.shape)), {"device": self.device, "dtype": self.dtype}
-        if self.prior == "normal":
-            z = torch.randn(shape, generator=generator, **options)
-        else:
-            z = torch.rand(shape, generator=generator, **options).clamp(min=1e-7).logit(eps=1e-7)
+        noise = (n, math.prod(self.shape)), generator, self.device, self.dtype
+        z = randn(*noise) if self.prior == "normal" else rand(*noise).clamp(min=1e-7).logit(eps=1e-7)
         return self.data_range(self.flow_inverse(temperature * z), whole=True)

@@ -145,7 +145,7 @@ class RectifiedFlow(VelocityModel):
         parts = []
         for rank in ranks:
             seed = (self.pair_seed * 1_000_003 + number) * 1_000_003 + rank
-            generator = torch.Generator(device=self.device).manual_seed(seed % 2**63)
+            generator = torch.Generator().manual_seed(seed % 2**63)
             parts.append(self.noise(n // len(ranks), generator))
         return torch.cat(parts)
 
@@ -171,7 +171,7 @@ class RectifiedFlow(VelocityModel):
     @torch.no_grad()
     def one_step_error(self, n: int = 256, *, seed: int = 0, steps: int = 32) -> float:
         """Return the mean squared distance per dimension between one step and many of this very flow."""
-        z_0, field = self.noise(n, seeded(seed, self.device)), self.field()
+        z_0, field = self.noise(n, seeded(seed)), self.field()
         many = integrate(field, z_0, time_grid(steps), "rk4")
         return float((z_0 + field(z_0, torch.zeros((), device=self.device, dtype=self.dtype)) - many).square().mean())
 

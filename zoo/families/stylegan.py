@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.adversarial import AdversarialModel, over_processes
+from zoo.maths.noise import randn
 from zoo.model import Batch
 from zoo.nets.conditioning import ClassInput
 
@@ -177,13 +178,13 @@ class StyleGAN(AdversarialModel):
             raise ConfigError(f"noise must be 'random' or 'fixed', got {noise!r}")
         if mix_from is not None and not 0 <= mix_from <= self.depth:
             raise ConfigError(f"mix_from must be a layer between 0 and {self.depth}, got {mix_from}")
-        options = {"generator": generator, "device": self.device, "dtype": self.dtype}
-        z = torch.randn(n, 2, self.latent_dim, **options)
+        where = generator, self.device, self.dtype
+        z = randn((n, 2, self.latent_dim), *where)
         w = self.truncated(self.styles(z[:, 0], labels), truncation)
         styles = w[:, None].expand(-1, self.depth, -1)
         if mix_from is not None:
             styles = self.mixed(w, self.truncated(self.styles(z[:, 1], labels), truncation), mix_from)
         drawn = self.fixed_noise()
         if noise == "random":
-            drawn = [torch.randn(n, 1, *s, **options) for s in self.generator.synthesis.noise_shapes]
+            drawn = [randn((n, 1, *s), *where) for s in self.generator.synthesis.noise_shapes]
         return (self.synthesise(styles, drawn) + 1) / 2

@@ -26,6 +26,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.maths.annealing import annealed, check_schedule
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.distributions import gaussian_kl
+from zoo.maths.noise import rand, randn
 from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, drawn, first_raw_scale, observation
 from zoo.model import Batch, LikelihoodModel, seeded
 from zoo.sampling import Labels
@@ -198,7 +199,7 @@ class VAE(LikelihoodModel):
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         y = self.given_labels(len(x), labels)
-        generator = seeded(seed, x.device)
+        generator = seeded(seed)
         rows = max(1, CHUNK // math.prod(self.shape))
         parts = x.split(rows)
         given = y.split(rows) if y is not None else [None] * len(parts)
@@ -206,17 +207,17 @@ class VAE(LikelihoodModel):
 
     def _bound(self, x: Tensor, labels: Tensor | None, k: int, rows: int, generator: torch.Generator) -> Tensor:
         """Bound log p of at most ``rows`` examples, decoding about ``rows`` latents at a time."""
-        options = {"generator": generator, "device": x.device, "dtype": x.dtype}
+        where = generator, x.device, x.dtype
         mean, log_var = self.encode(x, labels)
         std = torch.exp(0.5 * log_var)
         weights = []
         for draws in torch.arange(k).split(max(1, rows // len(x))):
             shape = (len(draws), len(x))
-            eps = torch.randn(*shape, self.latent_dim, **options)  # (K, B, latent_dim)
+            eps = randn((*shape, self.latent_dim), *where)  # (K, B, latent_dim)
             z = mean + std * eps
             target = x.expand(*shape, *self.shape)  # (K, B, *shape)
             if self.dequantizes:
-                target = dequantise(target, torch.rand(target.shape, **options), self.levels)
+                target = dequantise(target, rand(target.shape, *where), self.levels)
             y = labels.expand(shape).flatten() if labels is not None else None  # (K * B,)
             log_p = self._log_likelihood(target.flatten(0, 1), z.flatten(0, 1), y).unflatten(0, shape)
             ratio = -0.5 * (z * z - eps * eps - log_var).sum(2)  # log p(z) - log q(z | x)
@@ -267,7 +268,7 @@ class VAE(LikelihoodModel):
             temperature: factor of the prior's standard deviation.
             observe: ``mean``, or ``sample`` for a draw from p(x | z), pixel by pixel.
         """
-        z = torch.randn(n, self.latent_dim, generator=generator, device=self.device, dtype=self.dtype)
+        z = randn((n, self.latent_dim), generator, self.device, self.dtype)
         x = drawn(self.observation(temperature * z, labels), observe, generator)
         return self._data(x, whole=observe == "sample")
 

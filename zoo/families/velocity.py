@@ -20,6 +20,7 @@ from zoo.errors import ConfigError, close_matches
 from zoo.families.guided import Guided
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import Field, calls_per_step, guide
+from zoo.maths.noise import rand, randn
 from zoo.maths.ode_likelihood import ode_log_density, rademacher
 from zoo.maths.paths import arc, straightness
 from zoo.maths.paths import path as path_of
@@ -132,7 +133,7 @@ class VelocityModel(Guided, FlowModel):
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n states at time 0, (n, *shape)."""
-        return torch.randn(n, *self.shape, generator=generator, device=self.device, dtype=self.dtype)
+        return randn((n, *self.shape), generator, self.device, self.dtype)
 
     def draw(
         self,
@@ -207,7 +208,7 @@ class VelocityModel(Guided, FlowModel):
     def _way(self, n: int, seed: Any, labels: Any, frames: int) -> tuple[Tensor, Field, Tensor]:
         times = torch.tensor(time_grid(frames - 1, 0.0, self.end), device=self.device, dtype=self.dtype)
         field = self.field(self._labels(n, labels))
-        return trajectory(field, self.noise(n, seeded(seed, self.device)), times, "rk4"), field, times
+        return trajectory(field, self.noise(n, seeded(seed)), times, "rk4"), field, times
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network for one batch; those of an adaptive solver are taken to be RK4's."""
@@ -257,11 +258,11 @@ class OdeLikelihood(HasLikelihood):
             steps: of RK4, by default ``likelihood_steps``.
             exact: take the exact trace, one backward pass for each dimension, instead of Hutchinson's estimate.
         """
-        generator = seeded(seed, self.device)
+        generator = seeded(seed)
         given = self.given_labels(len(x), labels)
         y, volume = x.to(self.dtype), 0.0
         if self.levels is not None:
-            u = torch.rand(y.shape, generator=generator, device=self.device, dtype=self.dtype)
+            u = rand(y.shape, generator, self.device, self.dtype)
             y, volume = self.continuous(y, u), math.prod(self.shape) * math.log(2 / self.levels)
         probe = None if exact else rademacher(y.shape, generator, y)
         grid = time_grid(self.likelihood_steps if steps is None else steps)

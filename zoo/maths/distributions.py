@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.maths.noise import rand, randn
+
 __all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "gaussian_kl"]
 
 
@@ -35,7 +37,7 @@ class Bernoulli:
         return torch.sigmoid(self.logits)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        u = torch.rand(self.logits.shape, generator=generator, device=self.logits.device, dtype=self.logits.dtype)
+        u = rand(self.logits.shape, generator, self.logits.device, self.logits.dtype)
         return (u < self.mean).to(self.logits.dtype)
 
 
@@ -59,8 +61,7 @@ class Categorical:
         return self.logits.softmax(-1) @ self._values()
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        options = {"generator": generator, "device": self.logits.device, "dtype": self.logits.dtype}
-        u = torch.rand(self.logits.shape[:-1], **options)
+        u = rand(self.logits.shape[:-1], generator, self.logits.device, self.logits.dtype)
         below = (self.logits.softmax(-1).cumsum(-1) <= u[..., None]).sum(-1)
         return self._values()[below.clamp(max=self.logits.shape[-1] - 1)]
 
@@ -112,7 +113,7 @@ class DiscretizedLogistic:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         shape = torch.broadcast_shapes(self.location.shape, self.log_scale.shape)
-        u = torch.rand(shape, generator=generator, device=self.location.device, dtype=self.location.dtype)
+        u = rand(shape, generator, self.location.device, self.location.dtype)
         u = u.clamp(1e-6, 1 - 1e-6)
         x = self.location + self.log_scale.exp() * (u.log() - torch.log1p(-u))
         return (x.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
@@ -140,7 +141,7 @@ class Gaussian:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         shape = torch.broadcast_shapes(self.location.shape, self.log_scale.shape)
-        noise = torch.randn(shape, generator=generator, device=self.location.device, dtype=self.location.dtype)
+        noise = randn(shape, generator, self.location.device, self.location.dtype)
         return self.location + self.log_scale.exp() * noise
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zoo.maths.noise import randint
 from zoo.maths.solvers import SOLVERS, Velocity, integrate, integrate_adaptive
 
 __all__ = ["divergence", "normal_log_density", "ode_log_density", "rademacher", "transport"]
@@ -25,7 +26,7 @@ __all__ = ["divergence", "normal_log_density", "ode_log_density", "rademacher", 
 
 def rademacher(shape: Sequence[int], generator: torch.Generator | None, like: Tensor) -> Tensor:
     """Return a tensor of independent signs, +1 or -1 with equal probability."""
-    return torch.randint(2, tuple(shape), generator=generator, device=like.device).to(like.dtype) * 2 - 1
+    return randint(2, shape, generator, like.device).to(like.dtype) * 2 - 1
 
 
 def normal_log_density(z: Tensor) -> Tensor:

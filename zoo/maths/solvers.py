@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError, check_choice
+from zoo.maths.noise import randn
 
 __all__ = [
     "ADAPTIVE",
@@ -181,6 +182,6 @@ def euler_maruyama(
     t = torch.as_tensor(times, dtype=torch.float64).to(x.device, x.dtype)
     for now, after in pairwise(t):
         h = after - now
-        dw = h.sqrt() * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        dw = h.sqrt() * randn(x.shape, generator, x.device, x.dtype)
         x = x + h * drift(x, now) + spread(now) * dw
     return x
