@@ -26,7 +26,7 @@ from zoo.diagnostics import DIAGNOSTICS, OVERVIEW
 from zoo.errors import RunError
 from zoo.hub import build_card, card, merge_card, save_pretrained, verify
 from zoo.hub.layout import CARD, EVAL, SAMPLES, SOUND, SUMS, TEXTS, read_folder, sums_text
-from zoo.media import medium, samples_of
+from zoo.hub.parcel import drawn_files, gives_of
 from zoo.model import GenerativeModel
 from zoo.registry import Entry, load_registry, packaged_registry, pretrained_folder
 from zoo.runs import load_run, run_facts
@@ -91,15 +91,9 @@ def card_text(entry: Entry, folder: Path, results: dict[str, Any], search: str, 
     return build_card(
         entry.name, summary=entry.summary, paper=entry.paper, results=results, samples=(folder / SAMPLES).is_file(),
         data_licence=DATA.get(entry.dataset, MNIST), model={"name": config["model"], "args": config["args"]},
-        command=command, extra={title: text for title, text in parts.items() if text},
+        command=command, gives=gives_of(zoo.load(entry.name)),
+        extra={title: text for title, text in parts.items() if text},
     )  # fmt: skip
-
-
-def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
-    """Return samples as files: a sheet of 64 images, two pages of text, or eight recordings and their spectrogram."""
-    kind = medium(model)
-    n, options = {"text": (2, {"length": 1500}), "audio": (8, {})}.get(kind, (64, {}))
-    return {f"samples{e}": content for e, content in samples_of(model, model.sample(n, seed=0, **options)).items()}
 
 
 def as_registered(entry: Entry, model: GenerativeModel) -> GenerativeModel:

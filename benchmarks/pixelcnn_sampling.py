@@ -14,6 +14,7 @@ measured in the same run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from zoo.errors import ConfigError
 from zoo.families.pixelcnn import PixelCNN
 from zoo.families.raster import RasterModel
 from zoo.maths.decoding import Decoding
-from zoo.nets.raster import FullPasses
+from zoo.nets.decoding_states import FullPasses
 
 ROW = ("above", "vertical", "link")  # weights that a row needs once, in the names of parameters
 NEVER = ("embedding", "position", "condition")  # tables
@@ -61,17 +62,12 @@ def labels_of(model: RasterModel, n: int) -> torch.Tensor | None:
 def naive_seconds(model: RasterModel, n: int, passes: int) -> float:
     """Time naive sampling of evenly spaced pixels, and scale it up to all pixels."""
     C, H, W = model.shape
-    labels = labels_of(model, n)
-    state, choose = FullPasses(lambda k: model(k, labels), n, model.shape, model.device), Decoding()
-    u, total = torch.rand(n), 0.0
+    k, choose, u = torch.zeros(n, C * H * W, dtype=torch.int64), Decoding(), torch.rand(n)
+    total = 0.0
     for i in range(passes):
-        pixel = i * H * W // passes
-        state.r = pixel // W
-
-        def one(column: int = pixel % W) -> None:
-            state.put(column, 0, choose(state.logits(column, 0), u))
-
-        total += seconds(one)
+        state = FullPasses(model.predict, n, labels_of(model, n), model.device)
+        state.put(k[:, : i * H * W // passes * C])
+        total += seconds(lambda state=state: state.put(choose(state.logits(), u)))
     return total / passes * C * H * W
 
 
@@ -104,11 +100,9 @@ def agreement(model: RasterModel, n: int, rows: int) -> tuple[float, int, int]:
     labels, x = labels_of(model, n), model.sample(n, seed=1)
     k = model.quantize(x)
     state, full, worst = model.start(n, labels), model(k, labels), 0.0
-    for r in range(H):
-        state.row()
-        for c in range(W):
-            worst = max(worst, (state.logits(c, 0) - full[:, 0, r, c]).abs().max().item())
-            state.put(c, 0, k[:, 0, r, c])
+    for r, c in itertools.product(range(H), range(W)):
+        worst = max(worst, (state.logits() - full[:, 0, r, c]).abs().max().item())
+        state.put(k[:, 0, r, c])
     again = model.quantize(model.sample(n, seed=1, given=x, known=H - rows, cached=False))
     return worst, int((again != k).sum()), n * rows * W
 

@@ -25,10 +25,11 @@ import torch
 from timing import header
 from torch import Tensor
 
-from zoo.families.sequence import FullPasses, SequenceModel
+from zoo.families.sequence import SequenceModel
 from zoo.families.transformer import Transformer
 from zoo.families.wavenet import WaveNet
 from zoo.maths.decoding import Decoding
+from zoo.nets.decoding_states import FullPasses
 
 CHOOSE = Decoding()
 
@@ -67,7 +68,7 @@ def cached(model: SequenceModel, n: int, T: int) -> Tensor:
 
 def naive_step(model: SequenceModel, k: Tensor, t: int, u: Tensor) -> Callable[[], object]:
     """Return the drawing of the value at t by a full pass, after the values k (T, n)."""
-    state = FullPasses(model, k.shape[1], None)
+    state = FullPasses(model.predict, k.shape[1], None, k.device)
     state.put(k[:t].T)
     return lambda: CHOOSE(state.logits(), u)
 
@@ -84,7 +85,7 @@ def agreement(model: SequenceModel, n: int, T: int, first: int) -> tuple[float, 
     """Draw T values both ways after ``first`` drawn ones; return the largest difference of logits, values that differ,
     and values compared."""
     noise = torch.rand(first + T, n, generator=torch.Generator().manual_seed(1))
-    fast, slow = model.start(n), FullPasses(model, n, None)
+    fast, slow = model.start(n), FullPasses(model.predict, n, None, noise.device)
     worst, different = 0.0, 0
     for t in range(first + T):
         a = fast.logits()
@@ -191,7 +192,7 @@ def measure_compiled(rounds: int, length: int = 16000) -> None:
     )
     state = model.start(1)
     state.put(model.quantize(torch_k[:, :3999]))
-    _, last = model.generate(torch.zeros(4000, 1), model.quantize(torch_k), [True] * 4000)
+    _, last = model.generate(torch.zeros(4000, 1), model.quantize(torch_k), torch.ones(1, 4000, dtype=torch.bool))
     print(
         f"compiled loop: {int((k != torch_k).sum())} of 4000 samples differ, logits after 3,999 by "
         f"{(last - state.logits()).abs().max():.1e}"

@@ -10,42 +10,53 @@ import pytest
 import zoo
 
 ROOT = Path(zoo.__file__).parent
-EVERYWHERE = {"errors", "spec"}
+MODULES = {
+    ".".join(["zoo", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p
+    for p in ROOT.rglob("*.py")
+}
+EVERYWHERE = {"errors", "spec", "classes"}
 MAY = {
     "errors": set(),
-    "spec": set(),
+    "signature": set(),
+    "spec": {"signature"},
+    "classes": set(),
     "maths": set(),
     "nets": {"maths"},
     "checking": set(),
     "copying": set(),
     "sampling": {"checking"},
     "optimizer": set(),
-    "model": {"checking", "copying", "sampling", "optimizer"},
+    "trained_parts": set(),
+    "context": set(),
+    "model": {"checking", "copying", "sampling", "optimizer", "context", "trained_parts"},
+    "abilities": {"model"},
     "images": set(),
-    "media": {"model", "images", "maths"},
-    "families": {"model", "checking", "sampling", "maths", "nets", "families"},
+    "media": {"model", "abilities", "images", "maths"},
+    "families": {"model", "abilities", "checking", "sampling", "maths", "nets", "families"},
     "data": {"maths", "data"},
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
-    "callbacks": {"model", "media", "callbacks"},
+    "callbacks": {"model", "abilities", "context", "images", "media", "callbacks"},
     "runs": {"model", "registry"},
-    "training": {"model", "callbacks", "data", "metrics", "runs", "training"},
+    "training": {"model", "abilities", "callbacks", "data", "metrics", "runs", "trained_parts", "training"},
     "registry": set(),
     "names": {"registry"},
-    "evaluation": {"model", "metrics", "results"},
-    "diagnostics": {"model", "images", "maths", "diagnostics"},
+    "evaluation": {"model", "abilities", "metrics", "results"},
+    "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
     "leaderboard": {"results", "registry", "leaderboard"},
-    "reproduce": {"names", "registry", "results", "runs", "training"},
-    "serving": {"sampling", "model", "names", "registry", "hub", "media", "images"},
-    "export": {"model", "names", "registry", "hub", "nets"},
-    "hub": {"names", "registry", "model", "runs", "hub", "results", "images", "media"},
+    "reproduce": {"names", "registry", "results", "runs", "trained_parts", "training"},
+    "serving": {"sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
+    "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
+    "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-LIGHT = {"errors", "spec", "registry", "names", "results", "leaderboard"}
+FOR_TYPES = {"registry": {"model", "data"}, "diagnostics": {"data"}, "evaluation": {"data"}}
+"""What a room may name in annotations only."""
+LIGHT = {"errors", "signature", "spec", "trained_parts", "classes", "registry", "names", "results", "leaderboard"}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 
-def _imports(path: Path) -> list[tuple[str, bool]]:
-    """Return (module, at module level or not under TYPE_CHECKING) for every import of a file."""
+def _imports(path: Path) -> list[tuple[str, bool, bool]]:
+    """Return (module, at module level, for types only) for every import of a file, lazy and guarded ones included."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     guarded = {
         id(inner)
@@ -56,14 +67,12 @@ def _imports(path: Path) -> list[tuple[str, bool]]:
     top = {id(node) for node in tree.body}
     found = []
     for node in ast.walk(tree):
-        if id(node) in guarded:
-            continue
+        here = id(node) in top, id(node) in guarded
         if isinstance(node, ast.Import):
-            found += [(a.name, id(node) in top) for a in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found += [(node.module or "", id(node) in top)]
-            if node.module == "zoo":
-                found += [(f"zoo.{a.name}", id(node) in top) for a in node.names if a.name in MAY]
+            found += [(a.name, *here) for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            submodules = [f"{node.module}.{a.name}" for a in node.names]
+            found += [(m, *here) for m in submodules if m in MODULES] or [(node.module, *here)]
     return found
 
 
@@ -77,19 +86,40 @@ def test_room_imports_only_what_it_may(room: str) -> None:
     files = [p for p in ROOT.rglob("*.py") if _room(p) == room]
     assert files, f"the room {room} is gone: update the table"
     for path in files:
-        for module, _ in _imports(path):
+        for module, _, typing in _imports(path):
             if module.startswith("zoo."):
                 other = module.split(".")[1]
                 if other in MAY:
-                    assert other in MAY[room] | EVERYWHERE | {room}, f"{path.relative_to(ROOT)} imports {module}"
+                    may = MAY[room] | EVERYWHERE | {room} | (FOR_TYPES.get(room, set()) if typing else set())
+                    assert other in may, f"{path.relative_to(ROOT)} imports {module}"
             assert module.split(".")[0] not in FORBIDDEN.get(room, set()), f"{path.relative_to(ROOT)} imports {module}"
 
 
 @pytest.mark.parametrize("room", sorted(LIGHT))
 def test_light_rooms_import_no_torch_at_the_top(room: str) -> None:
     for path in (p for p in ROOT.rglob("*.py") if _room(p) == room):
-        for module, top in _imports(path):
+        for module, top, _ in _imports(path):
             assert not (top and module.split(".")[0] in ("torch", "lightning", "torchmetrics")), path
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Lazy imports and those for types count; the tables of names in packages, which import nothing, do not."""
+    graph = {
+        name: sorted({m for m, *_ in _imports(path) if m in MODULES and m != name})
+        for name, path in MODULES.items()
+        if path.name != "__init__.py"
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, "imports in a circle: " + " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in graph.get(name, ()):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
 
 
 def test_every_room_is_in_the_table() -> None:
@@ -102,7 +132,7 @@ def test_no_pickle_and_no_unsafe_load() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
-        assert not any(module.split(".")[0] in ("pickle", "cloudpickle", "dill") for module, _ in _imports(path)), path
+        assert not any(module.split(".")[0] in ("pickle", "cloudpickle", "dill") for module, *_ in _imports(path)), path
 
 
 def test_families_nets_and_maths_touch_neither_files_nor_the_terminal() -> None:

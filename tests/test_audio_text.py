@@ -245,7 +245,7 @@ def test_any_folder_of_wav_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         WavFolder(str(tmp_path / "none")).split("test")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds 0 WAV files; it needs three"):
+    with pytest.raises(DataError, match="holds 0 sound files; it needs three"):
         WavFolder(str(tmp_path / "empty")).split("test")
     for name in ("train", "validation", "test"):
         (tmp_path / "own" / name).mkdir(parents=True)

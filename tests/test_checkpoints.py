@@ -156,7 +156,9 @@ def test_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> None:
     if damage != "no sidecar":
         with pytest.raises(CheckpointError, match="damaged"):
             read_checkpoint(bad)
-    assert last_checkpoint(tmp_path) == good and read_checkpoint(good)["x"][0] == 1
+    with pytest.warns(UserWarning, match=f"{bad.name} of .* is damaged.*{good.name} is taken instead"):
+        assert last_checkpoint(tmp_path) == good
+    assert read_checkpoint(good)["x"][0] == 1
     good.unlink()
     with pytest.raises(RunError, match="no intact checkpoint"):
         last_checkpoint(tmp_path)
@@ -168,7 +170,8 @@ def test_run_goes_on_before_a_damaged_checkpoint(tmp_path: Path) -> None:
     folder = tiny.vae(*options, folder=tmp_path / "cut").start()
     bad = last_checkpoint(folder)
     bad.write_bytes(bad.read_bytes()[:-1])
-    tiny.vae(*options, folder=folder, resume=True).start()
+    with pytest.warns(UserWarning, match="is taken instead"), pytest.warns(UserWarning, match="was put aside as"):
+        tiny.vae(*options, folder=folder, resume=True).start()
     assert last_checkpoint(folder) == bad and read_checkpoint(bad)["zoo"]["step"] == 4
     again = load_run(folder).state_dict()
     assert all(torch.equal(again[k], v) for k, v in whole.items())

@@ -102,7 +102,7 @@ def test_run_folders_are_never_overwritten(capsys: Capture, tmp_path: Path) -> N
     (tmp_path / "x.png").write_bytes(b"keep me")
     assert "exists already" in fails(capsys, "sample", "vae", "--out", "x.png")
     assert (tmp_path / "x.png").read_bytes() == b"keep me"
-    assert "must end in .png, .wav, .txt or .npz" in fails(capsys, "sample", "vae", "--out", "x.jpg")
+    assert "must end in .png, .gif, .apng, .wav, .txt or .npz" in fails(capsys, "sample", "vae", "--out", "x.jpg")
 
 
 def test_overlays_add_and_change_entries(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

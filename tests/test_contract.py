@@ -10,6 +10,7 @@ import pytest
 import torch
 import warm
 
+from zoo.abilities import HasEnergy, HasFeatures, is_conditional
 from zoo.errors import ConfigError, DataError
 from zoo.hub import load_pretrained, save_pretrained
 from zoo.model import FlowModel, GenerativeModel, HasLikelihood, ImplicitModel, ScoreModel
@@ -55,7 +56,27 @@ def test_every_trainable_tensor_moves(trained: tuple[str, GenerativeModel, Path]
 
 
 def test_samples_are_in_range_and_repeatable(trained: tuple[str, GenerativeModel, Path]) -> None:
-    _, model, _ = trained
+    """Or, of a model that draws none: features are of the size that it says, and repeatable."""
+    keeps_its_word(trained[1])
+
+
+def keeps_its_word(model: GenerativeModel) -> None:
+    """Check what every model says of its samples, or of its features."""
+    if isinstance(model, HasFeatures):
+        x = torch.rand(3, *model.shape)
+        z, tokens = model.features(x), model.features(x, pool=None)
+        assert z.shape == (3, model.feature_dim) and tokens.shape[::2] == (3, model.feature_dim)
+        assert torch.isfinite(z).all() and torch.equal(z, model.features(x))
+    if isinstance(model, HasEnergy):
+        x, told = torch.rand(3, *model.shape), {"labels": model._labels(3, None)} if model.num_classes else {}
+        assert (
+            model.energy(x, **told).shape == (3,) and model.score(x, **told).shape == x.shape and model.temperature > 0
+        )
+    if not model.generates:
+        assert isinstance(model, HasFeatures)
+        with pytest.raises(ConfigError, match="features"):
+            model.sample(3)
+        return
     x = model.sample(3, seed=7)
     assert x.shape == (3, *model.shape) and x.dtype == torch.float32
     assert torch.isfinite(x).all() and (model.levels is None or (x.min() >= 0 and x.max() <= 1))
@@ -71,7 +92,11 @@ def test_saved_and_loaded_model_gives_equal_samples(trained: tuple[str, Generati
     _, model, _ = trained
     again = load_pretrained(save_pretrained(model, tmp_path / "folder"))
     assert type(again) is type(model) and again.spec == model.released().spec
-    assert torch.equal(model.sample(2, seed=0), again.sample(2, seed=0))
+    if model.generates:
+        assert torch.equal(model.sample(2, seed=0), again.sample(2, seed=0))
+    else:
+        x = torch.rand(2, *model.shape)
+        assert torch.equal(model.features(x), again.features(x))
 
 
 def test_losses_and_likelihoods_are_finite_and_in_nats(trained: tuple[str, GenerativeModel, Path]) -> None:
@@ -79,15 +104,16 @@ def test_losses_and_likelihoods_are_finite_and_in_nats(trained: tuple[str, Gener
     data = load_registry().resolve(name).build_data()
     x, labels = data.split("test")
     x, labels = data.to_float(x[:4]), labels[:4]
+    model.accepts_condition(labels)
     terms = model.loss((x, labels))
     assert "loss" in terms and all(t.ndim == 0 and torch.isfinite(t) for t in terms.values())
     if isinstance(model, HasLikelihood):
         with torch.no_grad():
-            p = model.log_prob(x, labels=labels if model.num_classes else None, seed=0)
+            p = model.log_prob(x, labels=labels if is_conditional(model) else None, seed=0)
         assert p.shape == (4,) and torch.isfinite(p).all() and (model.levels is None or (p < 0).all())
-        assert model.likelihood().split("+")[0].split("-")[0] in ("exact", "elbo", "iwae", "vlb", "ode")
+        assert model.likelihood().split("+")[0].split("-")[0] in ("exact", "elbo", "iwae", "vlb", "ode", "ais")
     else:
-        assert isinstance(model, (ImplicitModel, FlowModel, ScoreModel))
+        assert isinstance(model, (ImplicitModel, FlowModel, ScoreModel, HasFeatures))
 
 
 def test_loss_of_training_is_the_loss_of_validation(trained: tuple[str, GenerativeModel, Path]) -> None:
@@ -98,7 +124,7 @@ def test_loss_of_training_is_the_loss_of_validation(trained: tuple[str, Generati
     for generator in noise:
         generator.manual_seed(3)
         model.set_noise([generator])
-        values.append(model.loss((x, torch.zeros(2, dtype=torch.long)))["loss"])
+        values.append(model.loss((x, torch.zeros(2, *model.context, dtype=torch.long)))["loss"])
     assert torch.equal(*values)
 
 

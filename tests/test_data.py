@@ -143,7 +143,7 @@ def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pyte
         ImageFolder(str(tmp_path / "empty")).split("train")
     for i in range(12):
         (tmp_path / "empty" / f"{i}.png").write_text("not a picture")
-    with pytest.raises(DataError, match="not an image that can be read"):
+    with pytest.raises(DataError, match="cannot be read as pictures"):
         ImageFolder(str(tmp_path / "empty")).split("train")
     monkeypatch.setenv("ZOO_DATA", str(tmp_path / "data"))
     assert data_root() == tmp_path / "data"

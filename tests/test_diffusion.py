@@ -407,7 +407,7 @@ def test_known_pixels_stay(name: str) -> None:
     holes[0, 1, 1] = math.nan
     drawn = model.sample(2, seed=0, steps=3, given=holes)
     assert ((drawn - x).abs() > 1e-5).sum() <= 2
-    for wrong, said in (({"given": x}, "nothing is to be drawn"), ({"known": 2}, "given must be"),
+    for wrong, said in (({"given": x}, "takes both given and known"), ({"known": 2}, "takes both given and known"),
                         ({"given": x, "known": 9}, "between 0 and 4 rows")):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             model.sample(1, **wrong)

@@ -670,7 +670,7 @@ def test_autoencoder_then_prior_saved_as_one(tmp_path: Path, monkeypatch: pytest
     assert json.loads(Path("folder/config.json").read_text())["args"]["autoencoder"]["name"] == "VQVAE"
     capsys.readouterr()
     for arguments, said in (
-        (["--model", "vae", "--autoencoder", "./a"], "no prior over codes"),
+        (["--model", "vae", "--autoencoder", "./a"], "vae-mnist takes no --autoencoder: it builds on no trained model"),
         (["--model", "vq_vae_prior", "--autoencoder", "vae-mnist"], "a VAE, which has no discrete codes"),
         (["--resume", "p", "--autoencoder", "./a"], "leave --autoencoder out"),
     ):

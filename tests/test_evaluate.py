@@ -402,10 +402,11 @@ class Copies(Noise):
 
 def test_copies_are_flagged(result: Result) -> None:
     found = measure(Copies(IMAGE), FewDigits(), **{**FEW, "batch_size": 130})
-    assert found.flags == ["memorised"] and found.metrics["copied_share"].value == 1
+    assert found.flags == ["memorised", "small_split"] and found.metrics["copied_share"].value == 1
     assert found.metrics["nearest_ratio"].value == pytest.approx(0, abs=1e-3)
-    assert result.flags == [] and result.protocol.training_reference == 150
+    assert result.flags == ["small_split"] and result.protocol.training_reference == 150
     assert "memorised" in command._short(found) and "memorised" not in command._short(result)
+    assert "the test split has only 150 examples" in command._short(result)
 
 
 def test_any_extractor_and_none() -> None:
@@ -472,7 +473,7 @@ def test_results_of_the_first_schema_are_read(result: Result, tmp_path: Path) ->
     content["protocol"]["seed"] = content["protocol"].pop("seeds")[0]
     del content["flags"], content["protocol"]["training_reference"]
     (tmp_path / "eval.json").write_text(json.dumps(content))
-    assert read(tmp_path) == replace(result, protocol=replace(result.protocol, training_reference=None))
+    assert read(tmp_path) == replace(result, protocol=replace(result.protocol, training_reference=None), flags=[])
     del content["protocol"]["seed"]
     with pytest.raises(ResultError, match="says schema 1 but cannot be read as one"):
         Result.from_dict(content)

@@ -41,7 +41,9 @@ def test_bundled_model_there_and_back(name: str, tmp_path: Path, monkeypatch: py
     here = load(name)
     A, B = back.state_dict(), here.state_dict()
     assert A.keys() == B.keys() and all(torch.equal(A[k], B[k]) for k in A)
-    assert back.spec == here.spec and torch.equal(back.sample(1, seed=5), here.sample(1, seed=5))
+    assert back.spec == here.spec
+    if here.generates:
+        assert torch.equal(back.sample(1, seed=5), here.sample(1, seed=5))
     metrics = json.loads((folder / "eval.json").read_text())["metrics"]
     numbers = {k: v["value"] if isinstance(v, dict) else v for k, v in metrics.items()}
     found = {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}

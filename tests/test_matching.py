@@ -564,7 +564,7 @@ def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.Monk
         (["--model", "reflow-mnist", "--teacher", "vae-mnist"], "a VAE, which has no velocity"),
         (
             ["--model", "reflow-mnist", "--teacher", "./a", "--autoencoder", "./a"],
-            "leave --autoencoder or --teacher out",
+            "takes no --autoencoder: it takes only --teacher",
         ),
         (["--resume", "c", "--teacher", "./a"], "leave --teacher out"),
     ):

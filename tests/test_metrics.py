@@ -270,9 +270,17 @@ def test_inception_takes_colour_and_grey_images(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("metric", [frechet, kernel, precision_recall, density_coverage])
 def test_fewer_samples_than_dimensions_are_refused(metric: object) -> None:
-    for pair in ((normal(15), normal(100)), (normal(100), normal(15))):
-        with pytest.raises(ResultError, match=r"15 .* samples are too few for features of 16 dimensions"):
-            metric(*pair)  # type: ignore[operator]
+    with pytest.raises(ResultError, match=r"15 generated samples are too few for features of 16 dimensions"):
+        metric(normal(15), normal(100))  # type: ignore[operator]
+
+
+def test_few_real_images_have_no_covariance_and_all_other_numbers() -> None:
+    with pytest.raises(ResultError, match=r"15 real samples are too few for features of 16 dimensions"):
+        frechet(normal(100), normal(15))
+    found = fidelity.fidelity({"features": normal(100)}, {"features": normal(15)})
+    assert set(found) == {"kid", "precision", "recall", "density", "coverage"}
+    assert abs(found["kid"][0]) < 0.5 and 0 <= found["coverage"][0] <= 1
+    assert set(fidelity.fidelity({"features": normal(100)}, {"features": normal(4)})) == {"kid"}
 
 
 def test_features_that_are_not_finite_are_refused() -> None:

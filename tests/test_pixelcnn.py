@@ -128,11 +128,9 @@ def test_cached_logits_equal_the_full_pass(arguments: dict) -> None:
     C, H, W = model.shape
     k = torch.randint(model.levels, (3, C, H, W), generator=torch.Generator().manual_seed(1))
     state, full = model.start(3), model(k)
-    for r in range(H):
-        state.row()
-        for c, colour in itertools.product(range(W), range(C)):
-            torch.testing.assert_close(state.logits(c, colour), full[:, colour, r, c], rtol=1e-11, atol=1e-11)
-            state.put(c, colour, k[:, colour, r, c])
+    for r, c, colour in itertools.product(range(H), range(W), range(C)):
+        torch.testing.assert_close(state.logits(), full[:, colour, r, c], rtol=1e-11, atol=1e-11)
+        state.put(k[:, colour, r, c])
 
 
 def shipped() -> PixelCNN:
@@ -290,7 +288,7 @@ def test_every_tensor_moves_within_the_declared_steps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shape": (28, 28)}, "three positive numbers"),
+        ({"shape": (28, 28)}, r"shape must be \(C, H, W\), all positive"),
         ({"levels": 1}, "levels must be at least 2"),
         ({"kernel": 4}, "odd"),
         ({"shape": (3, 8, 8), "width": 16}, "multiples of 3"),

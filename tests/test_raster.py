@@ -177,11 +177,9 @@ def test_cached_logits_equal_the_full_pass(name: str) -> None:
     C, H, W = model.shape
     k, labels = torch.randint(model.levels, (3, C, H, W)), labels_of(model, 3)
     state, full = model.start(3, labels), model(k, labels)
-    for r in range(H):
-        state.row()
-        for c, colour in itertools.product(range(W), range(C)):
-            torch.testing.assert_close(state.logits(c, colour), full[:, colour, r, c], rtol=1e-10, atol=1e-10)
-            state.put(c, colour, k[:, colour, r, c])
+    for r, c, colour in itertools.product(range(H), range(W), range(C)):
+        torch.testing.assert_close(state.logits(), full[:, colour, r, c], rtol=1e-10, atol=1e-10)
+        state.put(k[:, colour, r, c])
 
 
 @each_member
@@ -254,8 +252,7 @@ def test_batches_of_any_size_are_those_of_one_network() -> None:
         assert x.shape == (n, *model.shape) and 0 < x.mean() < 1
     with torch.no_grad():
         state = model.start(256, torch.zeros(256, dtype=torch.long))
-        state.row()
-        torch.testing.assert_close(*state.logits(0, 0)[[0, 255]], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(*state.logits()[[0, 255]], rtol=1e-12, atol=1e-12)
 
 
 def test_classes_change_likelihoods_and_samples() -> None:
@@ -275,18 +272,20 @@ def test_classes_change_likelihoods_and_samples() -> None:
 def test_guidance_moves_logits_away_from_the_average_class(name: str) -> None:
     model = member(name)
     options: dict[str, Any] = {"seed": 0, "labels": [0, 1, 1]}
-    guided = model.sample(3, guidance=2.0, **options)
-    assert torch.equal(guided, model.sample(3, guidance=2.0, cached=False, **options))
+    guided = model.sample(3, guidance_scale=3.0, **options)
+    assert torch.equal(guided, model.sample(3, guidance_scale=3.0, cached=False, **options))
     assert not torch.equal(guided, model.sample(3, **options))
-    greedy = model.quantize(model.sample(3, guidance=2.0, greedy=True, **options))
+    with pytest.warns(DeprecationWarning, match="now called guidance_scale"):
+        assert torch.equal(guided, model.sample(3, guidance=2.0, **options))
+    greedy = model.quantize(model.sample(3, guidance_scale=3.0, greedy=True, **options))
     ours, mean = (model(greedy, torch.tensor(y)).log_softmax(-1) for y in ([0, 1, 1], [model.num_classes] * 3))
     assert torch.equal((3 * ours - 2 * mean).argmax(-1), greedy)
     with torch.no_grad():
         for layer in (model.first, *model.layers):
             layer.condition.copy_(layer.condition.mean(0, keepdim=True))  # all classes alike: nothing to move from
-    assert torch.equal(model.sample(3, guidance=2.0, **options), model.sample(3, **options))
+    assert torch.equal(model.sample(3, guidance_scale=3.0, **options), model.sample(3, **options))
     with pytest.raises(ConfigError, match="guidance is for conditional models"):
-        member("gated").sample(1, guidance=1.0)
+        member("gated").sample(1, guidance_scale=2.0)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +303,10 @@ def test_registered_models_agree_in_single_precision(name: str, n: int) -> None:
     with torch.no_grad():
         state, full, worst = model.start(n, labels), model(k, labels), 0.0
         _, H, W = model.shape
-        for r in range(H):
-            state.row()
-            for c in range(W):
-                ours, theirs = state.logits(c, 0).log_softmax(-1), full[:, 0, r, c].log_softmax(-1)
-                worst = max(worst, (ours.exp() - theirs.exp()).abs().max().item())
-                state.put(c, 0, k[:, 0, r, c])
+        for r, c in itertools.product(range(H), range(W)):
+            ours, theirs = state.logits().log_softmax(-1), full[:, 0, r, c].log_softmax(-1)
+            worst = max(worst, (ours.exp() - theirs.exp()).abs().max().item())
+            state.put(k[:, 0, r, c])
     # A logistic of scale s, down to e^-7, multiplies the rounding of its location by 1 / s.
     assert worst < (1e-4 if isinstance(model, PixelCNNpp) else 1e-5)
     if n > 2:

@@ -9,7 +9,7 @@ import pytest
 import zoo
 from zoo.errors import ConfigError, RegistryError, UnknownModelError
 from zoo.registry import Registry, load_registry
-from zoo.spec import ALLOWED, allowed, build, class_of, from_public, plain, to_public
+from zoo.spec import ALLOWED, MOVED, allowed, build, class_of, from_public, plain, to_public
 
 VAE = "zoo.families.vae.VAE"
 
@@ -135,3 +135,9 @@ def test_values_that_are_no_plain_data_are_named() -> None:
     with pytest.raises(ConfigError, match=r"builtins\.object"):
         plain({"a": [object()]})
     assert plain((1, 2.5, None, "x", True)) == [1, 2.5, None, "x", True]
+
+
+def test_moved_classes_are_found_where_they_are_now() -> None:
+    for old, new in MOVED.items():
+        assert class_of(old) is class_of(new)
+        assert f"{class_of(old).__module__}.{class_of(old).__qualname__}" == new

@@ -13,6 +13,7 @@ from hub_cases import mlp
 from tiny import QUIET
 
 from zoo._cli import reproduce as command
+from zoo._cli.main import main
 from zoo.errors import RegistryError, ResultError, RunError
 from zoo.reproduce import compare, reproduce
 from zoo.results import Metric
@@ -84,3 +85,15 @@ def test_what_cannot_be_reproduced_is_refused(overlay: Path) -> None:
 def test_ends_of_a_band_are_inside() -> None:
     bands = compare({"fid": Metric(2), "kid": Metric(2.1)}, {"fid": [1, 2], "kid": [1, 2]}, "x")
     assert [band.inside for band in bands] == [True, False]
+
+
+def test_recipe_that_builds_on_a_trained_model_needs_it(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, said in (
+        ([], "name it with --autoencoder, a run folder or a name such as autoencoder_kl-mnist"),
+        (["--autoencoder", "vae-mnist"], "vae-mnist is a VAE, which has no map of latents"),
+        (["--teacher", "vae-mnist"], "takes no --teacher: it takes only --autoencoder"),
+        (["--samplez", "3"], "Did you mean '--samples'"),
+    ):
+        assert main(["reproduce", "latent_diffusion-mnist", *arguments]) == 2 and said in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

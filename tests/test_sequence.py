@@ -198,6 +198,10 @@ def test_completion_keeps_what_is_known_and_its_noise(variant: str, cached: bool
     mask[[2, 5]] = True
     assert torch.equal(model.sample(2, seed=7, given=free, known=mask, cached=cached), free)
     assert torch.equal(model.sample(2, seed=7, given=given[0], known=mask)[:, 5], given[0, 5].expand(2))
+    holes = free.clone()
+    holes[0, ::2] = holes[1, 1::3] = math.nan  # other values of each sequence
+    assert torch.equal(model.sample(2, seed=7, given=holes, cached=cached), free)
+    assert torch.equal(model.sample(2, seed=7, given=given[:, :6], known=mask[:6], cached=cached)[:, 5], given[:, 5])
 
 
 @pytest.mark.parametrize("variant", ["pixels", "colours"])
@@ -292,7 +296,11 @@ def test_compiled_sampler_equals_the_torch_one(variant: str) -> None:
     given = model.sample(3, seed=8)
     mask = torch.zeros(model.length, dtype=torch.bool)
     mask[[0, 1, 4, -1]] = True
-    for options in ({}, {"temperature": 0.6, "length": 40}, {"greedy": True}, {"given": given, "known": mask}):
+    holes = given.clone()
+    holes[0, 3:] = holes[1:, :6] = math.nan
+    for options in (
+        {}, {"temperature": 0.6, "length": 40}, {"greedy": True}, {"given": given, "known": mask}, {"given": holes},
+    ):  # fmt: skip
         assert torch.equal(model.sample(3, seed=2, **options), model.sample(3, seed=2, compiled=True, **options))
     with pytest.raises(ConfigError, match="has no top_k"):
         model.sample(1, compiled=True, top_k=2)
@@ -304,7 +312,7 @@ def test_compiled_logits_agree_in_single_precision() -> None:
     pytest.importorskip("numba")
     model = lively("wavenet, classes").float()
     k, labels = values(model, 2, 30), some_labels(model, 2)
-    _, logits = model.generate(torch.rand(30, 2), k, [True] * 30, labels)
+    _, logits = model.generate(torch.rand(30, 2), k, torch.ones(2, 30, dtype=torch.bool), labels)
     torch.testing.assert_close(logits, model(F.pad(k, (0, 1)), labels)[:, -2], rtol=0, atol=1e-5)
 
 

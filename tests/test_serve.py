@@ -37,7 +37,7 @@ from zoo.serving.problems import Problem
 from zoo.serving.service import Service
 from zoo.serving.settings import Settings, is_loopback
 
-BUNDLED = [entry.name for entry in load_registry().find(pretrained=True)]
+BUNDLED = warm.drawing(entry.name for entry in load_registry().find(pretrained=True))
 SHORT = {"length": 24}
 
 

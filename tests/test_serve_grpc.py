@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("grpc", reason="the extra grpc is not installed")
@@ -85,10 +87,37 @@ def test_refusals() -> None:
     service.close()
 
 
+def test_texts_and_what_draws_nothing() -> None:
+    import new_kinds
+    import torch
+
+    torch.manual_seed(0)
+    painter = new_kinds.Painter([1, 8, 8], new_kinds.LONGEST, new_kinds.LETTERS).eval()
+    patches = new_kinds.Patches([1, 8, 8]).eval()
+    service = Service({"painter": painter, "patches": patches}, SETTINGS)
+    ask = messages()[0].SampleRequest
+
+    async def scene(stub: Any, server: Any) -> list[Any]:
+        requests = [
+            ask(model="painter", n=2, seed=3, texts=["upper row", "lower row"], format="npz"),
+            ask(model="patches", n=1),
+            ask(model="painter", n=1, texts=["a"], labels=[1]),
+        ]
+        return await asyncio.gather(*(stub.Sample(r, timeout=60) for r in requests), return_exceptions=True)
+
+    good, *refused = talk(service, scene)
+    x = torch.from_numpy(np.load(io.BytesIO(good.body))["samples"])
+    assert torch.equal(x, painter.sample(2, seed=3, labels=["upper row", "lower row"]))
+    assert [r.code() for r in refused] == [grpc.StatusCode.INVALID_ARGUMENT] * 2
+    assert "draws no samples" in refused[0].details() and "not both" in refused[1].details()
+    service.close()
+
+
 class _Image(Slow):
     """A slow model of one-pixel images."""
 
     shape, num_classes, levels, family = (1, 1, 1), 0, None, "slow"
+    generates, context, alphabet = True, (), None
 
     def draw(self, n: int, generator: Any, labels: Any) -> None:
         """Nothing; requests go through `sample_many`."""

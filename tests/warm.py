@@ -16,6 +16,7 @@ import torch
 import zoo.training.fit as fit
 from zoo.callbacks.pictures import Pictures
 from zoo.registry import load_registry
+from zoo.spec import class_of
 from zoo.training.engine import Stopped
 
 SMALL = [
@@ -48,6 +49,11 @@ def relatives(names: Iterable[str]) -> tuple[str, ...]:
     names = list(names)
     one = {load_registry()[n].model["class_path"]: n for n in names}
     return tuple(n for n in names if n not in one.values())
+
+
+def drawing(names: Iterable[str]) -> list[str]:
+    """Return those registry names whose models generate; the others only represent."""
+    return [n for n in names if class_of(load_registry()[n].model["class_path"]).generates]
 
 
 def long(names: Iterable[str], dear: tuple[str, ...] = DEAR) -> list[Any]:

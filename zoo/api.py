@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError
 from zoo.names import parse_name
+from zoo.trained_parts import fitted
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from zoo.registry import Entry
     from zoo.results import Result
 
-__all__ = ["diagnose", "evaluate", "second_stage"]
+__all__ = ["diagnose", "evaluate", "second_stage", "with_parts"]
 
 _KEPT = ("training_tflop", "training")
 
@@ -192,10 +193,25 @@ def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what:
     if asked is not None:
         return build(load_registry().data_spec(asked))
     if spec is not None:
-        return build(spec, load_registry().allow)
+        return _of_run(spec, load_registry().allow, what)
     if entry is not None:
         return entry.build_data()
     raise ConfigError(f"the data of {what} are not known; say which, as in zoo.evaluate(model, 'mnist')")
+
+
+def _of_run(spec: Mapping[str, Any], allow: Sequence[str], what: str) -> TensorData:
+    """Build the data that a run says it was trained on. Raises `ConfigError` where it names no data."""
+    from zoo.data.base import TensorData
+    from zoo.runs import MALFORMED
+    from zoo.spec import build
+
+    try:
+        found = build(spec, allow)
+    except MALFORMED as error:  # a `ZooError` is none of them
+        raise ConfigError(f"the run.json of {what} describes no data: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(found, TensorData):
+        raise ConfigError(f"the run.json of {what} names {type(found).__name__} as its data; say which, by --data NAME")
+    return found
 
 
 def _command(
@@ -215,82 +231,69 @@ def _command(
 def second_stage(
     entry: Entry, which: str | Path, *, part: str = "autoencoder", keep_data: bool = False
 ) -> tuple[Entry, GenerativeModel, dict[str, float | None]]:
-    """Make the entry of a model that builds on a trained one fit that one.
+    """Make the entry of a model that builds on a trained one fit that one, as the model's class declares it.
 
     Args:
-        entry: of a model with an argument ``autoencoder``, a prior over its codes or latents, or ``teacher``.
-        which: what `zoo.load` takes: an autoencoder that fits the prior, or one with its prior, of
-            which the autoencoder is taken; or a teacher.
-        part: the name of the argument.
+        entry: of a model whose class has this part among its `zoo.model.GenerativeModel.trained_parts`.
+        which: what `zoo.load` takes: a model that can be the part, or one that holds such a one, as a prior holds its
+            autoencoder.
+        part: the name of the part.
         keep_data: train on the entry's data, not on those of the other's run.
 
     Returns:
-        the entry with the other's architecture, and a prior for codes of its shape and number; the trained model; the
-        TFLOP of its training by stage, None where that is not known.
+        the entry with the other's architecture, and all else that follows from it; the trained part; the TFLOP of its
+        training by stage, None where that is not known.
 
     Raises:
         ConfigError: the entry takes no such part, or the model cannot be it.
         ZooError: what `zoo.load` raises.
     """
-    arguments = entry.model.get("init_args") or {}
-    if part not in arguments:
-        raise ConfigError(f"{entry.name} is {_WITHOUT[part]}")
-    model, data, known = _load(which, None)
-    name, cost = model.source.name or str(which), known.get("cost") or {}
-    stages = cost.get("stages") or (cost.get("training") or {}).get("stages")
-    if part == "autoencoder":
-        if hasattr(model, "autoencoder"):  # a pair: all stages but the last made the autoencoder
-            model = model.autoencoder
-            stages = dict(list(stages.items())[:-1]) if stages else {name: None}
-        changed = _prior_of(arguments, model, which)
-    else:
-        model = model.released()
-        changed = {**arguments, part: model.spec}
-    entry = replace(entry, model={**entry.model, "init_args": changed})
-    if data is not None and not keep_data:
-        own = (entry.data.get("init_args") or {}).get("batch_size")
-        given = {**(data.get("init_args") or {}), **({"batch_size": own} if own else {})}
-        entry = replace(entry, data={"class_path": data["class_path"], "init_args": given})
-    return entry, model, stages or {name: cost.get("training_tflop")}
+    stages = with_parts(entry, {part: which}, keep_data=keep_data)
+    return stages[0], stages[1][part], stages[2]
 
 
-_WITHOUT = {
-    "autoencoder": "no prior over codes, so it takes no --autoencoder; name vq_vae_prior-mnist",
-    "teacher": "not distilled from another model, so it takes no --teacher; name rectified_flow-mnist",
-}
+def with_parts(
+    entry: Entry, parts: Mapping[str, str | Path], *, keep_data: bool = False
+) -> tuple[Entry, dict[str, GenerativeModel], dict[str, float | None]]:
+    """Do what `second_stage` does for several parts, by their names, one after the other.
 
-
-def _prior_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str | Path) -> dict[str, Any]:
-    """Return the arguments of a prior over the codes or latents of this very autoencoder. Raises `ConfigError`."""
-    if "prior" not in arguments:
-        return _players_of(arguments, model, which)
-    prior = arguments["prior"]
-    if hasattr(model, "latents") and (prior.get("init_args") or {}).get("levels", 0) is None:  # a map of numbers
-        fitted = {**prior["init_args"], "shape": list(model.grid)}
-        return {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
-    if not hasattr(model, "codebook_size"):
-        raise ConfigError(
-            f"{which} is a {type(model).__name__}, which has no discrete codes; a prior needs an autoencoder "
-            f"such as vq_vae or fsq"
-        )
-    fitted = {**prior.get("init_args", {}), "shape": list(model.grid), "levels": model.codebook_size}
-    for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
-        fitted[channels] = -(-(fitted[channels] or 0) // model.grid[0]) * model.grid[0] or None
-    return {**arguments, "autoencoder": model.spec, "prior": {**prior, "init_args": fitted}}
-
-
-def _players_of(arguments: Mapping[str, Any], model: GenerativeModel, which: str | Path) -> dict[str, Any]:
-    """Return the arguments of a game on the latents of this very autoencoder, cut into as many tokens as before."""
-    if not hasattr(model, "posterior"):
-        raise ConfigError(f"{which} is a {type(model).__name__}, which has no Gaussian posterior; name a VAE")
-    changed = {**arguments, "autoencoder": model.spec}
-    for player in ("generator", "critic"):
-        tokens = arguments[player]["init_args"]["tokens"]
-        if model.latent_dim % tokens:
+    Raises:
+        ConfigError: also where the runs of the parts were trained on different data.
+    """
+    taken: dict[str, GenerativeModel] = {}
+    stages: dict[str, float | None] = {}
+    trained_on: tuple[str, Any] | None = None
+    for part, which in parts.items():
+        model, data, known = _load(which, None)
+        arguments, taken[part], held = fitted(entry, part, model, str(which))
+        entry = replace(entry, model={**entry.model, "init_args": arguments})
+        for stage, tflop in _stages(model.source.name or str(which), known.get("cost") or {}, held).items():
+            same = stage not in stages or stages[stage] == tflop
+            stages[stage if same else f"{stage} ({part})"] = tflop
+        if data is None or keep_data:
+            continue
+        if trained_on is not None and _without_size(trained_on[1]) != _without_size(data):
             raise ConfigError(
-                f"the {model.latent_dim} latents of {which} do not divide into {tokens} tokens; set "
-                f"--model.generator.init_args.tokens and --model.critic.init_args.tokens"
+                f"{trained_on[0]} and {which} were trained on different data; say on which {entry.name} is trained "
+                f"with --data NAME"
             )
-        init_args = {**arguments[player]["init_args"], "channels": model.latent_dim // tokens}
-        changed[player] = {**arguments[player], "init_args": init_args}
-    return changed
+        trained_on = trained_on or (str(which), data)
+    if trained_on is not None:
+        own = (entry.data.get("init_args") or {}).get("batch_size")
+        given = {**(trained_on[1].get("init_args") or {}), **({"batch_size": own} if own else {})}
+        entry = replace(entry, data={"class_path": trained_on[1]["class_path"], "init_args": given})
+    return entry, taken, stages
+
+
+def _without_size(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of data without the size of a batch."""
+    given = {k: v for k, v in (data.get("init_args") or {}).items() if k != "batch_size"}
+    return {"class_path": data["class_path"], "init_args": given}
+
+
+def _stages(name: str, cost: Mapping[str, Any], held: bool) -> dict[str, float | None]:
+    """Return the TFLOP of the stages that made a part: all but the last, where the named model only holds it."""
+    stages = cost.get("stages") or (cost.get("training") or {}).get("stages")
+    if held:
+        return dict(list(stages.items())[:-1]) if stages else {name: None}
+    return dict(stages) if stages else {name: cost.get("training_tflop")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AccessNotGrantedError",
@@ -36,6 +37,7 @@ __all__ = [
     "UnsafeWeightsError",
     "WeightsMismatchError",
     "ZooError",
+    "check_choice",
     "close_matches",
 ]
 
@@ -156,6 +158,13 @@ def _cut(message: str) -> str:
     if len(message) <= MOST:
         return message
     return f"{message[: MOST - 600]} ... [{len(message) - MOST + 100} characters] ... {message[-400:]}"
+
+
+def check_choice(what: str, value: Any, known: Iterable[str]) -> None:
+    """Raise `ConfigError`, with the nearest words, where a value is none of the known words for what it says."""
+    known = list(known)
+    if value not in known:
+        raise ConfigError(f"unknown {what} {value!r}.{close_matches(str(value), known)} There are: {', '.join(known)}")
 
 
 def close_matches(word: str, known: Iterable[str], *, limit: int = 3) -> str:

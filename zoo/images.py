@@ -1,10 +1,11 @@
-"""Contact sheets of samples, as PNG files, and back."""
+"""Contact sheets of samples, as PNG files, and back; sheets with captions; and sheets that move."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from zoo.errors import DataError
 
-__all__ = ["png_bytes", "read_png", "save_png", "sheet"]
+__all__ = [
+    "animation_bytes",
+    "captioned_png",
+    "captioned_sheet",
+    "clips_png",
+    "png_bytes",
+    "read_png",
+    "save_png",
+    "sheet",
+]
 
 _BETWEEN = 96  # grey level of what separates images, and of cells that hold none
 
@@ -38,6 +48,64 @@ def png_bytes(images: Tensor, **layout: int) -> bytes:
 
     stream = io.BytesIO()
     Image.fromarray(sheet(images, **layout)).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def clips_png(clips: Tensor, **layout: int) -> bytes:
+    """Return the frames of clips (N, C, T, H, W) in [0, 1] as a PNG file's bytes, one clip a row."""
+    return png_bytes(clips.transpose(1, 2).flatten(0, 1), columns=clips.shape[2], **layout)
+
+
+def animation_bytes(clips: Tensor, *, apng: bool = False, milliseconds: int = 125, **layout: int) -> bytes:
+    """Return clips (N, C, T, H, W) in [0, 1], side by side on a sheet that moves, as a file's bytes.
+
+    Args:
+        clips: of T frames each.
+        apng: an animated PNG, which is exact, in the place of a GIF of at most 256 colours a frame.
+        milliseconds: that each frame is shown.
+        layout: as of `sheet`.
+    """
+    from PIL import Image
+
+    first, *others = (Image.fromarray(sheet(frame, **layout)) for frame in clips.unbind(2))
+    stream = io.BytesIO()
+    kind = {"format": "PNG"} if apng else {"format": "GIF", "optimize": False}
+    first.save(stream, save_all=True, append_images=others, duration=milliseconds, loop=0, **kind)
+    return stream.getvalue()
+
+
+def captioned_sheet(
+    images: Tensor, captions: Sequence[str], *, columns: int | None = None, pad: int = 4, scale: int = 1
+) -> np.ndarray:
+    """Arrange images (N, C, H, W) in [0, 1], each above its caption, as one picture, uint8 (height, width, 3).
+
+    A caption that is wider than its cell is cut; a cell is at least as wide as a dozen letters.
+    """
+    from PIL import Image, ImageDraw
+
+    cells = [Image.fromarray(sheet(image[None], pad=0, scale=scale)).convert("RGB") for image in images]
+    columns = columns or math.ceil(math.sqrt(len(cells)))
+    w, h, line = max(cells[0].width, 80), cells[0].height, 14
+    rows = math.ceil(len(cells) / columns)
+    whole = Image.new("RGB", (columns * (w + pad) + pad, rows * (h + line + pad) + pad), (_BETWEEN,) * 3)
+    draw = ImageDraw.Draw(whole)
+    for i, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
+        top, left = i // columns * (h + line + pad) + pad, i % columns * (w + pad) + pad
+        whole.paste(cell, (left + (w - cell.width) // 2, top))
+        text = caption.encode("latin-1", "replace").decode("latin-1").replace("\n", " ")
+        cut = len(text)
+        while cut and draw.textlength(text[:cut]) > w:
+            cut -= 1
+        draw.text((left + (w - draw.textlength(text[:cut])) / 2, top + h), text[:cut], fill="white")
+    return np.asarray(whole)
+
+
+def captioned_png(images: Tensor, captions: Sequence[str], **layout: int) -> bytes:
+    """Return the `captioned_sheet` of ``images`` as a PNG file's bytes."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(captioned_sheet(images, captions, **layout)).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 

@@ -1,10 +1,11 @@
-"""Samples as files of their kind: sheets of images, texts, recordings with spectrograms, arrays of numbers."""
+"""Samples as files of their kind: sheets of images, videos, texts, recordings with spectrograms, arrays of numbers."""
 
 from __future__ import annotations
 
 import io
 import os
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.abilities import HasFeatures, writes_sound, writes_text
 from zoo.errors import ConfigError
-from zoo.images import png_bytes
+from zoo.images import animation_bytes, captioned_png, clips_png, png_bytes
 from zoo.maths.mulaw import mulaw_decode
 from zoo.model import GenerativeModel
 
 __all__ = [
     "check_ending",
     "default_file",
+    "feature_picture",
     "medium",
     "page",
     "samples_of",
@@ -30,20 +33,25 @@ __all__ = [
 ]
 
 _GAP = 0.05  # seconds of silence between recordings
+_ENDINGS = {
+    "text": (".txt",), "audio": (".wav",), "image": (".png",), "video": (".gif", ".apng", ".png"), "points": (),
+}  # fmt: skip
 
 
 def medium(model: GenerativeModel) -> str:
-    """Return what a model makes: ``text``, ``audio``, ``image`` or ``points``."""
-    if getattr(model, "alphabet", None) is not None:
+    """Return the kind of a model's examples: ``text``, ``audio``, ``image``, ``video`` or ``points``."""
+    if writes_text(model):
         return "text"
-    if getattr(model, "rate", None) is not None:
+    if writes_sound(model):
         return "audio"
-    return "image" if len(model.shape) == 3 and model.shape[0] in (1, 3) else "points"
+    kinds = {3: "image", 4: "video"}
+    return kinds.get(len(model.shape), "points") if model.shape[0] in (1, 3) else "points"
 
 
 def default_file(model: GenerativeModel, stem: str) -> str | None:
     """Return the name of the file that samples go to unless another is asked for; None for text, which is printed."""
-    return {"text": None, "audio": f"{stem}.wav", "image": f"{stem}.png", "points": f"{stem}.npz"}[medium(model)]
+    ending = {"text": None, "points": ".npz"}.get(medium(model), (_ENDINGS[medium(model)] or (None,))[0])
+    return None if ending is None else f"{stem}{ending}"
 
 
 def page(texts: list[str]) -> str:
@@ -91,35 +99,84 @@ def spectrogram_png(x: Tensor, rate: int) -> bytes:
     return stream.getvalue()
 
 
-def samples_of(model: Any, x: Tensor) -> dict[str, bytes]:
-    """Return samples as files by their ending: ``.png`` for images, ``.txt``, or ``.wav`` with its ``.png``."""
+def samples_of(
+    model: Any, x: Tensor, *, captions: Sequence[str] | None = None, ending: str | None = None
+) -> dict[str, bytes]:
+    """Return samples (n, *shape) in data range as files by their ending.
+
+    Images are a sheet, ``.png``, each with its caption if there are any; texts ``.txt``; recordings ``.wav`` with their
+    spectrogram, ``.png``; videos ``.gif`` (or ``.apng``, without loss of colours) with a sheet of one clip a row,
+    ``.png``, or that sheet alone where ``ending`` says so; points have none.
+    """
     kind = medium(model)
     if kind == "text":
         return {".txt": page(model.text(x)).encode()}
     if kind == "audio":
         sound = waveform(model, x)
         return {".wav": wav_bytes(sound, model.rate), ".png": spectrogram_png(sound, model.rate)}
-    return {".png": png_bytes(x, scale=2)} if kind == "image" else {}
+    if kind == "video":
+        moving = {} if ending == ".png" else {ending or ".gif": animation_bytes(x, apng=ending == ".apng", scale=2)}
+        return {**moving, ".png": clips_png(x, scale=2)}
+    if kind == "image":
+        return {".png": png_bytes(x, scale=2) if captions is None else captioned_png(x, captions, scale=2)}
+    return {}
+
+
+@torch.no_grad()
+def feature_picture(model: Any, x: Tensor) -> Tensor:
+    """Return examples, and three principal components of the features of their tokens as colours.
+
+    Args:
+        model: with `zoo.abilities.HasFeatures`, of images or videos, in eval mode.
+        x: images (N, C, H, W) or videos (N, C, T, H, W) in data range.
+
+    Returns:
+        (2, N, 3, H, W), or (2, N, 3, T, H, W), in [0, 1], the examples first.
+    """
+    tokens = model.features(x.to(model.device), pool=None).double().cpu()  # (N, K, D)
+    centred = tokens - tokens.mean((0, 1))
+    _, axes = torch.linalg.eigh(centred.flatten(0, 1).T @ centred.flatten(0, 1))  # rising
+    axes = axes.flip(1)[:, :3]
+    axes = axes * axes.gather(0, axes.abs().argmax(0)[None]).sign()
+    parts = torch.nn.functional.pad(centred @ axes, (0, 3 - axes.shape[1]))  # (N, K, 3)
+    low, high = parts.amin((0, 1)), parts.amax((0, 1))
+    colours = (parts - low) / (high - low).clamp_min(1e-12)
+    colours = colours.movedim(2, 1).unflatten(2, _token_grid(model, tokens.shape[1])).float()  # (N, 3, *grid)
+    colours = torch.nn.functional.interpolate(colours, size=tuple(x.shape[2:]), mode="nearest")
+    return torch.stack([x.float().cpu().expand_as(colours), colours])
+
+
+def _token_grid(model: HasFeatures, tokens: int) -> tuple[int, ...]:
+    """Return how tokens lie: as the model says, else over an image with its aspect ratio, else in a row."""
+    if model.token_grid is not None:
+        return tuple(model.token_grid)
+    if len(model.shape) == 3:
+        rows = max(1, round((tokens * model.shape[1] / model.shape[2]) ** 0.5))
+        if tokens % rows == 0:
+            return rows, tokens // rows
+    return (*(1 for _ in model.shape[2:]), tokens)
 
 
 def check_ending(model: GenerativeModel, path: str | Path) -> None:
     """Raise `ConfigError` unless samples of the model can go to a file of this ending."""
-    fitting = {"text": ".txt", "audio": ".wav", "image": ".png", "points": None}[medium(model)]
-    if Path(path).suffix not in (fitting, ".npz"):
-        raise ConfigError(
-            f"samples of this {type(model).__name__} go to {f'{fitting} or ' if fitting else ''}.npz, not to "
-            f"{Path(path).name!r}"
-        )
+    fitting = (*_ENDINGS[medium(model)], ".npz")
+    if Path(path).suffix not in fitting:
+        listed = " or ".join([", ".join(fitting[:-1]), fitting[-1]] if len(fitting) > 1 else fitting)
+        raise ConfigError(f"samples of this {type(model).__name__} go to {listed}, not to {Path(path).name!r}")
 
 
-def save_samples(model: Any, x: Tensor, path: str | Path, **facts: Any) -> list[Path]:
+def save_samples(
+    model: Any, x: Tensor, path: str | Path, *, captions: Sequence[str] | None = None, **facts: Any
+) -> list[Path]:
     """Write samples (n, *shape) in data range to a file of the kind that its ending names, and return what was written.
 
     Args:
         model: that drew them.
         x: samples.
         path: ``.npz`` for the numbers of any model; ``.png`` for images; ``.txt`` for texts; ``.wav`` for recordings,
-            whose spectrogram is written beside it.
+            whose spectrogram is written beside it; ``.gif`` or ``.apng`` for videos, with a sheet of one clip a row
+            beside it, or ``.png`` for that sheet alone.
+        captions: the text of each image, which goes below it.
         facts: further entries of an ``.npz`` file.
 
     Raises:
@@ -132,7 +189,7 @@ def save_samples(model: Any, x: Tensor, path: str | Path, **facts: Any) -> list[
         np.savez_compressed(stream, samples=x.cpu().numpy(), **facts)
         files = {".npz": stream.getvalue()}
     else:
-        files = samples_of(model, x)
+        files = samples_of(model, x, captions=captions, ending=path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     return [_write(path.with_suffix(ending), content) for ending, content in files.items()]
 

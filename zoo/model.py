@@ -4,7 +4,9 @@ Conventions, stated once:
 
 - Images are float32 tensors of shape (B, C, H, W) in [0, 1]; 8-bit data are k / 255 with integer k, binary data 0 or 1.
   A model that wants another range converts inside; `GenerativeModel.sample` always returns the data range.
-- A batch is a pair ``(x, labels)``, labels being int64 of shape (B,).
+- Videos are (B, C, T, H, W) in [0, 1], T frames of images.
+- A batch is a pair ``(x, labels)``, labels being int64 of shape (B,), or of (B, T) where a model's ``context`` is (T,):
+  texts of its alphabet, padded with -1.
 - Losses and log-likelihoods are in nats per example: summed over the dimensions of an example, averaged over the batch.
   The exception are regressions (of a velocity, of a noise): mean squared errors per dimension, logged as ``mse``.
 - Likelihoods are of the *discrete* image; bits/dim = -log_prob / (D ln 2), D = C * H * W.
@@ -28,11 +30,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from zoo.checking import Checked, count_of, given_of, known_of, labels_of, trusted
+from zoo.context import PAD, encode_texts
 from zoo.copying import Copied
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.optimizer import LeanAdamW
 from zoo.sampling import Draw, grouped, seeded, together
 from zoo.spec import Recorded
+from zoo.trained_parts import TrainedPart
 
 __all__ = [
     "Batch",
@@ -45,6 +49,7 @@ __all__ = [
     "Player",
     "ScoreModel",
     "Source",
+    "TrainedPart",
     "seeded",
 ]
 
@@ -88,15 +93,24 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
 
     Attributes:
-        shape: shape of one example, (C, H, W) for images.
+        generates: whether the model draws examples; one that only represents them has `zoo.abilities.HasFeatures`, and
+            its `sample` refuses.
+        shape: shape of one example, (C, H, W) for images, (C, T, H, W) for videos.
         levels: grey levels of the data the model is meant for (256, 2), or None for continuous data.
         num_classes: number of labels the model is conditioned on, 0 if unconditional.
-        class_names: what the labels 0, 1, ... are called, where that is known; ``labels`` may then be names too.
+        context: shape of one example's condition where that is a text, (T,) characters of the ``alphabet``; () for a
+            class or for none.
+        alphabet: characters of the texts that the model is told, or that its examples stand for; None without texts.
+        class_names: what the labels 0, 1, ... are called, from the data the model was trained on; () where that is not
+            known. ``labels`` may then be names too.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         steps_to_move: training steps after which every trainable tensor has moved.
         still: names of trainable tensors that never move, with the reason.
-        training_parts: names of parts that only training needs, such as a frozen teacher; None where they are absent.
+        trained_parts: what it builds on that is trained before it, by the argument that takes it, which is also an
+            attribute and an option of ``zoo fit``.
+        training_parts: names of parts that only training needs, such as a frozen teacher, a network that follows, or a
+            buffer of earlier samples: they are in checkpoints, not in what is published; None where they are absent.
         quantizes: whether examples of any floating type are brought to their levels, so that none is converted before.
         source: where the weights came from.
         accumulate, clip: gradient accumulation and clipping by global norm of manually optimised families, set by the
@@ -104,14 +118,18 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     """
 
     family: ClassVar[str] = ""
+    generates: ClassVar[bool] = True
     still: Mapping[str, str] = {}
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {}
     training_parts: ClassVar[tuple[str, ...]] = ()
     quantizes: ClassVar[bool] = False
 
     shape: tuple[int, ...]
     levels: int | None = None
     num_classes: int = 0
-    class_names: Sequence[str] | None = None
+    context: tuple[int, ...] = ()
+    alphabet: str | None = None
+    class_names: tuple[str, ...] = ()
     period: int = 1
     first_steps: int = 0
     steps_to_move: int = 2
@@ -157,9 +175,29 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
                 f"{levels or 'continuous values'}; choose other data or set the model's likelihood or levels"
             )
 
+    def accepts_condition(self, labels: Tensor) -> None:
+        """Raise `DataError` when the second element of a batch, (B,) or (B, T), is not what the model is told."""
+        if (self.num_classes or self.context) and tuple(labels.shape[1:]) != tuple(self.context):
+            wanted, given = (
+                f"a text of {s[0]} characters" if s else "a class" for s in (self.context, labels.shape[1:])
+            )
+            raise DataError(
+                f"{type(self).__name__} is told {wanted} for each example, the data give {given}; choose other data"
+            )
+
     def fits(self, shape: Sequence[int]) -> bool:
         """Tell whether the methods that take examples, such as ``encode``, take ones of this shape."""
         return tuple(shape) == tuple(self.shape)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...] | None:
+        """Shape of the latents or codes of one example, as ``decode`` takes them; None where nothing is known of it."""
+        return None
+
+    @property
+    def latent_values(self) -> int | None:
+        """How many values a code has, 0, 1, ...; None where latents are real numbers, or there are none."""
+        return None
 
     def compilable(self) -> list[nn.Module]:
         """Return the modules whose forward pass training may compile: itself where it has one, else its networks.
@@ -173,17 +211,43 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def released(self) -> GenerativeModel:
         """Return the model as it is published: itself, or a copy without the parts that only training needs."""
-        here = [name for name in self.training_parts if getattr(self, name) is not None]
-        if not here:
+        if not self._only_for_training():
             return self
         arguments = self.__dict__["_arguments"]
-        kept = copy.deepcopy({name: value for name, value in arguments.items() if name not in here})
-        bare = type(self)(**kept, **dict.fromkeys(here))
+        left_out = [name for name in self.training_parts if name in arguments]
+        kept = copy.deepcopy({name: value for name, value in arguments.items() if name not in left_out})
+        bare = type(self)(**kept, **dict.fromkeys(left_out))
+        bare.shed()
         state = self.state_dict()
         bare.load_state_dict({name: state[name] for name in bare.state_dict()})
         bare.to(self.device, self.dtype).train(self.training)
         bare.source = self.source
+        bare.class_names = self.class_names
         return bare
+
+    def shed(self) -> None:
+        """Let go of the parts that only training needs, those of models inside too."""
+        for _, owner, name in self._only_for_training():
+            setattr(owner, name, None)
+            arguments = owner.__dict__.get("_arguments", {})
+            if name in arguments:
+                arguments[name] = None
+
+    def state_of_training(self) -> dict[str, Tensor]:
+        """Return what of the state only training needs, by its name in the state."""
+        parts = [f"{prefix}{name}" for prefix, _, name in self._only_for_training()]
+        state = self.state_dict(keep_vars=True)
+        return {k: v for k, v in state.items() if any(k == p or k.startswith(f"{p}.") for p in parts)}
+
+    def _only_for_training(self) -> list[tuple[str, GenerativeModel, str]]:
+        """Return (prefix in the state, model, name) of each training part that is there, here and in models inside."""
+        return [
+            (f"{prefix}." if prefix else "", module, name)
+            for prefix, module in self.named_modules()
+            if isinstance(module, GenerativeModel)
+            for name in module.training_parts
+            if getattr(module, name, None) is not None
+        ]
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -193,7 +257,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         n: int,
         *,
         seed: int | torch.Generator | None = None,
-        labels: Sequence[int] | Tensor | int | None = None,
+        labels: Sequence[int | str] | Tensor | int | str | None = None,
         **options: Any,
     ) -> Tensor:
         """Draw ``n`` examples in data range, of shape (n, *shape).
@@ -202,11 +266,12 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
             n: how many, at least 1.
             seed: an integer or a generator on the model's device; equal seeds and equal ``n`` give equal samples on one
                 device.
-            labels: the class of each example, or one for all, for conditional models; drawn evenly if left out.
+            labels: the class of each example, or one for all, for conditional models; drawn evenly if left out. The
+                text of each, or one for all, where the model has a ``context``; left to ``draw`` if left out.
             options: what the family's ``draw`` takes (temperature, steps, ...).
 
         Raises:
-            ConfigError: unknown option, wrong ``n``, seed or labels.
+            ConfigError: unknown option, wrong ``n``, seed or labels, or a model that does not generate.
         """
         draw = self._checked_draw(Draw(n, seed, labels, options))
         with trusted():
@@ -241,12 +306,17 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network for one batch with these sampling options; `calls_per_sample` is the default's."""
-        steps, usual = options.get("steps"), self.sampling_options().get("steps")
+        steps, usual = options.get("steps"), self.sampler({}).get("steps")
         scale = steps / usual if isinstance(steps, int) and isinstance(usual, int) and usual else 1.0
         return self.calls_per_sample * scale
 
     def _checked_draw(self, draw: Draw) -> Draw:
         """Return a request as the sampler takes it. Raises `ConfigError`, and `DataError` for examples to complete."""
+        if not self.generates:
+            raise ConfigError(
+                f"{type(self).__name__} represents examples and draws none, so it has no samples; ask for "
+                f"features(x) instead"
+            )
         known = self.sampling_options()
         for name in draw.options:
             if name not in known:
@@ -262,16 +332,25 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         return replace(draw, n=count_of(draw.n, "n", each=math.prod(self.shape)), options=options)
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
-        """Family's sampler, called by `sample` with gradients off and the model in eval mode."""
+        """Family's sampler, called by `sample` with gradients off and the model in eval mode.
+
+        One that follows the gradient of an energy in x takes it under ``torch.enable_grad()``, by
+        ``torch.autograd.grad(energy.sum(), x)``, which leaves the parameters' gradients alone.
+        """
         raise NotImplementedError
 
-    @classmethod
-    def sampling_options(cls) -> dict[str, Any]:
-        """Names and defaults of what `sample` takes beyond n, seed and labels."""
-        parameters = list(inspect.signature(cls.draw).parameters.values())[4:]
-        return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    def option_parameters(self) -> dict[str, inspect.Parameter]:
+        """Return what `sample` takes beyond n, seed and labels: name -> the parameter of ``draw``."""
+        parameters = list(inspect.signature(type(self).draw).parameters.values())[4:]
+        return {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
 
-    def _labels(self, n: int, labels: Sequence[int] | Tensor | int | None) -> Tensor | None:
+    def sampling_options(self) -> dict[str, Any]:
+        """Return names and defaults of what `sample` takes beyond n, seed and labels."""
+        return {name: p.default for name, p in self.option_parameters().items()}
+
+    def _labels(self, n: int, labels: Sequence[int] | Sequence[str] | Tensor | int | str | None) -> Tensor | None:
+        if self.context:
+            return self._texts(n, labels)
         if self.num_classes == 0:
             if labels is not None:
                 raise ConfigError(f"{type(self).__name__} is not conditional, so it takes no labels")
@@ -279,6 +358,22 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         if labels is None:
             labels = [i % self.num_classes for i in range(n)]
         return labels_of(self, n, labels)
+
+    def _texts(self, n: int, texts: Any) -> Tensor | None:
+        """Return texts, or such as are integers already, as int64 (n, T); None where none are given."""
+        if texts is None:
+            return None
+        texts = [texts] if isinstance(texts, str) else texts
+        if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
+            texts = encode_texts(texts, self.alphabet or "", *self.context)
+        if not isinstance(texts, Tensor) or texts.dtype != torch.int64 or texts.shape[-1:] != self.context:
+            raise ConfigError(f"{type(self).__name__} is told texts: labels must be a string, or {n} strings")
+        texts = texts[None] if texts.ndim == 1 else texts
+        if texts.ndim != 2 or len(texts) not in (1, n):
+            raise ConfigError(f"labels must be one text, or {n} texts, got {len(texts)}")
+        if texts.numel() and (texts.min() < PAD or texts.max() >= len(self.alphabet or "")):
+            raise ConfigError(f"labels hold characters outside the alphabet of {len(self.alphabet or '')}")
+        return texts.to(self.device).expand(n, -1)
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all sampling options as they take effect: those given, and the defaults.
@@ -395,7 +490,7 @@ class HasLikelihood:
         self,
         x: Tensor,
         *,
-        labels: Sequence[int] | Tensor | int | None = None,
+        labels: Sequence[int | str] | Tensor | int | str | None = None,
         k: int = 1,
         seed: int | torch.Generator | None = None,
     ) -> Tensor:
@@ -421,6 +516,11 @@ class HasLikelihood:
         Raises:
             ConfigError: a conditional model was given none, or what `sample` would refuse.
         """
+        if self.context and labels is None:
+            raise ConfigError(
+                f"{type(self).__name__} is told texts, and what it says of an example depends on them: pass labels, "
+                f"one text or {n}"
+            )
         if self.num_classes and labels is None:
             raise ConfigError(
                 f"{type(self).__name__} is conditional, and what it says of an example depends on the label: pass "

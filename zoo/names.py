@@ -4,7 +4,7 @@
   stray folder cannot take a model's place; where a run or a model folder of that name stands, this is said once.
 - ``namespace/name``, ``hf://namespace/name``, each with ``@revision`` if wanted: a repository on the Hub.
 - ``./x``, ``/x``, ``~/x``, or a `pathlib.Path`: a folder, of a run or of a model. So is ``runs/vae/monday``, words with
-  a slash between them, where such a folder is there.
+  a slash between them, where a folder stands there.
 """
 
 from __future__ import annotations
@@ -84,17 +84,17 @@ def is_model_folder(folder: str | Path) -> bool:
 
 def is_path(name: object) -> bool:
     """Tell whether ``name`` is a path: a Path, what starts with ``.``, ``/`` or ``~``, or words with a slash between
-    them that lead to the folder of a run or a model."""
+    them that lead to a folder."""
     if isinstance(name, os.PathLike):
         return True
     if not isinstance(name, str):
         return False
-    return name[:1] in (".", "/", "~", os.sep) or ("/" in name and _is_known_folder(name))
+    return name[:1] in (".", "/", "~", os.sep) or ("/" in name and _is_folder(name))
 
 
-def _is_known_folder(name: str) -> bool:
+def _is_folder(name: str) -> bool:
     try:
-        return is_run(name) or is_model_folder(name)
+        return Path(name).is_dir()
     except (OSError, ValueError):  # no name of a file
         return False
 
@@ -155,10 +155,10 @@ def _entry(name: str, registry: Registry) -> Entry:
     try:
         entry = registry.resolve(name)
     except UnknownModelError as error:
-        if Path(name).is_dir():
+        if _is_folder(name):
             raise UnknownModelError(f"{error} For the folder of this name, write './{name}'.") from error
         raise
-    if name not in _said and _is_known_folder(name):
+    if name not in _said and _is_folder(name) and (is_run(name) or is_model_folder(name)):
         _said.add(name)
         warnings.warn(
             f"{name!r} is taken as the registered model; for the folder of this name, write './{name}'", stacklevel=3

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +69,7 @@ class Entry:
         evaluation: settings of the evaluation (k, ...).
         expected: metric -> [low, high], the band that a retrained model should fall into.
         weights: pins of the weights: bundled, repo, revision, sha256, size.
+        allow: prefixes of class paths that the user's own overlays allow, all of them together.
     """
 
     name: str
@@ -113,7 +114,14 @@ def _with(spec: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
 
 
 class Registry(Mapping[str, Entry]):
-    """All entries by name; `resolve` also knows aliases, deprecated names and close matches."""
+    """All entries by name; `resolve` also knows aliases, deprecated names and close matches.
+
+    Attributes:
+        aliases: short name -> name.
+        deprecated: name of before -> name.
+        data: name of a data set -> spec.
+        allow: prefixes of class paths that the user's own overlays allow beyond those of the zoo.
+    """
 
     def __init__(
         self,
@@ -121,9 +129,10 @@ class Registry(Mapping[str, Entry]):
         aliases: Mapping[str, str] | None = None,
         deprecated: Mapping[str, str] | None = None,
         data: Mapping[str, Mapping[str, Any]] | None = None,
+        allow: Sequence[str] = (),
     ) -> None:
         self._entries, self.aliases, self.deprecated = dict(entries), dict(aliases or {}), dict(deprecated or {})
-        self.data = dict(data or {})
+        self.data, self.allow = dict(data or {}), tuple(allow)
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
@@ -171,11 +180,6 @@ class Registry(Mapping[str, Entry]):
             and pretrained in (None, e.pretrained)
         ]
 
-    @property
-    def allow(self) -> tuple[str, ...]:
-        """Prefixes of class paths that the user's own overlays allow beyond those of the zoo."""
-        return tuple(sorted({prefix for entry in self._entries.values() for prefix in entry.allow}))
-
     def classes(self) -> dict[str, str]:
         """Short names of all classes that entries mention -> class paths: what a published config may name."""
         used = [[dict(e.model), dict(e.data)] for e in self._entries.values()]
@@ -201,9 +205,10 @@ def load_registry(*overlays: str | Path) -> Registry:
     """Read the shipped registry and every overlay. Raises `RegistryError`."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "zoo" / "registry.yaml"
     paths = [config] if config.is_file() else []
-    named = os.environ.get(_VARIABLE, "").split(os.pathsep)
-    paths += [Path(p) for p in [*named, *overlays] if p]
-    paths = [*dict.fromkeys(paths)]
+    named = os.environ.get(_VARIABLE, "")
+    several = [named] if os.path.isfile(named) else named.split(os.pathsep)
+    paths += [Path(p) for p in [*several, *overlays] if p]
+    paths = [*{os.path.abspath(p): p for p in paths}.values()]
     stamp = tuple((str(p), p.stat().st_mtime_ns if p.is_file() else 0) for p in [packaged_registry(), *paths])
     try:
         return _load(stamp)
@@ -232,24 +237,24 @@ def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
     aliases: dict[str, str] = {}
     deprecated: dict[str, str] = {}
     data: dict[str, Any] = {}
-    allow: dict[str, tuple[str, ...]] = {}
+    allow: dict[str, None] = {}
     for position, (path, _) in enumerate(stamp):
         content = _read(Path(path))
         extra = tuple(content.get("allow") or ())
         if position == 0 and extra:
             raise RegistryError("the registry that ships may not widen the allow-list")
+        allow.update(dict.fromkeys(extra))
         aliases.update(content.get("aliases") or {})
         deprecated.update(content.get("deprecated") or {})
         data.update(content.get("data") or {})
         for name, entry in (content.get("models") or {}).items():
             _check_entry(path, name, entry)
             raw[name] = _merge(raw[name], entry) if name in raw else entry
-            allow[name] = allow.get(name, ()) + extra
-    entries = {name: _entry(name, _extended(name, raw), allow[name]) for name in raw}
+    entries = {name: _entry(name, _extended(name, raw), tuple(allow)) for name in raw}
     for short, target in {**aliases, **deprecated}.items():
         if target not in entries:
             raise RegistryError(f"registry: {short[:100]!r} points to {target[:100]!r}, which does not exist")
-    return Registry(entries, aliases, deprecated, data)
+    return Registry(entries, aliases, deprecated, data, tuple(allow))
 
 
 def _read(path: Path) -> dict[str, Any]:

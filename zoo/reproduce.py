@@ -10,8 +10,9 @@ from typing import Any
 
 from zoo.errors import RegistryError, ResultError, RunError
 from zoo.names import is_run, parse_name
-from zoo.registry import Entry, load_registry
+from zoo.registry import Entry, in_force, load_registry
 from zoo.results import Metric, Result
+from zoo.trained_parts import check_named
 
 __all__ = ["Band", "Reproduction", "compare", "reproduce"]
 
@@ -57,6 +58,7 @@ def reproduce(
     run: str | Path | None = None,
     registry: Sequence[str | Path] = (),
     arguments: Sequence[str] = (),
+    parts: Mapping[str, str | Path] | None = None,
     progress: bool = True,
     **evaluation: Any,
 ) -> Reproduction:
@@ -68,11 +70,13 @@ def reproduce(
             under ``runs`` if left out.
         registry: further registry files.
         arguments: of the training, as after ``zoo fit``; anything that changes the recipe makes it another one.
+        parts: trained models that this one builds on, by the names of `zoo.model.GenerativeModel.trained_parts`.
         progress: show bars.
         evaluation: what `zoo.evaluate` takes (samples, seeds, k, devices ...).
 
     Raises:
         RegistryError: the registry expects nothing of this name.
+        ConfigError: the model builds on a trained one, and none is named.
         RunError: the folder is of another model.
         ResultError: the evaluation lacks a metric that a band is of.
         Stopped: after a signal, with the checkpoint written; its ``folder`` is the ``run`` to go on with.
@@ -83,11 +87,12 @@ def reproduce(
     entry = parsed.entry
     if not entry.expected:
         raise RegistryError(f"the registry expects no result of {entry.name}; add `expected: {{metric: [low, high]}}`")
-    folder = _trained(entry, Path(run) if run is not None else None, arguments)
+    folder = _trained(entry, Path(run) if run is not None else None, arguments, parts or {})
     from zoo.api import evaluate
 
     options = {"k": entry.evaluation.get("k"), **evaluation}
-    result = evaluate(folder, entry.build_data(), out=folder, progress=progress, **options)
+    with in_force(*registry):  # what the run names, they allow
+        result = evaluate(folder, entry.build_data(), out=folder, progress=progress, **options)
     return Reproduction(folder, result, compare(result.metrics, entry.expected, entry.name))
 
 
@@ -102,7 +107,7 @@ def compare(metrics: Mapping[str, Metric], expected: Mapping[str, Sequence[float
     return tuple(Band(m, float(low), float(high), metrics[m].value) for m, (low, high) in expected.items())
 
 
-def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str]) -> Path:
+def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts: Mapping[str, str | Path]) -> Path:
     """Train, or go on, or find that there is nothing left to train; return the run folder."""
     from zoo.runs import run_facts
     from zoo.training.fit import Run, Stopped
@@ -116,9 +121,17 @@ def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str]) -> Pat
             return folder
     elif folder is not None and folder.exists():
         raise RunError(f"the folder {folder} exists already and is no run; give another one")
+    stages: dict[str, Any] = {}
+    if not resume:
+        check_named(entry, parts)
+    if parts and not resume:
+        from zoo.api import with_parts
+
+        entry, models, earlier = with_parts(entry, parts, keep_data=True)
+        stages = {"parts": models, "earlier": earlier}
     kept = ("name", "model", "data", "trainer", "training")
     plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept}
-    training = Run(plain, arguments, allow=entry.allow, folder=folder, resume=resume)
+    training = Run(plain, arguments, allow=entry.allow, folder=folder, resume=resume, **stages)
     try:
         return training.start()
     except Stopped as stop:

@@ -87,6 +87,8 @@ class Protocol:
         conditional: whether samples or likelihoods are given labels.
         ema: whether the weights are an exponential moving average, None if that is not known.
         quick: made with fewer samples or examples than the protocol of the tables.
+        preparation: what was done to the data that their name does not say: how pictures were resized, which shares
+            were held out, how training batches were augmented.
     """
 
     seeds: list[int]
@@ -108,6 +110,7 @@ class Protocol:
     conditional: bool = False
     ema: bool | None = None
     quick: bool = False
+    preparation: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ class Result:
             `zoo.metrics.neighbours`), ``confident_share``, ``digit_share_0`` ..., and ``accuracy`` of a conditional
             model's samples.
         floor: the same metrics of as many training images as there were samples, against the same split.
-        flags: warnings: ``memorised`` where too many samples are too near to training images.
+        flags: warnings: ``memorised`` where too many samples are too near to training images, ``small_split`` where
+            the split has too few examples for numbers that can be told apart.
         versions: of the libraries.
         command: that makes this result again.
     """

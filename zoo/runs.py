@@ -2,25 +2,47 @@
 
 A run folder holds ``config.yaml``, ``run.json``, ``metrics.csv``, ``loss.png``, ``samples/`` and ``checkpoints/``. Each
 checkpoint ``step-XXXXXXXX.ckpt`` has a sidecar with its sha256, written before it; a checkpoint without a valid sidecar
-does not count. Reading one never unpickles anything but tensors and plain data.
+does not count. Reading one never unpickles anything but tensors and plain data, and what a folder says of itself and of
+classes is held against what a run can say: it may come from a stranger, or from a disk that has failed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zoo.errors import CheckpointError, RunError
+from zoo.classes import checked_names
+from zoo.errors import CheckpointError, ConfigError, RunError
 from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
-from zoo.spec import build
+from zoo.spec import build, class_paths, is_spec
 
-__all__ = ["last_checkpoint", "load_run", "read_checkpoint", "run_facts", "sha256_of", "verify_run"]
+__all__ = [
+    "MALFORMED",
+    "fill",
+    "last_checkpoint",
+    "load_run",
+    "read_checkpoint",
+    "read_model_checkpoint",
+    "run_facts",
+    "sha256_of",
+    "verify_run",
+]
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What a constructor raises when its arguments make no sense, and a reader when what it reads is damaged."""
+
+_MAX_BYTES = 10_000_000
+_FACTS: dict[str, Any] = {
+    "name": str, "data": dict, "cost": dict, "ema": (int, float), "command": (str, list), "status": str
+}  # fmt: skip
+"""What run.json says that is read again, and as what."""
 
 
 def sha256_of(path: Path) -> str:
@@ -46,11 +68,19 @@ def last_checkpoint(run: str | Path) -> Path:
     folder = Path(run) / "checkpoints"
     if not folder.is_dir():
         raise RunError(f"{run} is not a run folder: it has no checkpoints folder")
-    found = sorted(folder.glob("step-*.ckpt"), reverse=True)
-    for path in found:
+    found = sorted((p for p in folder.glob("step-*.ckpt") if p.is_file()), reverse=True)
+    for older, path in enumerate(found):
         if _recorded(path) == sha256_of(path):
+            if older:
+                damaged = ", ".join(p.name for p in found[:older])
+                warnings.warn(
+                    f"{damaged} of {run} is damaged, it is not what its .sha256 records: {path.name} is taken instead",
+                    stacklevel=2,
+                )
             return path
-    raise RunError(f"{run} holds no intact checkpoint ({len(found)} damaged); start it anew with zoo fit")
+    aside = sum(1 for _ in folder.glob("*.damaged"))
+    there = f"{len(found)} damaged" + (f", {aside} put aside earlier as .damaged" if aside else "")
+    raise RunError(f"{run} holds no intact checkpoint ({there}); start it anew with zoo fit")
 
 
 def verify_run(run: str | Path) -> dict[str, str]:
@@ -100,9 +130,40 @@ def run_facts(run: str | Path) -> dict[str, Any]:
     """Return what ``run.json`` says: name, data, command, cost. Raises `RunError`."""
     path = Path(run) / "run.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} cannot be read: {error}; is {run} a run folder?") from error
+        if path.stat().st_size > _MAX_BYTES:
+            raise RunError(f"{path} has more than the {_MAX_BYTES:,} bytes that a run.json may have")
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {str(error)[:200]}; is {run} a run folder?") from error
+    if not isinstance(facts, dict):
+        raise RunError(f"{path} must hold a mapping, it holds a {type(facts).__name__}")
+    for key, kinds in _FACTS.items():
+        if facts.get(key) is not None and not isinstance(facts[key], kinds):
+            raise RunError(f"{path}: {key!r} cannot be {str(facts[key])[:100]!r}; the file was edited or is damaged")
+    if facts.get("data") is not None and not is_spec(facts["data"]):
+        raise RunError(f"{path}: 'data' must have a class_path, and init_args at most")
+    return facts
+
+
+def read_model_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint that a training wrote: what `read_checkpoint` does, and its parts are there.
+
+    Raises:
+        CheckpointError: unreadable, or without a model's specification and state.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or "zoo" not in content:
+        raise CheckpointError(f"checkpoint {path} was not written by the zoo: it has no model specification")
+    facts, state, ema = content["zoo"], content.get("state_dict"), content.get("ema")
+    if not isinstance(facts, dict) or not is_spec(facts.get("spec")):
+        raise CheckpointError(f"checkpoint {path}: 'zoo' holds no specification of a model")
+    if not isinstance(facts.get("name"), (str, type(None))) or not isinstance(facts.get("step", 0), int):
+        raise CheckpointError(f"checkpoint {path}: its name must be text, and its step a whole number")
+    states = [state] if ema is None else [state, ema.get("parameters") if isinstance(ema, dict) else None]
+    for tensors in states:
+        if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+            raise CheckpointError(f"checkpoint {path}: its state, or the average of it, is no mapping of tensors")
+    return content
 
 
 def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None = None) -> GenerativeModel:
@@ -118,18 +179,45 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
 
     Raises:
         RunError: no intact checkpoint.
-        CheckpointError: the checkpoint was not written by the zoo.
+        CheckpointError: the checkpoint was not written by the zoo, or its tensors are not those of its model.
         ConfigError: it names a class that is not allowed.
     """
     path = Path(checkpoint) if checkpoint is not None else last_checkpoint(run)
-    content = read_checkpoint(path)
-    if "zoo" not in content:
-        raise CheckpointError(f"checkpoint {path} was not written by the zoo: it has no model specification")
+    content = read_model_checkpoint(path)
     facts = content["zoo"]
-    model = build(facts["spec"], load_registry().allow)
+    model = _built(facts["spec"], path)
     state = content["state_dict"]
     if ema and content.get("ema"):
         state = {**state, **content["ema"]["parameters"]}
-    model.load_state_dict(state, strict=True)
+    fill(model, state, path)
     model.source = replace(Source("run"), path=str(run), name=facts.get("name"))
+    model.class_names = checked_names(facts.get("class_names"), model.num_classes)
     return model.eval()
+
+
+def fill(model: GenerativeModel, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Put the tensors of a checkpoint into a model. Raises `CheckpointError` where they are not the model's."""
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        first = next((line for line in lines[1:] if line), lines[0])
+        raise CheckpointError(
+            f"checkpoint {path} does not fit the {type(model).__name__} that it is for: {first[:300]}"
+        ) from error
+
+
+def _built(spec: Any, path: Path) -> GenerativeModel:
+    try:
+        data = sorted(p for p in class_paths(spec) if p.startswith("zoo.data."))
+        if data:  # they read files
+            raise ConfigError(f"its model names {data[0][:200]!r}, and data are no part of a model")
+        model = build(spec, load_registry().allow)
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint {path}: {error}") from error
+    except MALFORMED as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"checkpoint {path} does not describe a model: {reason}") from error
+    if not isinstance(model, GenerativeModel):
+        raise CheckpointError(f"checkpoint {path}: {type(model).__name__} is no generative model")
+    return model

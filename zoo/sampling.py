@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,10 +24,10 @@ from torch.overrides import TorchFunctionMode
 from zoo.checking import seed_of
 from zoo.errors import ConfigError
 
-if TYPE_CHECKING:
-    from zoo.model import GenerativeModel
+__all__ = ["Draw", "Labels", "Rows", "Samples", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
 
-__all__ = ["Draw", "Rows", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
+Labels = Sequence[int] | Sequence[str] | Tensor | int | str | None
+"""The class or the text of each example, or one for all."""
 
 _here = threading.local()
 _DRAWN = (torch.rand, torch.randn, torch.randint)
@@ -46,8 +46,26 @@ class Draw:
 
     n: int
     seed: int | torch.Generator | None = None
-    labels: Sequence[int] | Tensor | int | None = None
+    labels: Labels = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Samples(Protocol):
+    """What is asked of a model here; `zoo.model.GenerativeModel` says what each of it is."""
+
+    context: tuple[int, ...]
+    device: torch.device
+    training: bool
+
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor: ...
+
+    def granule(self, options: Mapping[str, Any]) -> int: ...
+
+    def _labels(self, n: int, labels: Labels) -> Tensor | None: ...
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
 
 
 def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu") -> torch.Generator:
@@ -69,11 +87,12 @@ def seeded(seed: int | torch.Generator | None, device: torch.device | str = "cpu
     return generator
 
 
-def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+def grouped(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests in their order, those with equal options `together`, where the model has a granule for these."""
     groups: dict[Any, list[int]] = {}
     for i, draw in enumerate(draws):
-        key = tuple(sorted(draw.options.items())) if model.granule(draw.options) else i
+        given = draw.labels is not None or not model.context  # a text that is left out is left to `draw`
+        key = (given, *sorted(draw.options.items())) if model.granule(draw.options) else i
         groups.setdefault(key, []).append(i)
     found: dict[int, Tensor] = {}
     for members in groups.values():
@@ -82,7 +101,7 @@ def grouped(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], N
     return [found[i] for i in range(len(draws))]
 
 
-def together(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
+def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests with equal options in one batch, a multiple of the model's granule, in eval mode."""
     generators = [seeded(d.seed, model.device) for d in draws]
     labels = [model._labels(d.n, d.labels) for d in draws]
@@ -93,13 +112,13 @@ def together(model: GenerativeModel, draws: Sequence[Draw], check: Callable[[], 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [model.draw(n, generators[0], labels[0], **options)]
+            return [model.draw(n, generators[0], labels[0], **options).detach()]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator(device=model.device)
         with Streams(counts, generators, total, token, check):
             x = model.draw(Rows(total), token, y, **options)
-        return list(x[:n].split(counts))
+        return list(x.detach()[:n].split(counts))  # a sampler that differentiates may have left a graph
     finally:
         model.train(training)
 

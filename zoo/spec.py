@@ -7,6 +7,9 @@ registry mentions.
 
 `Recorded` gives every object that it is mixed into its own spec, however it was constructed. `build` is the way back;
 it checks every class path against the allow-list before anything is imported.
+
+Constructors that pass their ``**kwargs`` on are written out (`zoo.signature`), so that a spec is complete, and parsers
+and help see every argument with its default.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from zoo.errors import ConfigError, close_matches
+from zoo.signature import whole_signature
 
 __all__ = [
     "ALLOWED",
@@ -30,16 +34,20 @@ __all__ = [
     "class_paths",
     "from_public",
     "plain",
+    "refusal",
     "to_public",
 ]
 
 ALLOWED: tuple[str, ...] = ("torch.nn.GELU", "torch.nn.LeakyReLU", "torch.nn.ReLU", "torch.nn.SiLU", "torch.nn.Tanh")
 """Class paths outside ``zoo.`` that a spec may name."""
 
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "zoo.families.resampling.ChosenByCritic": "zoo.families.chosen_by_critic.ChosenByCritic",
+}
 """Class paths of before -> where the class is now, so that old checkpoints, configurations and folders keep loading."""
 
-_OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics|training|callbacks)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")
+# Rooms whose constructors only keep and compute. Not training: its classes import what their arguments name.
+_OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")
 _WHOLE = re.compile(r"(int|(?:list|Sequence)\[int\]|tuple\[int(?:, (?:int|\.\.\.))*\])( \| None)?")
 _PARTS = ("zoo.families.", "zoo.nets.", "zoo.maths.")
 _LEAST = {
@@ -62,7 +70,7 @@ class Recorded:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = _recording(cls.__init__, super(cls, cls).__init__)  # type: ignore[method-assign]
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -80,8 +88,9 @@ class Recorded:
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": init_args}
 
 
-def _recording(init: Any) -> Any:
-    signature = inspect.signature(init)
+def _recording(init: Callable[..., None], inherited: Callable[..., None]) -> Callable[..., None]:
+    signature = whole_signature(init, inherited)
+    stars = [p for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -89,9 +98,15 @@ def _recording(init: Any) -> Any:
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             arguments = dict(list(bound.arguments.items())[1:])
+            for star in stars:  # what cannot be told beforehand goes under its own names
+                if star.kind is star.VAR_KEYWORD:
+                    arguments.update(arguments.pop(star.name))
+                elif not arguments[star.name]:
+                    del arguments[star.name]
             self.__dict__["_arguments"] = arguments
         init(self, *args, **kwargs)
 
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
     return __init__
 
 
@@ -126,11 +141,7 @@ def allowed(class_path: str, extra: Iterable[str] = ()) -> bool:
 def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
     """Import the class, after the allow-list has been asked. Raises `ConfigError`."""
     if not isinstance(class_path, str) or not allowed(class_path, extra):
-        shown = str(class_path)[:200]
-        raise ConfigError(
-            f"class {shown!r} is not on the allow-list, so it is not imported; if you trust it, allow it in a registry "
-            f"file of your own (allow: [{shown.rpartition('.')[0]}]), which --registry or ZOO_REGISTRY names"
-        )
+        raise ConfigError(refusal(class_path))
     module, _, name = MOVED.get(class_path, class_path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -141,6 +152,15 @@ def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
     if _OURS.match(class_path) and not found.__module__.startswith("zoo."):  # only imported there
         raise ConfigError(f"{class_path!r} is no class of the zoo, but {found.__module__}.{found.__qualname__}")
     return found
+
+
+def refusal(class_path: Any) -> str:
+    """Return the sentence that refuses a class which is not on the allow-list, and says how to allow it."""
+    shown = str(class_path)[:200]
+    return (
+        f"class {shown!r} is not on the allow-list, so it is not imported; if you trust it, allow it in a registry "
+        f"file of your own (allow: [{shown.rpartition('.')[0] or shown}]), which --registry or ZOO_REGISTRY names"
+    )
 
 
 def is_spec(value: Any) -> bool:
@@ -181,23 +201,32 @@ def _construct(value: Any, extra: tuple[str, ...]) -> Any:
     cls = class_of(value["class_path"], extra)
     args = {k: _construct(v, extra) for k, v in (value.get("init_args") or {}).items()}
     check_arguments(cls, args)
-    return cls(**args)
+    try:
+        return cls(**args)
+    except TypeError as error:  # of a constructor that keeps its **kwargs to itself
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in args or unknown[1] in inspect.signature(cls).parameters:
+            raise
+        raise ConfigError(f"{cls.__name__} has no argument {unknown[1]!r}") from error
 
 
 def check_arguments(cls: type, args: Mapping[str, Any]) -> None:
     """Refuse unknown and missing arguments, and plain values of the wrong type, in one sentence."""
-    parameters = {n: p for n, p in inspect.signature(cls).parameters.items()}
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+    signature = inspect.signature(cls).parameters.values()
+    parameters = {p.name: p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature)
     for name, value in args.items():
         if name not in parameters:
+            if takes_any:
+                continue
             raise ConfigError(f"{cls.__name__} has no argument {str(name)[:100]!r}.{close_matches(name, parameters)}")
-        kind = _SIMPLE.get(str(parameters[name].annotation))
+        annotation = parameters[name].annotation
+        expected = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        kind = _SIMPLE.get(expected)
         wrong_bool = isinstance(value, bool) and kind is not None and kind is not bool
         if kind is not None and (wrong_bool or not isinstance(value, kind)):
-            expected = str(parameters[name].annotation)
             raise ConfigError(f"{cls.__name__}: argument {name!r} must be of type {expected}, got {_cut(value)}")
-        _check_whole(cls, name, value, str(parameters[name].annotation))
+        _check_whole(cls, name, value, expected)
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
     if missing:
         raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}")

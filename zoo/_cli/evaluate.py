@@ -156,6 +156,11 @@ def _short(result: Result) -> str:
         error += f" over {len(metric.per_seed)} seeds" if metric.per_seed else ""
         lines.append(f"  {name:<24} {_number(metric.value)}{error}{kind}{floor}")
     lines += [f"  {name:<24} {_number(value)}" for name, value in _costs(result)]
+    if "small_split" in result.flags:
+        lines.append(
+            f"  small_split: the {data.split} split has only {data.examples:,} examples, so that small differences "
+            "mean nothing"
+        )
     if "memorised" in result.flags:
         lines.append(
             f"  memorised: {result.metrics['copied_share'].value:.1%} of the samples are as near to a training image "

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
-from zoo.registry import Entry, load_registry
+from zoo.registry import Entry, load_registry, plain_yaml
+from zoo.spec import class_of, is_spec
+from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
 
 OPTIONS = """options of the model, the data and the trainer follow as --model.X, --data.X, --trainer.X, --training.X:
   zoo fit --model vae --model.beta 2 --data.batch_size 256 --trainer.devices 2 --training.ema 0.9995
-  zoo fit --model NAME --help lists them all, with the defaults of NAME;
+  zoo fit --model NAME --help lists them all, with the defaults of NAME, and the trained models that NAME builds on,
+  each with an option of its own such as --autoencoder NAME|RUN or --teacher NAME|RUN;
   --print_config prints the whole configuration; --config FILE runs a saved one again"""
+
+_MAX_BYTES = 2_000_000
+
+
+_PICTURES = ("samples.png", "samples.gif", "samples.txt", "samples.wav", "features.png", "loss.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
+    parser.set_defaults(parser=parser, rest=[])
     parser.epilog = OPTIONS
     parser.add_argument("--model", metavar="NAME", help="a name of the registry (zoo list)")
     parser.add_argument("--data", metavar="NAME", help="other data than the entry's, such as binary_mnist_threshold")
@@ -31,10 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
         )
         parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
         parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model (fine-tuning)")
-        parser.add_argument(
-            "--autoencoder", metavar="RUN|NAME", help="the trained autoencoder whose codes a prior is fitted to"
-        )
-        parser.add_argument("--teacher", metavar="RUN|NAME", help="the trained model from which this one is distilled")
         parser.add_argument(
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
@@ -51,8 +59,10 @@ def entry_of(args: argparse.Namespace, run: str | None = None) -> tuple[Entry, l
         saved = _read_config(config)
         name = name or saved.get("name")
         rest = ["--config", config, *rest]
-        if name not in registry and name not in registry.aliases and {"model", "data"} <= set(saved):
-            return Entry(str(name or "model"), "", model=saved["model"], data=saved["data"]), rest
+        known = any(name in names for names in (registry, registry.aliases, registry.deprecated))
+        if not known and {"model", "data"} <= set(saved):
+            free = {part: _spec_of(saved, part, config) for part in ("model", "data")}
+            return Entry(str(name or "model"), "", **free, allow=registry.allow), rest
     if name is None:
         raise ZooError("no model is named; give --model NAME (zoo list shows the names), --config FILE or --resume RUN")
     entry = registry.resolve(name)
@@ -67,20 +77,45 @@ def _read_config(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        size = Path(path).stat().st_size
+        if size > _MAX_BYTES:
+            raise ZooError(f"configuration {path} has {size:,} bytes, more than the {_MAX_BYTES:,} that one may have")
+        content = plain_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ZooError(f"configuration {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ZooError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise ZooError(f"configuration {path} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(content, dict):
         raise ZooError(f"configuration {path} must hold a mapping")
+    if not isinstance(content.get("name"), (str, type(None))):
+        raise ZooError(f"configuration {path}: name must be text, got {str(content['name'])[:100]!r}")
+    for part, kinds in (("model", (dict, str)), ("data", (dict, str)), ("trainer", dict), ("training", dict)):
+        if not isinstance(content.get(part, {}), kinds):
+            raise ZooError(f"configuration {path}: {part} must be a mapping, got {str(content[part])[:100]!r}")
     return content
 
 
+def _spec_of(saved: Mapping[str, Any], part: str, path: str) -> Mapping[str, Any]:
+    spec = saved[part]
+    if not is_spec(spec) or not isinstance(spec["class_path"], str):
+        raise ZooError(f"configuration {path}: {part} must have a class_path, and init_args at most")
+    return spec
+
+
+def plain_entry(entry: Entry) -> dict[str, Any]:
+    """Return of an entry what a training needs, as plain data."""
+    whole = dataclasses.asdict(entry)
+    return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.help:
+        show_help(args)
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
-    part = _check_parts(args, entry)
+    named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
+    if args.resume is None and args.init_from is None and not args.dry_run:
+        check_named(entry, named)
     if args.budget is not None:
         rest += ["--training.budget", args.budget]
         if not any(a.startswith("--trainer.max_steps") for a in rest):
@@ -88,23 +123,21 @@ def run(args: argparse.Namespace) -> int:
     from zoo.training.fit import Run, Stopped
 
     stages: dict[str, Any] = {}
-    if part is not None:
-        from zoo.api import second_stage
+    if named:
+        from zoo.api import with_parts
 
-        entry, model, earlier = second_stage(entry, getattr(args, part), part=part, keep_data=args.data is not None)
-        stages = {"parts": {part: model}, "earlier": earlier}
+        entry, models, earlier = with_parts(entry, named, keep_data=args.data is not None)
+        stages = {"parts": models, "earlier": earlier}
     init_from = None
     if args.init_from is not None:
         from zoo.hub import load
 
         init_from = load(args.init_from)
     folder = args.resume or args.run
-    plain = {
-        k: v for k, v in dataclasses.asdict(entry).items() if k in ("name", "model", "data", "trainer", "training")
-    }
     training = Run(
-        plain, rest, allow=entry.allow, folder=folder, resume=args.resume is not None, init_from=init_from, **stages
-    )
+        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
+        init_from=init_from, **stages,
+    )  # fmt: skip
     if args.dry_run:
         print(json.dumps(training.estimate(), indent=2))
         return 0
@@ -114,7 +147,8 @@ def run(args: argparse.Namespace) -> int:
         kept = training.folder
         print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
         return 143 if stop.signal_name == "SIGTERM" else 130
-    print(f"zoo: the run is in {done}; look at {done}/samples.png and {done}/loss.png")
+    pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
+    print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
 
 
@@ -136,22 +170,80 @@ def _check_folders(args: argparse.Namespace) -> None:
         )
 
 
-_PARTS = {
-    "autoencoder": ("a prior over the codes of a trained autoencoder", "vq_vae-mnist"),
-    "teacher": ("distilled from a trained model", "flow_matching-mnist"),
-}
+def named_parts(
+    entry: Entry, rest: Sequence[str], registry: Sequence[str] = (), *, resume: bool = False
+) -> tuple[dict[str, str], list[str]]:
+    """Return the trained parts that are named, as the model's class declares them, and the arguments that are left.
+
+    Raises:
+        ZooError: a part is named that the model does not take, or that a run which is resumed has already.
+    """
+    parts = declared(entry.model["class_path"], tuple(entry.allow))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    _add_parts(parser, parts)
+    try:
+        found, left = parser.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        raise ZooError(f"{error.argument_name}: {error.message}: a run folder or a name such as vae-mnist") from error
+    named = {part: which for part, which in vars(found).items() if which is not None}
+    if named and resume:
+        part = next(iter(named))
+        raise RunError(f"--resume goes on with the {part} that is in the checkpoint; leave --{part} out")
+    _check_not_taken(entry, parts, left, registry)
+    return named, left
 
 
-def _check_parts(args: argparse.Namespace, entry: Entry) -> str | None:
-    """Hold a model that builds on a trained one to be given one, and return the name of that part."""
-    given = [part for part in _PARTS if getattr(args, part) is not None]
-    if given and args.resume is not None:
-        raise RunError(f"--resume goes on with the {given[0]} that is in the checkpoint; leave --{given[0]} out")
-    if len(given) > 1:
-        raise ZooError("no model builds on both an autoencoder and a teacher; leave --autoencoder or --teacher out")
-    if given or args.resume is not None or args.init_from is not None or args.dry_run:
-        return given[0] if given else None
-    for part, (what, example) in _PARTS.items():
-        if (entry.model.get("init_args") or {}).get(part) is not None:
-            raise ZooError(f"{entry.name} is {what}; name it with --{part}, a run folder or a name such as {example}")
-    return None
+def _add_parts(parser: argparse.ArgumentParser, parts: Mapping[str, TrainedPart]) -> None:
+    for part, declaration in parts.items():
+        text = f"the trained model that it builds on: it is {declaration.what}, such as {declaration.example}"
+        parser.add_argument(f"--{part}", metavar="NAME|RUN", help=text.replace("%", "%%"))
+
+
+def _check_not_taken(
+    entry: Entry, parts: Mapping[str, TrainedPart], rest: Sequence[str], registry: Sequence[str]
+) -> None:
+    """Refuse the trained part of other models by its name; what else is unknown is the next parser's to say."""
+    for word in rest:
+        option = word.partition("=")[0].removeprefix("--")
+        if not word.startswith("--") or "." in option or option in RESERVED | set(parts):
+            continue
+        takers = declared_by(load_registry(*registry), option)
+        if takers:
+            takes = f"takes only {', '.join(f'--{part}' for part in parts)}" if parts else "builds on no trained model"
+            raise ZooError(
+                f"{entry.name} takes no --{option}: it {takes}; --{option} is an option of {', '.join(takers)}"
+            )
+
+
+def show_help(args: argparse.Namespace) -> NoReturn:
+    """Print the options, where a model is named its trained parts and all options of its training too, and leave."""
+    parser = args.parser
+    if args.model is None and args.config is None and getattr(args, "resume", None) is None:
+        parser.print_help()
+        parser.exit()
+    entry, _ = entry_of(args, getattr(args, "resume", None))
+    parts = declared(entry.model["class_path"], tuple(entry.allow))
+    if hasattr(args, "resume"):
+        _add_parts(parser.add_argument_group(f"trained models that {entry.name} builds on"), parts)  # type: ignore[arg-type]
+    parser.print_help()
+    from zoo.training.cli import EntryCLI
+
+    print(f"\narguments of {entry.name} and what they are there:\n")
+    for group, spec in (("model", entry.model), ("data", entry.data)):
+        print("\n".join(_arguments(f"--{group}", spec, tuple(entry.allow))))
+    print("\noptions of the trainer and of the training:\n")
+    print(EntryCLI.help_of(plain_entry(entry), entry.allow))
+    parser.exit()
+
+
+def _arguments(option: str, spec: Mapping[str, Any], allow: tuple[str, ...]) -> Iterator[str]:
+    """Yield a line for each argument of a spec's class, and of the objects in it."""
+    given = spec.get("init_args") or {}
+    yield f"  {option}  {spec['class_path']}"
+    prefix = f"{option}." if option in ("--model", "--data") else f"{option}.init_args."
+    for name, parameter in inspect.signature(class_of(spec["class_path"], allow)).parameters.items():
+        value = given.get(name, None if parameter.default is parameter.empty else parameter.default)
+        if is_spec(value):
+            yield from _arguments(prefix + name, value, allow)
+        else:
+            yield f"  {prefix}{name}  {json.dumps(value, default=str)}"

@@ -32,8 +32,11 @@ COMMANDS = {
     "push": "publish a model on the Hub",
     "verify": "check the files of a model against their recorded sha256",
 }
-PASS_ON = {"fit", "validate", "test"}
-"""Commands whose unknown options belong to LightningCLI."""
+OWN_HELP = {"fit", "validate", "test"}
+"""Commands whose help depends on the model that is named."""
+
+PASS_ON = OWN_HELP | {"reproduce"}
+"""Commands whose unknown options belong to LightningCLI, or to the class of the model that is named."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,7 +100,8 @@ def _main(argv: list[str]) -> int:
         raise ZooError(f"unknown command {name!r}.{close_matches(name, COMMANDS)} Run `zoo --help` for the list.")
     warnings.showwarning = _one_line_warning
     command = importlib.import_module(f"zoo._cli.{name}")
-    parser = _Parser(prog=f"zoo {name}", description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".")
+    about = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
+    parser = _Parser(prog=f"zoo {name}", description=about, add_help=name not in OWN_HELP)
     command.add_arguments(parser)
     if "--registry" not in parser._option_string_actions:
         parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")

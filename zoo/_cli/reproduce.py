@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from zoo._cli.fit import named_parts
+from zoo.errors import ZooError, close_matches
+from zoo.registry import load_registry
+
 OPTIONS = """the recipe is the registry's: about the time that `zoo fit --model NAME --dry_run` estimates.
+A model that builds on a trained one is told it as in `zoo fit`, such as --autoencoder NAME|RUN.
 A run that was interrupted goes on with the same --run. Exit code 0: inside every band; 1: outside of one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = OPTIONS
+    parser.set_defaults(parser=parser, rest=[])
     parser.add_argument("name", metavar="NAME", help="a name of the registry that has an expected result")
     parser.add_argument(
         "--run", metavar="DIR", help="the run folder; one that exists is continued (default: a new one)"
@@ -21,11 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    entry = load_registry(*args.registry).resolve(args.name)
+    parts, unknown = named_parts(entry, args.rest, args.registry)
+    if unknown:
+        known = [o for action in args.parser._actions for o in action.option_strings]
+        raise ZooError(f"zoo reproduce: unknown option {unknown[0]!r}.{close_matches(unknown[0], known)}")
     from zoo.reproduce import reproduce
     from zoo.training.fit import Stopped
 
     try:
-        found = reproduce(args.name, run=args.run, registry=args.registry, samples=args.samples, devices=args.devices)
+        found = reproduce(
+            args.name, run=args.run, registry=args.registry, parts=parts, samples=args.samples, devices=args.devices
+        )
     except Stopped as stop:
         folder = stop.folder  # type: ignore[attr-defined]
         print(f"zoo: {stop}; the checkpoint is kept. Go on with: zoo reproduce {args.name} --run {folder}")

@@ -1,15 +1,16 @@
-"""``zoo sample NAME``: draw samples into a picture, a text, a recording or an array file."""
+"""``zoo sample NAME``: draw samples into a picture, a video, a text, a recording or an array file."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo._cli.evaluate import option
-from zoo.errors import ConfigError, ZooError
+from zoo.errors import ConfigError, ZooError, close_matches
 from zoo.names import parse_name
 
 
@@ -17,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "which", metavar="NAME|RUN", help="a model with weights, a run folder, or namespace/name@revision"
     )
-    parser.add_argument("-n", type=int, default=None, help="how many (default 64 images; 1 text; 4 recordings)")
+    parser.add_argument(
+        "-n", type=int, default=None, help="how many (default 64 images, 1 text, 4 recordings or clips)"
+    )
     parser.add_argument(
         "--seed", type=int, default=None, help="equal seeds give equal samples (default: drawn, and printed)"
     )
@@ -25,10 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         default=None,
         metavar="FILE",
-        help="x.png for a sheet of images, x.wav for recordings and their spectrogram, x.txt for text, x.npz for the "
-        "numbers (default NAME.png or NAME.wav; text is printed)",
+        help="x.png for a sheet of images, x.gif or x.apng for clips and their sheet, x.wav for recordings and their "
+        "spectrogram, x.txt for text, x.npz for the numbers (default NAME.png, .gif or .wav; text is printed)",
     )
-    parser.add_argument("--prompt", default=None, metavar="TEXT", help="text that every sample begins with")
+    parser.add_argument(
+        "--prompt", default=None, metavar="TEXT", help="text that every sample begins with, or of what it is"
+    )
     parser.add_argument(
         "--given", default=None, metavar="FILE.png", help="an image, or a sheet of them, to complete from the top rows"
     )
@@ -39,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.png",
         help="instead of --rows: white where --given is kept, black elsewhere",
     )
-    parser.add_argument("--labels", default=None, help="classes for conditional models, such as 7 or 0,1,2,3")
+    parser.add_argument(
+        "--labels", default=None, help="classes for conditional models, such as 7, 0,1,2,3 or frog,ship"
+    )
     parser.add_argument(
         "--option",
         action="append",
@@ -65,21 +72,31 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         _check_out(Path(args.out), args.force)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
-    labels = _integers(args.labels) if args.labels is not None else None
     options = dict(option(text) for text in args.option)
     options |= {name: getattr(args, name) for name, *_ in _OPTIONS if getattr(args, name) is not None}
-    if args.prompt is not None:
-        options["prompt"] = args.prompt
     from zoo.hub import load
     from zoo.media import check_ending, default_file, medium, page, save_samples
 
     parsed = parse_name(args.which)
     model = load(args.which, device=args.device)
+    if not model.generates:
+        raise ConfigError(
+            f"{args.which} represents examples and draws none, so there is nothing to sample; in Python, "
+            f"zoo.load({args.which!r}).features(x) gives its features"
+        )
+    labels = _labels(args.labels, model.class_names) if args.labels is not None else None
+    captions = None
+    if args.prompt is not None and model.context:
+        if labels is not None:
+            raise ConfigError(f"{args.which} is told texts, not classes: give --prompt, and leave --labels out")
+        labels, captions = args.prompt, [args.prompt]
+    elif args.prompt is not None:
+        options["prompt"] = args.prompt
     name = args.out or default_file(model, parsed.short)
     if name is not None:
         check_ending(model, name)
         _check_out(Path(name), args.force)
-    n = args.n if args.n is not None else {"text": 1, "audio": 4}.get(medium(model), 64)
+    n = args.n if args.n is not None else {"text": 1, "audio": 4, "video": 4}.get(medium(model), 64)
     if args.given is not None:
         n, completed = _given(args, model)
         options |= completed
@@ -90,16 +107,17 @@ def run(args: argparse.Namespace) -> int:
         print(page(model.text(samples)), end="")
         print(f"{n} samples of {args.which}, seed {seed}", file=sys.stderr)
         return 0
-    written = save_samples(model, samples, name, seed=seed)
+    written = save_samples(model, samples, name, captions=captions and captions * n, seed=seed)
     print(f"{' and '.join(map(str, written))}: {n} samples of {args.which}, seed {seed}")
     return 0
 
 
 def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
     """Return how many images to complete, and the sampling options that say from what."""
+    from zoo.abilities import takes_option
     from zoo.images import read_png
 
-    if len(model.shape) != 3 or "given" not in model.sampling_options():
+    if len(model.shape) != 3 or not takes_option(model, "given"):
         raise ConfigError(
             f"{args.which} does not complete images; --given is for models that draw pixel by pixel or denoise"
         )
@@ -118,16 +136,25 @@ def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
 
 
 def _check_out(out: Path, force: bool) -> None:
-    endings = (".png", ".wav", ".txt", ".npz")
+    endings = (".png", ".gif", ".apng", ".wav", ".txt", ".npz")
     if out.suffix not in endings:
         raise ConfigError(f"--out must end in {', '.join(endings[:-1])} or {endings[-1]}, got {str(out)!r}")
     if out.exists() and not force:
         raise ZooError(f"{out} exists already; give another --out, or --force to overwrite it")
 
 
-def _integers(text: str) -> Any:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--labels takes integers separated by commas, got {text!r}") from error
-    return numbers[0] if len(numbers) == 1 else numbers
+def _labels(text: str, names: Sequence[str]) -> Any:
+    """Return the labels of a text: a name of a class where it is one, else a number."""
+    labels: list[int | str] = []
+    for part in [text] if text in names else text.split(","):
+        part = part.strip()
+        try:
+            labels.append(part if part in names else int(part))
+        except ValueError as error:
+            if names:
+                raise ConfigError(
+                    f"--labels: there is no class {part!r}.{close_matches(part, names)} Known are: "
+                    f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+                ) from error
+            raise ConfigError(f"--labels takes integers separated by commas, got {text!r}") from error
+    return labels[0] if len(labels) == 1 else labels

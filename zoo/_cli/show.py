@@ -1,4 +1,4 @@
-"""``zoo show NAME``: what a model is, how it is trained, what it reached, and whom to cite."""
+"""``zoo show NAME|RUN``: what a model is, how it is trained, what it reached, and whom to cite."""
 
 from __future__ import annotations
 
@@ -6,26 +6,92 @@ import argparse
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from zoo.errors import RunError
+from zoo.names import is_path
 from zoo.registry import Entry, load_registry, pretrained_folder
+from zoo.spec import is_spec
+from zoo.trained_parts import TrainedPart, declared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="a name of the registry")
+    parser.add_argument("name", metavar="NAME|RUN", help="a name of the registry, a run folder or a model folder")
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    entry = load_registry(*args.registry).resolve(args.name)
-    results = _results(entry)
+    registry = load_registry(*args.registry)
+    if is_path(args.name):
+        facts = _folder(Path(args.name).expanduser())
+        print(json.dumps(facts, indent=2) if args.json else "\n".join(_folder_lines(args.name, facts)))
+        return 0
+    entry = registry.resolve(args.name)
+    results, parts = _results(entry), _parts(entry)
     if args.json:
         content = {k: v for k, v in dataclasses.asdict(entry).items() if v}
-        print(json.dumps({**content, "results": results}, indent=2))
+        said = {n: {"what": p.what, "example": p.example, "needs": p.needs} for n, p in parts.items()}
+        print(json.dumps({**content, **({"trained_parts": said} if said else {}), "results": results}, indent=2))
         return 0
-    print("\n".join(_lines(entry, results)))
+    print("\n".join(_lines(entry, results, parts)))
     return 0
+
+
+def _parts(entry: Entry) -> Mapping[str, TrainedPart]:
+    """Return the trained parts that the model's class takes.
+
+    A class of the zoo is asked, which means to import it, only where its entry holds another model or a user's class.
+    """
+    held = [v["class_path"] for v in (entry.model.get("init_args") or {}).values() if is_spec(v)]
+    plain = ("zoo.nets.", "zoo.maths.", "torch.")
+    ours = entry.model["class_path"].startswith("zoo.")
+    if ours and all(str(path).startswith(plain) for path in held):
+        return {}
+    return declared(entry.model["class_path"], tuple(entry.allow))
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """Return what run.json or config.json of a folder says. Raises `RunError` where it is neither a run nor a model."""
+    file = path / ("run.json" if (path / "run.json").is_file() else "config.json")
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} has no run.json or config.json that can be read; is it a run or a model?") from error
+    return facts if isinstance(facts, dict) else {}
+
+
+def _folder_lines(name: str, facts: dict[str, Any]) -> list[str]:
+    """Return what is known of a run or a model folder; its text is foreign, so that it is shown as plain text only."""
+    from zoo.hub.layout import shown
+
+    spec, cost = facts.get("spec") or {}, facts.get("cost") or {}
+    arguments = spec.get("init_args") or facts.get("args") or {}
+    lines = [f"{shown(name)}: " + shown(facts.get("name") or "a model folder")]
+    lines.append("model     " + shown(spec.get("class_path") or facts.get("model") or ""))
+    lines += [f"            {shown(k)}: {shown(_short(v), 200)}" for k, v in arguments.items()]
+    data = facts.get("data") or {}
+    if isinstance(data, dict):
+        lines.append("data      " + shown(_short(data), 300))
+    lines += _class_lines([shown(n) for n in facts.get("class_names") or ()])
+    if "step" in facts:
+        lines.append(
+            f"training  {shown(facts.get('status'))} at step {shown(facts['step'])} of {shown(facts.get('steps'))}"
+        )
+    if cost.get("training_tflop") is not None:
+        lines.append(f"compute   {shown(cost['training_tflop'])} TFLOP in {shown(cost.get('seconds'))} s")
+    return lines
+
+
+def _class_lines(names: list[str]) -> list[str]:
+    """Return the classes in the order of their labels; of many, the first and the last."""
+    if not names:
+        return []
+    parts = [f"{i} {n}" for i, n in enumerate(names)]
+    parts = parts if len(parts) <= 24 else [*parts[:20], "...", parts[-1]]
+    return [f"classes   {len(names)}: " + ", ".join(parts)]
 
 
 def _results(entry: Entry) -> dict[str, Any]:
@@ -33,7 +99,7 @@ def _results(entry: Entry) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _lines(entry: Entry, results: dict[str, Any]) -> list[str]:
+def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPart]) -> list[str]:
     lines = [
         f"{entry.name}: {entry.summary}",
         f"family    {entry.family}",
@@ -45,15 +111,23 @@ def _lines(entry: Entry, results: dict[str, Any]) -> list[str]:
         lines.append(f"paper     {paper['title']}. {paper['authors']}, {paper['year']}. {where}")
     lines.append(f"model     {entry.model['class_path']}")
     lines += [f"            {k}: {_short(v)}" for k, v in (entry.model.get("init_args") or {}).items()]
+    for part, declaration in parts.items():
+        lines.append(f"takes     --{part}, as it is {declaration.what}, such as {declaration.example}")
     lines.append(f"data      {entry.data['class_path']}  {_short(entry.data.get('init_args') or {})}")
+    if entry.pretrained:
+        lines += _class_lines(_folder(pretrained_folder(entry.name)).get("class_names") or [])
     lines.append(f"trainer   {_short(dict(entry.trainer))}")
     lines.append(f"training  {_short(dict(entry.training))}")
     metrics = results.get("metrics", {})
     if metrics:
         lines.append("results   " + ", ".join(f"{k} {_value(v)}" for k, v in metrics.items() if _value(v)))
-    lines += ["", "train it  zoo fit --model " + entry.name]
+    given = entry.model.get("init_args") or {}
+    needed = [f" --{part} {declaration.example}" for part, declaration in parts.items() if given.get(part) is not None]
+    lines += ["", f"train it  zoo fit --model {entry.name}{''.join(needed)}"]
     if entry.pretrained:
-        lines.append(f"use it    zoo sample {entry.name} -n 64 --seed 0 --out samples.png")
+        draws = (results.get("cost") or {}).get("samples_per_second") is not None or not results
+        use = f"zoo sample {entry.name} -n 64 --seed 0 --out samples.png" if draws else f"zoo export {entry.name}"
+        lines.append(f"use it    {use}")
     if paper:
         lines += ["", "cite", _bibtex(paper)]
     return lines

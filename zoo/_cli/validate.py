@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 
 from zoo._cli import fit
@@ -13,12 +12,20 @@ from zoo.registry import load_registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("which", metavar="NAME|RUN", help="a model with weights, or a run folder")
+    parser.add_argument("which", metavar="NAME|RUN", nargs="?", help="a model with weights, or a run folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     fit.add_arguments(parser, resume=False)
 
 
 def run(args: argparse.Namespace, split: str = "validation") -> int:
+    if args.help:
+        if args.which is not None and args.model is None and args.config is None:
+            parsed = parse_name(args.which, registry=load_registry(*args.registry))
+            args.model = None if parsed.entry is None else parsed.entry.name
+            args.config = str(parsed.path / "config.yaml") if parsed.is_run else None
+        fit.show_help(args)
+    if args.which is None:
+        raise ZooError("no model is named; give a name with weights (zoo list --pretrained shows them) or a run folder")
     from zoo.hub import load
 
     parsed = parse_name(args.which, registry=load_registry(*args.registry))
@@ -31,10 +38,7 @@ def run(args: argparse.Namespace, split: str = "validation") -> int:
     from zoo.training.fit import Run, validate
 
     model = load(args.which)
-    plain = {
-        k: v for k, v in dataclasses.asdict(entry).items() if k in ("name", "model", "data", "trainer", "training")
-    }
-    terms = validate(Run(plain, rest, allow=entry.allow), model, split)
+    terms = validate(Run(fit.plain_entry(entry), rest, allow=entry.allow), model, split)
     if args.json:
         print(json.dumps(terms, indent=2))
     else:

@@ -1,4 +1,4 @@
-"""Audio as mu-law codes: synthetic tones, the embedded speech, and any folder of WAV files.
+"""Audio as mu-law codes: synthetic tones, the embedded speech, and any folder of recordings.
 
 Examples are windows of 8-bit codes, mono, at a sampling rate that the data set names. Test and validation windows
 follow each other without overlap; what is left over at the end of a recording is not used.
@@ -6,18 +6,20 @@ follow each other without overlap; what is left over at the end of a recording i
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
-import sys
-import wave
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from zoo.data.base import Split, TensorData, derive_seed
-from zoo.errors import DataError
+from zoo.data.layout import arrange, divide, share
+from zoo.data.recordings import ENDINGS, FOREIGN, read_recording, read_wav
+from zoo.data.sources import Parts, Source, open_source, with_endings
+from zoo.errors import ConfigError, DataError
 from zoo.maths.mulaw import mulaw_encode
 from zoo.maths.resample import resample
 
@@ -28,6 +30,8 @@ TONES = (220.0, 261.63, 293.66, 329.63, 392.0, 440.0, 523.25, 659.26)
 
 CHORDS = ((0, 1, 3), (1, 3, 4), (3, 4, 6), (5, 6, 7))
 """Triads, as indices of tones."""
+
+log = logging.getLogger("zoo.data")
 
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
 
@@ -142,10 +146,11 @@ class Speech(_Audio):
 
 
 class WavFolder(_Audio):
-    """All WAV files below a folder, mixed down to mono and resampled.
+    """All recordings below a folder or in a zip archive, mixed down to mono and resampled.
 
-    A tenth of the files is test and a tenth is validation, chosen by a fixed seed, unless the folder has ``train``,
-    ``validation`` and ``test``.
+    WAV files of any usual kind are read, and FLAC, Ogg, MP3 and AIFF where soundfile is installed (extra ``audio``).
+    The folder may have ``train`` with ``validation`` (``val``, ...) and ``test`` beside it; what it lacks of these is
+    taken from the training files, chosen by a fixed seed: a tenth each, unless another share is asked for.
 
     Args:
         folder: where the files are.
@@ -154,9 +159,14 @@ class WavFolder(_Audio):
         batch_size: windows a batch and device.
         seed: of the order of training batches.
         limit: use only the first so many training windows.
+        layout: what the outermost folders are: ``auto`` (seen from their names), ``splits``, or ``flat`` for nothing.
+        validation: share of the training files (below 1) or number of them (from 1) that is validation, where the
+            folder has no such split; a tenth if left out.
+        test: the same for the test split.
+        skip: leave out files that cannot be read instead of refusing the folder.
 
     Raises:
-        DataError: the folder is missing, has fewer than three files, or holds a file that is no WAV file.
+        DataError: the folder is missing, has too few files, or holds files that are no recordings.
     """
 
     name = "wav_folder"
@@ -169,66 +179,70 @@ class WavFolder(_Audio):
         batch_size: int = 8,
         seed: int = 0,
         limit: int | None = None,
+        layout: str = "auto",
+        validation: float | None = None,
+        test: float | None = None,
+        skip: bool = False,
     ) -> None:
         super().__init__(length, rate, batch_size, seed, limit)
-        self.folder = Path(folder).expanduser()
+        self.folder, self.layout, self.skip = Path(folder).expanduser(), layout, skip
+        self.held = {"validation": validation, "test": test}
+        for split, value in self.held.items():
+            if value is not None:
+                share(value, 1, f"--data.{split}")
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """Where the files are."""
+        return open_source(self.folder, "--data.folder", "audio folder")
 
     def read(self, split: str) -> Split:
-        files = self._files(split)
-        recordings = []
-        for path in files:
+        recordings, bad = [], []
+        for parts in self._files(split):
+            name = self.source.name(parts)
             try:
-                with path.open("rb") as file:
-                    x, rate = read_wav(file, str(path))
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}") from error
-            recordings.append(resample(x, rate, self.rate))
+                with self.source.open(parts) as file:
+                    x, rate = read_recording(file, name)
+                recordings.append(resample(x, rate, self.rate))
+            except DataError as error:
+                bad.append(str(error))
+            except (OSError, RuntimeError) as error:
+                bad.append(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}")
+        if bad:
+            what = f"{len(bad)} of {len(bad) + len(recordings)} sound files cannot be read: {'; '.join(bad[:3])}"
+            self._leave_out(what + ("; ..." if len(bad) > 3 else ""))
         x = self.windows(recordings, split)
         return x, torch.zeros(len(x), dtype=torch.int64)
 
-    def _files(self, split: str) -> list[Path]:
-        if not self.folder.is_dir():
-            raise DataError(
-                f"the audio folder {self.folder.absolute()} does not exist; give the right one with --data.folder"
+    def _leave_out(self, what: str) -> None:
+        """Say what is left out, or refuse it."""
+        if not self.skip:
+            raise DataError(f"{what}; leave such files out with --data.skip true")
+        log.warning("left out: %s", what)
+
+    @functools.cached_property
+    def _divided(self) -> dict[str, list[Parts]]:
+        every = self.source.files()
+        foreign = with_endings(every, FOREIGN)
+        if foreign:
+            self._leave_out(
+                f"{len(foreign)} sound files are of kinds that are not read, such as {self.source.name(foreign[0])}, "
+                "store them as WAV or FLAC"
             )
-        own = all((self.folder / s).is_dir() for s in _SPLITS)
-        root = self.folder / split if own else self.folder
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() == ".wav")
-        if len(files) < (1 if own else 3):
+        files = with_endings(every, ENDINGS)
+        own = arrange(files, self.source.where, self.layout, classes=False).examples
+        missing = [split for split in _SPLITS if not own.get(split)]
+        if "train" in missing or len(own["train"]) <= len(missing):
             raise DataError(
-                f"the folder {root.absolute()} holds {len(files)} WAV files; it needs "
-                + ("at least one" if own else "three, or sub-folders train, validation and test")
+                f"the folder {self.source.where} holds {len(files)} sound files; it needs three, or one in each of "
+                "sub-folders train, validation and test"
             )
-        if own:
-            return files
-        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(derive_seed(0))).tolist()
-        tenth = max(1, len(files) // 10)
-        chosen = {"test": order[:tenth], "validation": order[tenth : 2 * tenth], "train": order[2 * tenth :]}[split]
-        return [files[i] for i in sorted(chosen)]
+        for split, value in self.held.items():
+            if split not in missing and value is not None:
+                raise ConfigError(f"{self.source.where} has a {split} split of its own; leave out --data.{split}")
+        held = {s: 0.1 if (v := self.held[s]) is None else v for s in self.held if s in missing}
+        divided = {**own, **divide(own["train"], self.source.where, held)}
+        return {split: [parts for parts, _ in examples] for split, examples in divided.items()}
 
-
-def read_wav(file: BinaryIO, name: str) -> tuple[Tensor, int]:
-    """Read a WAV file of 8, 16, 24 or 32 bit integers: its channels' mean, float32 (N,) in [-1, 1), and its rate.
-
-    Raises:
-        DataError: it is none, naming it as ``name``.
-    """
-    try:
-        with wave.open(file, "rb") as recording:
-            channels, size, rate, frames = recording.getparams()[:4]
-            raw = recording.readframes(frames)
-    except (wave.Error, EOFError, RuntimeError) as error:
-        raise DataError(f"{name} is not a WAV file of whole numbers that can be read: {error}") from error
-    if size not in (1, 2, 3, 4) or channels < 1 or rate < 1:
-        raise DataError(f"{name} has samples of {8 * size} bits in {channels} channels at {rate} Hz, which is not read")
-    data = torch.frombuffer(bytearray(raw[: len(raw) // size * size] or b"\0" * size), dtype=torch.uint8)
-    parts = data.reshape(-1, size).long()
-    if sys.byteorder != "little":
-        parts = parts.flip(1)
-    if size == 1:
-        value = parts[:, 0] - 128
-    else:
-        value = (parts << (8 * torch.arange(size))).sum(1)
-        value = torch.where(value >= 1 << (8 * size - 1), value - (1 << (8 * size)), value)
-    x = value.double() / (1 << (8 * size - 1))
-    return x[: len(x) // channels * channels].reshape(-1, channels).mean(1).float(), rate
+    def _files(self, split: str) -> list[Parts]:
+        return self._divided[split]

@@ -1,4 +1,4 @@
-"""In-memory data: one tensor a split, read by index, with an order that is a function of the step.
+"""Splits that are read by index, from a tensor or decoded on the fly, with an order that is a function of the step.
 
 The training stream has no state but its step: batch t of a run is a slice of the permutation of epoch ``t // n``, drawn
 from (seed, epoch), and every rank takes its own share of it. A run that was interrupted goes on by setting the step.
@@ -7,22 +7,33 @@ from (seed, epoch), and every rank takes its own share of it. A run that was int
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from zoo.data.rows import Rows
 from zoo.errors import ConfigError, DataError
 
-__all__ = ["BatchStream", "SequentialBatches", "TensorData", "derive_seed"]
+__all__ = ["BatchStream", "SequentialBatches", "Split", "TensorData", "chosen", "derive_seed"]
 
 Split = tuple[Tensor, Tensor]
+"""Examples, a tensor (N, *shape) or `zoo.data.rows.Rows` that are decoded as they are read, and labels int64 (N,)."""
+
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 _DRAW = 0x5EED
 """Stream of the random transforms of training batches."""
+
+_AHEAD = 2
+"""Batches that are decoded while the model computes another one."""
+
+_EVALUATED, _EVALUATED_BYTES = 250, 4 << 20
+"""Examples of a batch that is only evaluated, fewer where they are large."""
 
 
 def derive_seed(*parts: int) -> int:
@@ -71,10 +82,9 @@ class BatchStream:
         epoch = self.step // len(self)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.x), generator=generator)
-        while self.step // len(self) == epoch:
-            first = (self.step % len(self) * self.world + self.rank) * self.batch_size
-            index = order[first : first + self.batch_size]
-            x = self.x.index_select(0, index)  # copies rows, many times as fast as indexing bytes
+        firsts = [(t * self.world + self.rank) * self.batch_size for t in range(self.step % len(self), len(self))]
+        indices = (order[first : first + self.batch_size] for first in firsts)
+        for x, index in _decoded(self.x, indices) if isinstance(self.x, Rows) else _copied(self.x, indices):
             if self.transform is not None:
                 generator.manual_seed(derive_seed(self.seed, self.step, self.rank, _DRAW))
                 x = self.transform(x, generator)
@@ -86,6 +96,23 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.step = state["step"]
+
+
+def _copied(x: Tensor, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    for index in indices:
+        yield x.index_select(0, index), index  # copies rows, many times as fast as indexing bytes
+
+
+def _decoded(rows: Rows, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows of each index with the index, a few batches ahead of who takes them."""
+    waiting: deque[tuple[Callable[[], Tensor], Tensor]] = deque()
+    for index in indices:
+        waiting.append((rows.ask(index.tolist()), index))
+        if len(waiting) > _AHEAD:
+            wait, ready = waiting.popleft()
+            yield wait(), ready
+    for wait, ready in waiting:
+        yield wait(), ready
 
 
 class SequentialBatches:
@@ -100,15 +127,28 @@ class SequentialBatches:
         return len(self.starts)
 
     def __iter__(self) -> Iterator[Split]:
+        if isinstance(self.x, Rows):
+            indices = (torch.arange(start, min(start + self.batch_size, len(self.x))) for start in self.starts)
+            for x, index in _decoded(self.x, indices):
+                yield x, self.labels[index]
+            return
         for start in self.starts:
             stop = start + self.batch_size
             yield self.x[start:stop], self.labels[start:stop]
 
 
-class TensorData(LightningDataModule):
-    """Base of the data modules whose splits fit into memory.
+def chosen(data: Split, index: Sequence[int] | Tensor) -> Split:
+    """Return the examples and labels of these numbers; rows stay to be decoded."""
+    x, labels = data
+    index = torch.as_tensor(index, dtype=torch.int64)
+    return (x.chosen(index.tolist()) if isinstance(x, Rows) else x[index]), labels[index]  # type: ignore[return-value]
 
-    Subclasses say `name`, `shape`, `levels`, `num_classes`, and read a split in `read`.
+
+class TensorData(LightningDataModule):
+    """Base of the data modules.
+
+    Subclasses say `name`, `shape`, `levels`, `num_classes`, `class_names` where classes have names, and read a split in
+    `read`.
 
     Args:
         batch_size: examples a batch and device.
@@ -121,6 +161,7 @@ class TensorData(LightningDataModule):
     shape: tuple[int, ...] = ()
     levels: int | None = 256
     num_classes: int = 0
+    class_names: tuple[str, ...] = ()  # of the labels 0, 1, ...; none where classes have no names
 
     def __init__(self, batch_size: int = 128, seed: int = 0, limit: int | None = None) -> None:
         super().__init__()
@@ -128,6 +169,7 @@ class TensorData(LightningDataModule):
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size, self.seed, self.limit = batch_size, seed, limit
         self._splits: dict[str, Split] = {}
+        self._digests: dict[str, str] = {}
         self._stream: BatchStream | None = None
 
     def read(self, split: str) -> Split:
@@ -141,14 +183,31 @@ class TensorData(LightningDataModule):
         if name not in self._splits:
             x, labels = self.read(name)
             if name == "train" and self.limit is not None:
-                x, labels = x[: self.limit], labels[: self.limit]
+                x = x.first(self.limit) if isinstance(x, Rows) else x[: self.limit]
+                labels = labels[: self.limit]
             self._splits[name] = (x, labels)
         return self._splits[name]
 
     def digest(self, split: str) -> str:
         """Return the sha256 of the bytes of a split, examples then labels."""
-        x, labels = self.split(split)
-        return hashlib.sha256(x.contiguous().numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+        if split not in self._digests:
+            x, labels = self.split(split)
+            self._digests[split] = self.fingerprint(x, labels)
+        return self._digests[split]
+
+    @staticmethod
+    def fingerprint(*parts: Tensor | Rows) -> str:
+        """Return the sha256 of the bytes of all parts, one after the other, whatever they are held in."""
+        digest = hashlib.sha256()
+        for part in parts:
+            for piece in part.split(_EVALUATED):
+                digest.update(piece.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """Return what was done to the examples that the name of the data does not say, for the protocol."""
+        return {}
 
     @property
     def unit(self) -> str:
@@ -156,23 +215,35 @@ class TensorData(LightningDataModule):
         return "nats" if self.levels in (None, 2) else "bits_per_dim"
 
     def transform(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Random map of a training batch; the identity unless a data set says otherwise."""
+        """Random map of a batch that makes the data what they are; the identity unless a data set says otherwise."""
+        return x
+
+    def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Random map of a training batch that makes more of few examples; the identity unless it was asked for."""
         return x
 
     def to_float(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn stored examples into the model's range: uint8 levels 0..L-1 into k / (L - 1)."""
+        if isinstance(x, Rows):
+            return x.mapped(lambda row: self.to_float(row, dtype), dtype)
         return x.to(dtype) if self.levels in (None, 2) else x.to(dtype).div_(self.levels - 1)
 
     # -- Lightning ----------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> BatchStream:
-        random = type(self).transform is not TensorData.transform
         rank, world = self._place()
         self._stream = BatchStream(
-            self.split("train"), self.batch_size, seed=self.seed, rank=rank, world=world,
-            transform=self.transform if random else None,
+            self.split("train"), self.batch_size, seed=self.seed, rank=rank, world=world, transform=self._randomness(),
         )  # fmt: skip
         return self._stream
+
+    def _randomness(self) -> Transform | None:
+        """Return what a training batch goes through, None for nothing."""
+        own = type(self).transform is not TensorData.transform
+        more = self.preparation.get("augment") is not None
+        if own and more:
+            return lambda x, generator: self.transform(self.augmented(x, generator), generator)
+        return self.transform if own else self.augmented if more else None
 
     def val_dataloader(self) -> SequentialBatches:
         return self._sequential("validation")
@@ -191,7 +262,9 @@ class TensorData(LightningDataModule):
 
     def _sequential(self, name: str) -> SequentialBatches:
         rank, world = self._place()
-        return SequentialBatches(self.split(name), max(self.batch_size, 250), rank=rank, world=world)
+        size = max(1, math.prod(self.shape)) * (4 if self.levels is None else 1)
+        most = min(_EVALUATED, max(1, _EVALUATED_BYTES // size))
+        return SequentialBatches(self.split(name), max(self.batch_size, most), rank=rank, world=world)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

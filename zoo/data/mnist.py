@@ -15,7 +15,8 @@ from importlib import resources
 import torch
 from torch import Tensor
 
-from zoo.data.base import Split, TensorData
+from zoo.data.base import Split
+from zoo.data.images import ImageData
 from zoo.errors import DataError
 
 __all__ = ["MNIST", "BinaryMNIST", "ThresholdMNIST", "read_mnist", "split_indices"]
@@ -54,13 +55,14 @@ def split_indices() -> tuple[Tensor, Tensor]:
     return order[_VALIDATION:].sort().values, order[:_VALIDATION].sort().values
 
 
-class MNIST(TensorData):
+class MNIST(ImageData):
     """The 8-bit digits: 55,000 / 5,000 / 10,000, shape (1, 28, 28), 256 levels.
 
     Args:
         batch_size: examples a batch and device.
         seed: of the order of training batches.
         limit: use only the first so many training examples.
+        augment: names of augmentations of training batches, such as ``crop:2``; see `zoo.data.images`.
     """
 
     name = "mnist"

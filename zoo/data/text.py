@@ -8,9 +8,11 @@ character.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import gzip
 import hashlib
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.base import Split, TensorData
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 
 __all__ = ["Shakespeare", "TextFile", "cut", "read_shakespeare"]
 
@@ -122,6 +124,8 @@ class Shakespeare(_Text):
 class TextFile(_Text):
     """Any file in UTF-8: windows of its characters, at most 256 distinct ones.
 
+    Byte order marks are no characters, and every end of a line is one line feed, whatever it is in the file.
+
     Args:
         path: of the file.
         length: characters a window.
@@ -133,6 +137,7 @@ class TextFile(_Text):
 
     Raises:
         DataError: the file is missing, is not UTF-8, holds too many distinct characters or unknown ones.
+        ConfigError: an alphabet that is empty, too large, or has a character twice.
     """
 
     name = "text_file"
@@ -148,6 +153,11 @@ class TextFile(_Text):
     ) -> None:
         super().__init__(length, batch_size, seed, limit)
         self.path, self._alphabet = Path(path).expanduser(), alphabet
+        if alphabet is not None:
+            doubled = sorted(c for c, count in Counter(alphabet).items() if count > 1)
+            if doubled or not 0 < len(alphabet) <= 256:
+                why = f"holds {doubled[0]!r} more than once" if doubled else f"has {len(alphabet)} characters"
+                raise ConfigError(f"text_file: the alphabet {why}; give from 1 to 256 characters, each once")
         self._text: str | None = None
 
     @functools.cached_property
@@ -163,12 +173,25 @@ class TextFile(_Text):
     def text(self) -> str:
         if self._text is None:
             try:
-                self._text = self.path.read_text(encoding="utf-8")
+                self._text = _decoded(self.path.read_bytes())
             except OSError as error:
                 raise DataError(
                     f"the text file {self.path.absolute()} cannot be read ({error.strerror}); name another with "
                     "--data.path"
                 ) from error
             except UnicodeDecodeError as error:
-                raise DataError(f"{self.path.absolute()} is not UTF-8 ({error.reason})") from error
+                raise DataError(f"{self.path.absolute()} is not UTF-8 ({error.reason}); store it as UTF-8") from error
         return self._text
+
+
+_OTHER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
+                codecs.BOM_UTF16_BE: "UTF-16"}  # fmt: skip
+
+
+def _decoded(data: bytes) -> str:
+    """Return the characters of UTF-8 without byte order marks, each end of a line being one line feed."""
+    for mark, name in _OTHER_MARKS.items():
+        if data.startswith(mark):
+            raise UnicodeDecodeError("utf-8", data[:4], 0, len(mark), f"it begins with the byte order mark of {name}")
+    text = data.decode("utf-8").replace("\ufeff", "")  # files that were joined have marks inside, too
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -3,7 +3,7 @@
 `examine` does everything that a model's abilities allow; each diagnostic is a function of its own as well.
 """
 
-from zoo.diagnostics.abilities import decode, latents, reconstruct
+from zoo.abilities import decode, latents, reconstruct
 from zoo.diagnostics.catalogue import DIAGNOSTICS, Diagnostic, Finding, Subject
 from zoo.diagnostics.codes import Usage, codebook_usage, plot_usage
 from zoo.diagnostics.diagnosis import OVERVIEW, Diagnosis, examine

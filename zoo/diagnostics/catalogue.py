@@ -8,25 +8,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.diagnostics import abilities
-from zoo.diagnostics.abilities import (
+from zoo.abilities import (
+    DecodesNoise,
     Denoises,
     Encodes,
-    Generates,
     HasCodes,
+    HasEnergy,
+    HasFeatures,
     HasPosterior,
+    HasStraightness,
     HasStyles,
     Inverts,
     Travels,
+    draws_images,
+    in_batches,
     is_told,
+    reconstruct,
+    takes_option,
 )
 from zoo.diagnostics.codes import codebook_usage, plot_usage
+from zoo.diagnostics.energies import energies, plot_energies
 from zoo.diagnostics.figures import sheet_of
 from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
 from zoo.diagnostics.latents import (
@@ -36,12 +43,12 @@ from zoo.diagnostics.latents import (
     interpolation,
     latent_scatter,
     plot_scatter,
+    scatter_of,
 )
 from zoo.diagnostics.posterior import plot_collapse, posterior_collapse
 from zoo.diagnostics.ways import inversion, plot_inversion, plot_trajectories, travel
-
-if TYPE_CHECKING:
-    pass
+from zoo.media import feature_picture, medium
+from zoo.metrics.probes import effective_rank, feature_std
 
 __all__ = ["DIAGNOSTICS", "Diagnostic", "Finding", "Subject"]
 
@@ -53,7 +60,7 @@ class Subject:
     Attributes:
         model: in eval mode.
         x: examples of the test split in data range, (N, *shape).
-        labels: (N,).
+        labels: (N,), or texts (N, T).
         pair: indices of the two ends of interpolations; chosen where it is none.
         without, having: label sets of attribute arithmetic; chosen where they are empty.
     """
@@ -64,6 +71,11 @@ class Subject:
     pair: tuple[int, int] | None = None
     without: Sequence[int] = ()
     having: Sequence[int] = ()
+
+    @property
+    def classes(self) -> Tensor:
+        """The class of each example, (N,): its label, or the place of its text among all of them in order."""
+        return self.labels if self.labels.ndim == 1 else self.labels.unique(dim=0, return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def _scatter(subject: Subject) -> Finding:
     shown = slice(None, 5_000)  # more would hide each other
     return Finding(
         report.facts(),
-        plot_scatter(dataclasses.replace(report, points=report.points[shown], labels=subject.labels[shown])),
+        plot_scatter(dataclasses.replace(report, points=report.points[shown], labels=subject.classes[shown])),
     )
 
 
@@ -119,7 +131,7 @@ def _interpolation(subject: Subject) -> Finding:
 
 def _pair(subject: Subject) -> tuple[int, int]:
     """Choose the first example and the next of another class, or of the same one where the model is told the class."""
-    same = subject.labels[1:] == subject.labels[0]
+    same = subject.classes[1:] == subject.classes[0]
     wanted = same if is_told(subject.model) else ~same
     return 0, 1 + (int(wanted.nonzero()[0]) if bool(wanted.any()) else 0)
 
@@ -127,9 +139,9 @@ def _pair(subject: Subject) -> tuple[int, int]:
 def _arithmetic(subject: Subject) -> Finding:
     without, having = list(subject.without), list(subject.having)
     if not without:
-        first, second = closest_classes(subject.model, subject.x, subject.labels)
+        first, second = closest_classes(subject.model, subject.x, subject.classes)
         without, having = [first], [second]
-    found = attribute_arithmetic(subject.model, subject.x, subject.labels, without, having)
+    found = attribute_arithmetic(subject.model, subject.x, subject.classes, without, having)
     facts = {
         "without": without, "having": having, "shares": found.shares.tolist(),
         "length_of_vector": float(found.vector.double().norm()),
@@ -138,7 +150,7 @@ def _arithmetic(subject: Subject) -> Finding:
 
 
 def _reconstructions(subject: Subject) -> Finding:
-    again = abilities.reconstruct(subject.model, subject.x, subject.labels)
+    again = reconstruct(subject.model, subject.x, subject.labels)
     error = float((again.double() - subject.x.double()).square().mean())
     spread = float((subject.x.double() - subject.x.double().mean(0)).square().mean())
     facts = {
@@ -201,7 +213,7 @@ def _trajectories(subject: Subject) -> Finding:
     states, times = travel(subject.model, 8 if images else 1_000, frames)
     change = (states[1:] - states[:-1]).flatten(2).double().norm(dim=2).mean(1)  # (frames - 1,)
     facts = {"curves": states.shape[1], "times": times.tolist(), "distance_between_frames": change.tolist()}
-    if hasattr(subject.model, "straightness"):
+    if isinstance(subject.model, HasStraightness):
         facts["straightness_per_dimension"] = subject.model.straightness(128, seed=0)
     return Finding(facts, plot_trajectories(states, times))
 
@@ -211,12 +223,33 @@ def _inversion(subject: Subject) -> Finding:
     return Finding(found.facts(), plot_inversion(found))
 
 
+def _energies(subject: Subject) -> Finding:
+    found = energies(subject.model, subject.x, subject.labels)
+    return Finding(found.facts(), plot_energies(found))
+
+
+def _features(subject: Subject) -> Finding:
+    z = in_batches(subject.model, subject.model.features, subject.x)
+    report, shown = scatter_of(z.double(), subject.classes), slice(None, 5_000)
+    facts = {**report.facts(), "feature_dim": z.shape[1], "effective_rank": effective_rank(z)[0],
+             "feature_std": feature_std(z)[0]}  # fmt: skip
+    return Finding(
+        facts,
+        plot_scatter(dataclasses.replace(report, points=report.points[shown], labels=subject.classes[shown])),
+    )
+
+
+def _feature_map(subject: Subject) -> Finding:
+    rows = feature_picture(subject.model, subject.x[:12])
+    return Finding({"examples": rows.shape[1]}, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
+
+
 def _decodes(model: Any) -> bool:
     return isinstance(model, Encodes) and len(model.shape) == 3
 
 
 def _generates(model: Any) -> bool:
-    return isinstance(model, Generates) and not isinstance(model, Encodes) and len(model.shape) == 3
+    return isinstance(model, DecodesNoise) and not isinstance(model, Encodes) and draws_images(model)
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {
@@ -225,6 +258,15 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
         "From noise to samples: the states, and below what is seen in them",
         lambda m: isinstance(m, Denoises) and len(m.shape) == 3,
         _denoising,
+    ),
+    "energies": Diagnostic(
+        "Energies of test examples, of noise, and of samples", lambda m: isinstance(m, HasEnergy), _energies
+    ),
+    "features": Diagnostic("Features of test examples", lambda m: isinstance(m, HasFeatures), _features),
+    "feature_map": Diagnostic(
+        "Test images, and three principal components of their features as colours",
+        lambda m: isinstance(m, HasFeatures) and medium(m) == "image",
+        _feature_map,
     ),
     "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
     "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),
@@ -241,7 +283,9 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
         _arithmetic,
     ),
     "analogies": Diagnostic(
-        "A test image, and its latent under every class", lambda m: _decodes(m) and is_told(m), _analogies
+        "A test image, and its latent under every class",
+        lambda m: _decodes(m) and is_told(m) and m.num_classes > 0,
+        _analogies,
     ),
     "walk": Diagnostic("Random latents, and the great circle between each two", _generates, _walk),
     "classes": Diagnostic(
@@ -249,7 +293,7 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     ),
     "truncation": Diagnostic(
         "The same latents, from truncation 0 to none",
-        lambda m: _generates(m) and "truncation" in m.sampling_options(),
+        lambda m: _generates(m) and takes_option(m, "truncation"),
         _truncation,
     ),
     "mixing": Diagnostic(

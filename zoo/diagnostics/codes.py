@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.diagnostics.abilities import HasCodes, in_batches
+from zoo.abilities import HasCodes, in_batches
 from zoo.diagnostics.figures import picture_of
 
 __all__ = ["Usage", "codebook_usage", "plot_usage"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.abilities import diagnosed_examples
 from zoo.diagnostics.catalogue import DIAGNOSTICS, Finding, Subject
 from zoo.diagnostics.figures import page, png
 from zoo.errors import ConfigError, DataError, close_matches
@@ -89,7 +90,8 @@ def examine(
     """
     chosen = _chosen(model, only)
     model.accepts(data.shape, data.levels)
-    examples = min(examples, getattr(model, "diagnosed_examples", None) or examples)
+    model.accepts_condition(data.split("test")[1])
+    examples = min(examples, diagnosed_examples(model) or examples)
     stored, labels = (part[:examples] for part in data.split("test"))
     if examples < 2 or len(stored) < 2:
         raise DataError(f"diagnostics need at least 2 test examples, got {min(examples, len(stored))}")
@@ -125,7 +127,7 @@ def _chosen(model: Any, only: Sequence[str] | None) -> list[str]:
     if not fitting:
         raise ConfigError(
             f"there is no diagnostic for {type(model).__name__}: it neither encodes and decodes examples nor "
-            f"makes images of latents, and has no posterior or codes"
+            f"makes images of latents, and has no posterior or codes, no energy and no features"
         )
     wrong = [key for key in only or () if key not in fitting]
     if wrong:

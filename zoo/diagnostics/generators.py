@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.diagnostics.abilities import Generates, HasStyles
+from zoo.abilities import DecodesNoise, HasStyles
 from zoo.errors import ConfigError
 
 __all__ = ["class_grid", "mixing_grid", "slerp", "truncation_rows", "walk"]
@@ -43,7 +43,7 @@ def _images(model: Any, z: Tensor, labels: Tensor | None) -> Tensor:
     return (model.decode(z) if labels is None else model.decode(z, labels.to(model.device))).cpu()
 
 
-def walk(model: Generates, rows: int = 4, steps: int = 11, seed: int = 0) -> Tensor:
+def walk(model: DecodesNoise, rows: int = 4, steps: int = 11, seed: int = 0) -> Tensor:
     """Decode great circles between random latents, (rows, steps, *shape); a conditional model keeps a row's class."""
     if steps < 2:
         raise ConfigError(f"a walk has two ends, so at least 2 steps, got {steps}")
@@ -55,7 +55,7 @@ def walk(model: Generates, rows: int = 4, steps: int = 11, seed: int = 0) -> Ten
     return _images(model, z, labels).unflatten(0, (rows, steps))
 
 
-def class_grid(model: Generates, rows: int = 6, seed: int = 0) -> Tensor:
+def class_grid(model: DecodesNoise, rows: int = 6, seed: int = 0) -> Tensor:
     """Decode each of a few latents under every class, (rows, num_classes, *shape)."""
     if not model.num_classes:
         raise ConfigError(f"{type(model).__name__} is not conditional, so there is no grid of its classes")

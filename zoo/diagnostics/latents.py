@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.diagnostics.abilities import Encodes, decode, latents
+from zoo.abilities import Encodes, Interpolates, decode, latents
 from zoo.diagnostics.figures import picture_of
 from zoo.errors import ConfigError
 
@@ -28,6 +28,7 @@ __all__ = [
     "interpolation",
     "latent_scatter",
     "plot_scatter",
+    "scatter_of",
 ]
 
 
@@ -59,8 +60,14 @@ class Scatter:
 
 
 def latent_scatter(model: Encodes, x: Tensor, labels: Tensor | None = None) -> Scatter:
-    """Project the latents of examples (N, *shape), with labels (N,) or none, to the plane."""
-    z = latents(model, x, labels).flatten(1).double()
+    """Project the latents of examples (N, *shape), with labels (N,), texts (N, T) or none, to the plane."""
+    return scatter_of(latents(model, x, labels).flatten(1).double(), labels)
+
+
+def scatter_of(z: Tensor, labels: Tensor | None = None) -> Scatter:
+    """Project vectors (N, D), with labels (N,), texts (N, T) or none, to the plane; each text is a class of its own."""
+    if labels is not None and labels.ndim > 1:
+        labels = labels.unique(dim=0, return_inverse=True)[1]
     centred = z - z.mean(0)
     total = float(centred.square().sum()) or 1.0
     points = z if z.shape[1] <= 2 else centred @ _components(centred)
@@ -122,7 +129,7 @@ def interpolation(model: Encodes, ends: Tensor, steps: int = 11, labels: Tensor 
         raise ConfigError(f"an interpolation has two ends and at least 2 steps, got {len(ends)} and {steps}")
     a, b = latents(model, ends, labels)
     t = torch.linspace(0, 1, steps, dtype=a.dtype)
-    between = getattr(model, "between", torch.lerp)
+    between = model.between if isinstance(model, Interpolates) else torch.lerp
     z = torch.cat([between(a[None], b[None], s) for s in t])
     return decode(model, z, labels[(t > 0.5).long()] if labels is not None else None)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from zoo.diagnostics.abilities import HasPosterior, in_batches
+from zoo.abilities import HasPosterior, in_batches
 from zoo.diagnostics.figures import picture_of
 from zoo.maths.distributions import gaussian_kl
 

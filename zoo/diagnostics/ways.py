@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.diagnostics.abilities import Inverts, Travels, in_batches
+from zoo.abilities import Inverts, Travels, in_batches
 from zoo.diagnostics.figures import picture_of, sheet_of
 
 __all__ = ["Inversion", "inversion", "plot_inversion", "plot_trajectories"]

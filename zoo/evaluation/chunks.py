@@ -15,9 +15,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from zoo.abilities import has_likelihood, is_conditional
 from zoo.errors import ResultError
 from zoo.metrics.fidelity import stored
-from zoo.model import GenerativeModel, HasLikelihood
+from zoo.model import GenerativeModel
 
 __all__ = ["Chunk", "Store", "Task", "likelihood_chunks", "sample_chunks"]
 
@@ -123,12 +124,14 @@ class Task:
         examples: (start, stop) -> test examples in the model's range, (B, *shape), and labels (B,).
         options: sampling options.
         levels: to how many values samples are rounded, None for not at all.
+        conditions: texts that samples are drawn for, in turn, int64 (N, T), where the model is told texts.
     """
 
     model: GenerativeModel
     examples: Callable[[int, int], tuple[Tensor, Tensor]]
     options: Mapping[str, Any]
     levels: int | None
+    conditions: Tensor | None = None
 
     def work(self, chunks: Sequence[Chunk], store: Store, *, rank: int = 0, world: int = 1, bar: bool = False) -> None:
         """Do this process's share of the chunks: those that the store does not hold yet."""
@@ -146,6 +149,12 @@ class Task:
             found.append(self.do(chunk) if content is None else content)
         return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
+    def asked(self, start: int, stop: int) -> Tensor | None:
+        """Return what the samples from start to stop are drawn for: classes (B,), texts (B, T), or nothing."""
+        if self.conditions is not None:
+            return self.conditions[torch.arange(start, stop) % len(self.conditions)]
+        return torch.arange(start, stop) % self.model.num_classes if self.model.num_classes else None
+
     @torch.no_grad()
     def do(self, chunk: Chunk) -> dict[str, Tensor]:
         """Return ``log_prob`` (B,), or ``x`` (B, *shape) as drawn or as levels, with the seconds that it took."""
@@ -154,14 +163,14 @@ class Task:
     def _log_prob(self, chunk: Chunk) -> dict[str, Tensor]:
         """Return log p(x) in nats, float64; of a conditional model log p(x | y), with the labels of the data."""
         model = self.model
-        assert isinstance(model, HasLikelihood)
+        assert has_likelihood(model)
         x, labels = self.examples(chunk.start, chunk.stop)
-        given = {"labels": labels.to(model.device)} if model.num_classes else {}
+        given = {"labels": labels.to(model.device)} if is_conditional(model) else {}
         return {"log_prob": model.log_prob(x.to(model.device), k=chunk.k, seed=chunk.seed, **given).double().cpu()}
 
     def _sample(self, chunk: Chunk) -> dict[str, Tensor]:
         model, n = self.model, chunk.stop - chunk.start
-        asked = torch.arange(chunk.start, chunk.stop) % model.num_classes if model.num_classes else None
+        asked = self.asked(chunk.start, chunk.stop)
         given = {"labels": asked.to(model.device)} if asked is not None else {}
         begin = time.perf_counter()
         x = model.sample(n, seed=chunk.seed, **given, **self.options).float().cpu()

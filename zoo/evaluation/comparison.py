@@ -7,8 +7,6 @@ of samples), and how far unseen test images are from the training images.
 from __future__ import annotations
 
 import functools
-import hashlib
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from zoo.errors import ResultError
 from zoo.metrics import fidelity as compare
-from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet
+from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet, packed, unpacked
 from zoo.metrics.extractors import Digits, Extractor, as_extractor, inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS, copying, nearest_distances
 
@@ -106,18 +104,20 @@ class Reference:
         if len(images) < n:
             return {}
         generator = torch.Generator().manual_seed(_FLOOR_SEED)
-        x = self.data.transform(images[torch.randperm(len(images), generator=generator)[:n]], generator)
-        key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(), n)
+        index = torch.randperm(len(images), generator=generator)[:n]
+        some = images[index] if isinstance(images, Tensor) else images.chosen(index.tolist())  # still to be decoded
+        x = self.data.transform(some, generator)
+        key = (self.data.fingerprint(x), n)
 
         def compute() -> dict[str, Tensor]:
             drawn = self._extract(self.data.to_float(x), "floor features")
             found = compare.fidelity(drawn, self._test(), progress=self.bar)
             if isinstance(self.extractor, Digits):
                 found |= class_shares(drawn["logits"])
-            return {name: _packed(m) for name, m in found.items()}
+            return {name: packed(m) for name, m in found.items()}
 
         found = self._cached("floor", key, compute)
-        return {name: tuple(None if math.isnan(v) else v for v in m.tolist()) for name, m in found.items()}
+        return {name: unpacked(m) for name, m in found.items()}
 
     # -- what is cached -----------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Reference:
         """Features of the training images, and how far the test images are from the nearest of them."""
         images = self._train[: self.most]
         x = self.data.transform(images, torch.Generator().manual_seed(_FLOOR_SEED))
-        key = (hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest(),)
+        key = (self.data.fingerprint(x),)
 
         def compute() -> dict[str, Tensor]:
             return {"features": self._extract(self.data.to_float(x), "training features")["features"]}
@@ -157,7 +157,3 @@ class Reference:
         data = self.data
         of_data = (data.name, data.digest("test"), len(data.split("test")[0]))
         return compare.cached(what, (self.extractor.sha256, *of_data, *key), make)
-
-
-def _packed(estimate: Estimate) -> Tensor:
-    return torch.tensor([math.nan if v is None else v for v in estimate], dtype=torch.float64)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from zoo.abilities import HasControls
 from zoo.evaluation.chunks import sample_chunks
 from zoo.evaluation.comparison import Reference
 from zoo.results import Metric
 
-__all__ = ["HasControls", "control_metrics"]
-
-
-@runtime_checkable
-class HasControls(Protocol):
-    """A model with controls, such as the reconstructions of an autoencoder whose codes have a prior."""
-
-    def controls(self) -> Mapping[str, Callable[[Tensor, int], Tensor]]:
-        """Return name -> (test examples (B, *shape), seed) -> pictures (B, *shape) in data range."""
+__all__ = ["control_metrics"]
 
 
 @torch.no_grad()

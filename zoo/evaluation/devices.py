@@ -61,7 +61,9 @@ def _write_job(task: Task, chunks: Sequence[Chunk], store: Store) -> None:
     save_file(state, folder / WEIGHTS)
     last = max((chunk.stop for chunk in chunks if chunk.k), default=0)
     x, labels = task.examples(0, last) if last else (torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    save_file({"x": x.cpu().contiguous(), "labels": labels.contiguous()}, folder / EXAMPLES)
+    given = {"x": x.cpu().contiguous(), "labels": labels.contiguous()}
+    given |= {"conditions": task.conditions.contiguous()} if task.conditions is not None else {}
+    save_file(given, folder / EXAMPLES)
     job = {
         "spec": spec, "options": dict(task.options), "levels": task.levels,
         "dtype": str(task.model.dtype).removeprefix("torch."), "threads": torch.get_num_threads(),

@@ -44,9 +44,10 @@ def cost_of(model: GenerativeModel, times: Mapping[str, float], given: Mapping[s
     measured = {"parameters", "network_calls_per_sample", *times}
     extra = {k: v for k, v in given.items() if k not in own and k not in measured and v is not None}
     kept = {**extra.pop("training", {}), **extra}
+    calls = model.calls_per_sample if model.generates else None
     return Cost(
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        network_calls_per_sample=model.calls_per_sample, hardware=_hardware(model.device, devices), training=kept,
+        network_calls_per_sample=calls, hardware=_hardware(model.device, devices), training=kept,
         **own, **times,
     )  # fmt: skip
 

@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zoo import results
+from zoo.abilities import HasControls, HasEnergy, HasFeatures, has_likelihood, is_conditional
+from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
 from zoo.evaluation.comparison import DIGITS, Reference, choose
-from zoo.evaluation.controls import HasControls, control_metrics
+from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
+from zoo.evaluation.energies import energy_estimates
 from zoo.evaluation.facts import cost_of, data_of, identity_of, versions
+from zoo.evaluation.representation import FeatureProtocol
 from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS
-from zoo.model import GenerativeModel, HasLikelihood
+from zoo.model import GenerativeModel
 from zoo.results import Metric, Protocol, Result
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
+_SMALL = 1_000  # test examples, under which a number is marked
 _FEW = 5_000  # training images that a quick evaluation looks for nearest neighbours among
 
 
@@ -62,7 +67,9 @@ def measure(
     """Evaluate a model on the test split of ``data``.
 
     Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all test examples. Distances are those
-    of `zoo.metrics.fidelity` between ``samples`` samples and all test images, as an extractor sees both.
+    of `zoo.metrics.fidelity` between ``samples`` samples and all test images, as an extractor sees both. A model with
+    an energy adds what that says of test examples, samples and noise; one with features what a probe reads off them,
+    and where it does not generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.
@@ -97,13 +104,20 @@ def measure(
     """
     _check_numbers(samples=samples, seeds=seeds, k=k, batch_size=batch_size, limit=limit, devices=devices)
     model.accepts(data.shape, data.levels)
+    model.accepts_condition(data.split("test")[1])
+    if options and not model.generates:
+        raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no sampling options")
+    asked_limit = limit
+    same_names(model.class_names, data.class_names, type(model).__name__)
     reference = _reference(model, data, extractor, samples, quick, progress)
     identity = identity_of(model, name, weights_sha256)
     numbers = list(range(seed, seed + seeds))
-    limit = limit or getattr(model, "likelihood_examples", None)
+    limit = limit or (model.likelihood_examples if has_likelihood(model) else None)  # type: ignore[attr-defined]
     stored, labels = (part[:limit] for part in data.split("test"))
     protocol: dict[str, Any] = {"seeds": numbers, "batch_size": batch_size, "ema": ema, "quick": quick}
-    protocol |= {"conditional": model.num_classes > 0, "sampler": model.sampler(options or {})}
+    sampler = model.sampler(options or {}) if model.generates else {}
+    protocol |= {"preparation": dict(data.preparation)}
+    protocol |= {"conditional": is_conditional(model), "sampler": sampler}
     bounds = _bounds(model, k or 1)
     if bounds:
         protocol |= {"likelihood": model.likelihood(k or 1), "k": k or 1, "likelihood_examples": len(stored)}  # type: ignore[attr-defined]
@@ -111,6 +125,11 @@ def measure(
         protocol |= {"likelihood_solver": model.likelihood_solver}  # type: ignore[attr-defined]
     drawn = samples if reference is not None else min(samples, batch_size)
     protocol |= reference.protocol(samples) if reference is not None else {}
+    features = FeatureProtocol(model, data, quick, asked_limit) if isinstance(model, HasFeatures) else None
+    constants = {"features": features.facts()} if features is not None else {}
+    constants |= {"energies": {"examples": len(stored)}} if isinstance(model, HasEnergy) else {}
+    if constants:
+        protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
     def examples(start: int, stop: int) -> tuple[Tensor, Tensor]:
         return data.to_float(stored[start:stop], model.dtype), labels[start:stop]
@@ -118,19 +137,23 @@ def measure(
     training = model.training
     model.eval()
     try:
-        task = Task(model, examples, dict(options or {}), data.levels if reference is not None else None)
+        rounded = data.levels if reference is not None else None
+        task = Task(model, examples, dict(options or {}), rounded, data.split("test")[1] if model.context else None)
         plan = _plan(model, bounds, numbers, len(stored), drawn, batch_size)
         store = _store(out, work, devices, (identity.weights_sha256, data.digest("test"), protocol))
         everything = [chunk for chunks in plan.values() for chunk in chunks]
-        if devices > 1:
+        if devices > 1 and everything:
             spread(task, everything, store, devices, allow, progress)
         else:
             task.work(everything, store, bar=progress)
         metrics = _likelihoods(task, plan, bounds, store, data, numbers)
-        found, rate = _samples(task, plan, store, reference, numbers)
+        found, times = _samples(task, plan, store, reference, numbers) if model.generates else ({}, {})
         if reference is not None and isinstance(model, HasControls):
             found |= control_metrics(model, reference, examples, drawn, seed, batch_size)
-        times = {"samples_per_second": rate, "latency_seconds": _latency(model, seed, options or {})}
+        if isinstance(model, HasEnergy):
+            found |= _energies(task, plan, store, len(stored), numbers)
+        if features is not None:
+            found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}
     finally:
         model.train(training)
@@ -143,7 +166,10 @@ def measure(
         metrics=metrics,
         floor={n: Metric(*floor[n]) for n in metrics if n in floor},
         cost=cost_of(model, times, cost or {}, devices),
-        flags=["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else [],
+        flags=[
+            *(["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else []),
+            *(["small_split"] if len(data.split("test")[0]) < _SMALL else []),
+        ],
         versions=versions(),
         command=command,
     )
@@ -161,9 +187,17 @@ def _reference(
     model: GenerativeModel, data: TensorData, asked: Any, samples: int, quick: bool, bar: bool
 ) -> Reference | None:
     """Return what samples are compared with, or None. Raises `ResultError` where there is nothing to measure at all."""
-    extractor = choose(asked, data)
+    extractor = choose(asked, data) if model.generates else None
+    if not model.generates:
+        if not (has_likelihood(model) or isinstance(model, (HasEnergy, HasFeatures))):
+            raise ResultError(
+                f"{type(model).__name__} draws no samples and has no likelihood, energy or features: nothing to measure"
+            )
+        if asked not in (None, "none"):
+            raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no extractor")
+        return None
     if extractor is None:
-        if not _has_likelihood(model):
+        if not (has_likelihood(model) or isinstance(model, (HasEnergy, HasFeatures))):
             raise ResultError(
                 f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
                 f"{', '.join(DIGITS)}, or for colour images where the Inception weights are on this machine, so there "
@@ -181,13 +215,9 @@ def _reference(
     return reference
 
 
-def _has_likelihood(model: GenerativeModel) -> bool:
-    return isinstance(model, HasLikelihood) and model.has_likelihood
-
-
 def _bounds(model: GenerativeModel, k: int) -> dict[str, int]:
     """Return suffix of the metric -> importance samples: the likelihood, and with one sample where that differs."""
-    if not _has_likelihood(model):
+    if not has_likelihood(model):
         return {}
     if model.likelihood(1) == model.likelihood(k):
         return {"": k}
@@ -203,7 +233,7 @@ def _plan(
         kind = model.likelihood(k)  # type: ignore[attr-defined]
         for seed in seeds[:1] if kind == "exact" else seeds:
             plan[suffix, seed] = likelihood_chunks(seed, examples, k, kind)
-    for seed in seeds:
+    for seed in seeds if model.generates else ():
         plan["samples", seed] = sample_chunks(seed, samples, size)
     return plan
 
@@ -252,18 +282,37 @@ def _mean(values: Tensor) -> Estimate:
 def _samples(
     task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, reference: Reference | None,
     seeds: Sequence[int],
-) -> tuple[dict[str, Metric], float]:  # fmt: skip
-    """Return the metrics of the samples and how many were drawn in a second."""
+) -> tuple[dict[str, Metric], dict[str, float]]:  # fmt: skip
+    """Return the metrics of the samples and how long it takes to draw them."""
     runs: list[dict[str, Estimate]] = []
     drawn, seconds = 0, 0.0
     for seed in seeds:
         content = task.collect(plan["samples", seed], store)
         drawn, seconds = drawn + len(content["x"]), seconds + float(content["seconds"].sum())
         if reference is not None:
-            x = content["x"].float() / (task.levels - 1) if task.levels is not None else content["x"]
-            runs.append(reference.compare(x, content.get("asked")))
+            asked = content.get("asked")
+            runs.append(
+                reference.compare(_drawn(task, content), asked if asked is not None and asked.ndim == 1 else None)
+            )
     metrics = {name: _over_seeds([run[name] for run in runs], independent=True) for name in (runs[0] if runs else ())}
-    return metrics, drawn / seconds
+    return metrics, {"samples_per_second": drawn / seconds, "latency_seconds": _latency(task, seeds[0])}
+
+
+def _drawn(task: Task, content: Mapping[str, Tensor]) -> Tensor:
+    """Return the samples of chunks in data range."""
+    return content["x"].float() / (task.levels - 1) if task.levels is not None else content["x"]
+
+
+def _energies(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, examples: int, seeds: Sequence[int]
+) -> dict[str, Metric]:
+    """Return what the energy says of test examples, samples and noise."""
+    runs: list[dict[str, Estimate]] = []
+    for seed in seeds:
+        content = task.collect(plan["samples", seed], store) if task.model.generates else None
+        drawn = (_drawn(task, content), content.get("asked")) if content is not None else None
+        runs.append(energy_estimates(task.model, task.examples(0, examples), drawn, seed))
+    return {name: _over_seeds([run[name] for run in runs], independent=False) for name in runs[0]}
 
 
 def _over_seeds(values: Sequence[Estimate], *, independent: bool) -> Metric:
@@ -278,9 +327,10 @@ def _over_seeds(values: Sequence[Estimate], *, independent: bool) -> Metric:
     return Metric(mean, error, sum(spreads) / len(spreads) if spreads else None, numbers)
 
 
-def _latency(model: GenerativeModel, seed: int, options: Mapping[str, Any]) -> float:
+def _latency(task: Task, seed: int) -> float:
+    labels = task.asked(0, 1) if task.conditions is not None else None
     begin = time.perf_counter()
-    model.sample(1, seed=seed, **options).cpu()
+    task.model.sample(1, seed=seed, labels=labels, **task.options).cpu()
     return time.perf_counter() - begin
 
 

@@ -33,7 +33,7 @@ def share(folder: str | Path, rank: int, world: int, device: str, allow: Sequenc
     def examples(start: int, stop: int) -> tuple[Tensor, Tensor]:
         return given["x"][start:stop], given["labels"][start:stop]
 
-    task = Task(model, examples, job["options"], job["levels"])
+    task = Task(model, examples, job["options"], job["levels"], given.get("conditions"))
     task.work([Chunk(**chunk) for chunk in job["chunks"]], Store(folder), rank=rank, world=world)
 
 

@@ -5,6 +5,8 @@
   values with one more. The state is the values themselves, so every step is one pass of the whole network.
 - *denoiser*: noisy data at one signal-to-noise ratio to what they are at the next, by DDIM, and the predicted data.
 - *velocity*: of a flow in continuous time; the solver stays outside, adaptive or not.
+- *encoder*: examples to features, of models that represent.
+- *energy*: examples to energies, nats up to a constant.
 
 Nothing inside draws random numbers.
 """
@@ -21,6 +23,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zoo.abilities import (
+    DecodesNoise,
+    DrawsValues,
+    Encodes,
+    HasCodes,
+    HasEnergy,
+    HasFeatures,
+    HasGenerator,
+    HasStyles,
+    HasVelocity,
+    PredictsData,
+    ReadsSequences,
+    Settles,
+    autoencoder_of,
+    end_of_time,
+    is_conditional,
+    prior_of,
+    takes_labels,
+    weak_of,
+    writes_sound,
+    writes_text,
+)
+from zoo.context import PAD
 from zoo.errors import ConfigError
 
 __all__ = ["Part", "parts"]
@@ -31,7 +56,7 @@ class Part:
     """One function to export.
 
     Attributes:
-        kind: decoder, step, denoiser or velocity.
+        kind: decoder, step, denoiser, velocity, encoder or energy.
         module: the function.
         inputs: name -> (shape without the batch, type); a shape of None is one number for the whole batch.
         outputs: names.
@@ -57,9 +82,8 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        if hasattr(self.model, "generate"):  # without the checks of labels, which a graph cannot hold
-            x = self.model.generate(z, labels)
-            return (x + 1) / 2 if self.model.bounded else x
+        if isinstance(self.model, HasGenerator):  # without the checks of labels, which a graph cannot hold
+            return self.model.to_data(self.model.generate(z, labels))
         return self.model.decode(z) if labels is None else self.model.decode(z, labels)
 
 
@@ -90,7 +114,11 @@ class _Step(nn.Module):
         k = values
         if self.image:
             C, H, W = self.model.shape
-            k = values.reshape(-1, H, W, C).permute(0, 3, 1, 2) if not hasattr(self.model, "to_sequence") else values
+            k = (
+                values.reshape(-1, H, W, C).permute(0, 3, 1, 2)
+                if not isinstance(self.model, ReadsSequences)
+                else values
+            )
         logits = self.model(k, labels)  # (B, C, H, W, L), or (B, T, L)
         if logits.ndim == 5:
             logits = logits.permute(0, 2, 3, 1, 4).flatten(1, 3)  # (B, T, L)
@@ -124,6 +152,24 @@ class _Denoiser(nn.Module):
         return later_alpha * x_0 + later_sigma * (x - alpha * x_0) / sigma, self.model.uncentre(x_0)
 
 
+class _Encoder(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.features(x)
+
+
+class _Energy(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.model.energy(x) if labels is None else self.model.energy(x, labels=labels)
+
+
 class _Velocity(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -137,11 +183,11 @@ def _guided(
     model: Any, function: Callable[..., Tensor], x: Tensor, t: Tensor, first: Tensor | None, second: Tensor | None
 ) -> Tensor:
     """Return (1 - w) worse + w f; what is told are the inputs of `_told`: labels where there are classes, then w."""
-    labels, w = (first, second) if model.num_classes else (None, first)
+    labels, w = (first, second) if is_conditional(model) else (None, first)
     if w is None:
         return function(x, t)
-    weak = getattr(model, "weak", None)
-    nothing = torch.full_like(labels, model.num_classes) if labels is not None else None
+    weak = weak_of(model)
+    nothing = torch.full_like(labels, PAD if model.context else model.num_classes) if labels is not None else None
     worse = function(x, t, nothing) if weak is None else function(x, t, labels, weak)
     return (1 - w) * worse + w * function(x, t, labels)
 
@@ -152,26 +198,39 @@ def parts(model: Any) -> dict[str, Part]:
     The model is copied, in eval mode, without parametrisations. Raises `ConfigError` where there is nothing to export.
     """
     model = plain(model)
-    if hasattr(model, "prior") and hasattr(model, "autoencoder"):
-        if hasattr(model.prior, "schedule"):
-            return {"decoder": _decoder(model), "prior": _denoiser(model.prior)}
-        return {"decoder": _decoder(model.autoencoder), "prior": _step(model.prior)}
-    if hasattr(model, "velocity"):
+    found = _sampling(model) if model.generates else {}
+    if isinstance(model, HasFeatures):
+        found["encoder"] = _of_examples("encoder", _Encoder(model), {"features": model.feature_dim})
+    if isinstance(model, HasEnergy):
+        found["energy"] = _of_examples("energy", _Energy(model), {"temperature": float(model.temperature)})
+    if not found:
+        raise ConfigError(
+            f"{type(model).__name__} has neither decoder, generator nor step, energy nor features, so there is nothing "
+            f"to export"
+        )
+    return found if len(found) > 1 else {"": next(iter(found.values()))}
+
+
+def _sampling(model: Any) -> dict[str, Part]:
+    """Return what a sampler outside calls, as `parts`; of two stages both."""
+    autoencoder, prior = autoencoder_of(model), prior_of(model)
+    if prior is not None:
+        decoder = _decoder(autoencoder if isinstance(model, HasCodes) else model)
+        return {"decoder": decoder} | {name or "prior": part for name, part in _sampling(prior).items()}
+    if isinstance(model, HasVelocity):
         return {"": _velocity(model)}
-    if hasattr(model, "data_of") and hasattr(model, "output") and hasattr(model, "schedule"):
+    if isinstance(model, PredictsData):
         return {"": _denoiser(model)}
-    if hasattr(model, "start"):
+    if isinstance(model, DrawsValues):
         return {"": _step(model)}
-    if hasattr(model, "decode"):
-        return {"": _decoder(model)}
-    raise ConfigError(f"{type(model).__name__} has neither decoder, generator nor step, so there is nothing to export")
+    return {"": _decoder(model)} if isinstance(model, (Encodes, DecodesNoise)) else {}
 
 
 def plain(model: Any) -> Any:
     """Return a copy in eval mode on the CPU, what is computed from weights alone replaced by what it is."""
     model = copy.deepcopy(model).to("cpu").eval().requires_grad_(False)
     for module in model.modules():
-        if hasattr(module, "settle"):
+        if isinstance(module, Settles):
             module.settle()
         if parametrize.is_parametrized(module):
             _without(module)
@@ -192,13 +251,35 @@ def _random(shape: tuple[int, ...], batch: int, seed: int = 0) -> Tensor:
 
 
 def _labels(model: Any) -> dict[str, Any]:
-    return {"labels": ((), torch.int64)} if model.num_classes else {}
+    """Return the input that holds what the model is told: classes (B,), or texts (B, T)."""
+    return {"labels": (tuple(model.context), torch.int64)} if is_conditional(model) else {}
+
+
+def _conditions(model: Any, batch: int) -> Tensor:
+    """Return conditions that differ, int64 (batch,) or (batch, T)."""
+    if not model.context:
+        return torch.arange(batch) % model.num_classes
+    return torch.arange(batch * model.context[0]).view(batch, -1) % len(model.alphabet)
+
+
+def _of_examples(kind: str, module: Any, facts: dict[str, Any]) -> Part:
+    """Return a part that takes examples in data range, and labels where its method does."""
+    model = module.model
+
+    def example(name: str, batch: int) -> Tensor:
+        return _conditions(model, batch) if name == "labels" else _random(tuple(model.shape), batch).sigmoid()
+
+    told = _labels(model) if kind == "energy" and takes_labels(model, model.energy) else {}
+    inputs = {"x": (tuple(model.shape), torch.float32), **told}
+    output = "features" if kind == "encoder" else "energy"
+    facts = {**facts, "shape": list(model.shape), "classes": model.num_classes}
+    return Part(kind, module, inputs, (output,), example, facts)
 
 
 def _told(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a guided model is told beside x and its time, as inputs, and the facts on it."""
     facts: dict[str, Any] = {"classes": model.num_classes}
-    if not model.num_classes and getattr(model, "weak", None) is None:
+    if not is_conditional(model) and weak_of(model) is None:
         return {}, facts
     return {**_labels(model), "guidance_scale": (None, torch.float32)}, {
         **facts,
@@ -207,10 +288,10 @@ def _told(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _decoder(model: Any) -> Part:
-    if hasattr(model, "codebook_size"):
+    if isinstance(model, HasCodes):
         shape, kind = tuple(model.grid), torch.int64
         facts = {"codes": model.codebook_size}
-    elif hasattr(model, "latent_dim"):
+    elif isinstance(model, DecodesNoise):
         shape, kind, facts = (model.latent_dim,), torch.float32, {"latent": "standard normal"}
     else:  # a flow: noise of the form that encoding gives
         with torch.no_grad():
@@ -219,13 +300,14 @@ def _decoder(model: Any) -> Part:
 
     def example(name: str, batch: int) -> Tensor:
         if name == "labels":
-            return torch.arange(batch) % model.num_classes
+            return _conditions(model, batch)
         z = _random(shape, batch)
         return (z.abs() * 1000).long() % model.codebook_size if kind is torch.int64 else z
 
-    inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **_labels(model)}
-    facts = {**facts, "classes": model.num_classes}
-    if not hasattr(model, "synthesise"):
+    told = _labels(model) if takes_labels(model, model.decode) else {}
+    inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **told}
+    facts = {**facts, "classes": model.num_classes if told else 0}
+    if not isinstance(model, HasStyles):
         return Part("decoder", _Decoder(model), inputs, ("x",), example, facts)
     styled = _Styled(model)
     size = sum(math.prod(s) for s in styled.shapes)
@@ -233,7 +315,7 @@ def _decoder(model: Any) -> Part:
     def styled_example(name: str, batch: int) -> Tensor:
         return _random((size,), batch, seed=1) if name == "noise" else example(name, batch)
 
-    inputs = {"z": inputs["z"], "noise": ((size,), torch.float32), **_labels(model)}
+    inputs = {"z": inputs["z"], "noise": ((size,), torch.float32), **told}
     return Part("decoder", styled, inputs, ("x",), styled_example, facts)
 
 
@@ -249,16 +331,15 @@ def _step(model: Any) -> Part:
             return (torch.arange(batch) + 0.5) / batch
         if name == "temperature":
             return torch.tensor(1.0)
-        return torch.arange(batch) % model.num_classes
+        return _conditions(model, batch)
 
     inputs = {
         "values": ((T,), torch.int64), "place": (None, torch.int64), "u": ((), torch.float32),
         "temperature": (None, torch.float32), **_labels(model),
     }  # fmt: skip
     facts = {"shape": list(model.shape), "levels": L, "classes": model.num_classes}
-    for name in ("alphabet", "rate"):
-        if getattr(model, name, None) is not None:
-            facts[name] = getattr(model, name)
+    facts |= {"alphabet": model.alphabet} if writes_text(model) else {}
+    facts |= {"rate": model.rate} if writes_sound(model) else {}
     return Part("step", _Step(model), inputs, ("next_values", "p"), example, facts)
 
 
@@ -270,7 +351,7 @@ def _denoiser(model: Any) -> Part:
         if name == "x":
             return _random(tuple(model.shape), batch)
         if name == "labels":
-            return torch.arange(batch) % model.num_classes
+            return _conditions(model, batch)
         if name == "guidance_scale":
             return torch.tensor(1.5)
         return torch.linspace(-2, 2, batch) + (1.0 if name == "next_log_snr" else 0.0)
@@ -287,13 +368,13 @@ def _velocity(model: Any) -> Part:
         if name == "x":
             return _random(tuple(model.shape), batch)
         if name == "labels":
-            return torch.arange(batch) % model.num_classes
+            return _conditions(model, batch)
         if name == "guidance_scale":
             return torch.tensor(1.5)
         return torch.linspace(0.05, 0.9, batch)
 
     told, facts = _told(model)
     inputs = {"x": (tuple(model.shape), torch.float32), "t": ((), torch.float32), **told}
-    facts |= {"shape": list(model.shape), "end": float(getattr(model, "end", 1.0)), "levels": model.levels,
-              "steps": getattr(model, "steps", 10)}  # fmt: skip
+    facts |= {"shape": list(model.shape), "end": end_of_time(model), "levels": model.levels,
+              "steps": model.steps}  # fmt: skip
     return Part("velocity", _Velocity(model), inputs, ("v",), example, facts)

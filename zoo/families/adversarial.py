@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.resampling import ChosenByCritic
+from zoo.families.chosen_by_critic import ChosenByCritic
 from zoo.maths.augmentation import Augmentation
 from zoo.maths.objectives import objective as objective_named
 from zoo.maths.penalties import gradient_penalty, squared_gradient
@@ -275,9 +275,17 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return (self.latent_dim,)
+
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the examples of latents: (B, latent_dim) -> (B, *shape), images in [0, 1]."""
-        x = self.generate(z, self.given_labels(len(z), labels))
+        return self.to_data(self.generate(z, self.given_labels(len(z), labels)))
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """Return what the generator gives as examples in data range, (B, ...) -> (B, *shape)."""
         return (x + 1) / 2 if self.bounded else x
 
     def given_labels(self, n: int, labels: Tensor | None) -> Tensor | None:

@@ -2,7 +2,8 @@
 
     log p(x) >= log p(x | c(x)) + log p(c(x)),   samples: c ~ p(c), then the mean of p(x | c)
 
-The autoencoder is frozen; the prior is any likelihood model of images whose pixels are codes, such as a PixelCNN.
+The autoencoder is frozen. The prior is any model of images whose pixels are codes: one with a likelihood, such as a
+PixelCNN, gives the bound; one without, such as a masked transformer, gives samples.
 
 References:
     A. van den Oord, O. Vinyals, K. Kavukcuoglu, Neural Discrete Representation Learning, 2017, arXiv:1711.00937,
@@ -13,61 +14,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import Tokenises, has_likelihood
 from zoo.errors import ConfigError
-from zoo.model import Batch, LikelihoodModel, Player
+from zoo.families.second_stage import SecondStage
+from zoo.model import Batch, LikelihoodModel, TrainedPart
 
 __all__ = ["CodePrior"]
 
 
-class CodePrior(LikelihoodModel):
+def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+    """Return the arguments of a `CodePrior` over the codes of this very autoencoder."""
+    prior = arguments["prior"]
+    fitted = {**(prior.get("init_args") or {}), "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
+    for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
+        fitted[channels] = -(-(fitted[channels] or 0) // autoencoder.grid[0]) * autoencoder.grid[0] or None
+    return {**arguments, "autoencoder": autoencoder.spec, "prior": {**prior, "init_args": fitted}}
+
+
+class CodePrior(SecondStage, LikelihoodModel):
     """A frozen autoencoder with discrete codes, and a prior that is fitted to them.
 
     Args:
-        autoencoder: a `zoo.families.discrete.DiscreteAutoencoder`; never trained here.
-        prior: a likelihood model of images whose shape is the autoencoder's ``grid`` and whose levels are its
-            ``codebook_size``; its learning rate is the one that counts.
+        autoencoder: a `zoo.families.discrete.DiscreteAutoencoder`, or another that `zoo.abilities.Tokenises`; never
+            trained here.
+        prior: a model of images whose shape is the autoencoder's ``grid`` and whose levels are its
+            ``codebook_size``; its learning rate is the one that counts, and its sampler's options are options here.
 
     Raises:
         ConfigError: a prior that does not fit the codes.
     """
 
     family = "vae"
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
+        "autoencoder": TrainedPart(
+            what="a prior over the codes of a trained autoencoder", example="vq_vae-mnist", requires=Tokenises,
+            needs="discrete codes", fitted=_fitted,
+        )
+    }  # fmt: skip
 
     def __init__(self, autoencoder: nn.Module, prior: nn.Module) -> None:
-        super().__init__()
-        if tuple(prior.shape) != autoencoder.grid or prior.levels != autoencoder.codebook_size:
+        if tuple(prior.shape) != tuple(autoencoder.grid) or prior.levels != autoencoder.codebook_size:
             raise ConfigError(
                 f"the autoencoder's codes have shape {autoencoder.grid} and {autoencoder.codebook_size} values, the "
                 f"prior is built for shape {tuple(prior.shape)} and {prior.levels} levels; set these to the codes'"
             )
-        self.autoencoder, self.prior = autoencoder.requires_grad_(False).eval(), prior
-        self.shape, self.levels, self.num_classes = autoencoder.shape, autoencoder.levels, prior.num_classes
+        super().__init__(autoencoder, prior)
         self.grid, self.codebook_size = autoencoder.grid, autoencoder.codebook_size
-        self.steps_to_move = prior.steps_to_move
-        self.still = {f"prior.{name}": why for name, why in prior.still.items()}
-
-    def train(self, mode: bool = True) -> CodePrior:
-        """Set the prior's mode; the autoencoder stays in eval mode."""
-        super().train(mode)
-        self.autoencoder.eval()
-        return self
-
-    def players(self) -> dict[str, Player]:
-        return self.prior.players()
-
-    def compilable(self) -> list[nn.Module]:
-        return self.prior.compilable()
 
     # -- data, codes, and back ----------------------------------------------------------------------------------------
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the codes of examples: (B, *shape) in data range -> int64 (B, *grid), 0..codebook_size-1."""
         return self.autoencoder.codes(x)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the codes of one example, as ``decode`` takes them."""
+        return tuple(self.grid)
+
+    @property
+    def latent_values(self) -> int:
+        """How many values a code has."""
+        return self.codebook_size
 
     def encode(self, x: Tensor) -> Tensor:
         """Return `codes`."""
@@ -86,15 +99,28 @@ class CodePrior(LikelihoodModel):
         dtype = torch.promote_types(self.dtype, torch.float32)
         return codes.to(dtype) / (self.codebook_size - 1)
 
-    # -- likelihood ---------------------------------------------------------------------------------------------------
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean of -log p(codes) over the batch, in nats, and the same in bits per code."""
+    def stage(self, batch: Batch) -> Batch:
         x, labels = batch
         with torch.no_grad():
-            codes = self.codes(x)
-        nll = self.prior.loss((self.image(codes), labels))["loss"]
-        return {"loss": nll, "bits_per_code": nll / (math.prod(self.grid) * math.log(2))}
+            return self.image(self.codes(x)), labels
+
+    # -- likelihood ---------------------------------------------------------------------------------------------------
+
+    def terms_of(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the mean of -log p(codes) in nats and in bits per code; all terms of a prior that has another loss."""
+        if not isinstance(self.prior, LikelihoodModel):
+            return terms
+        return {"loss": terms["loss"], "bits_per_code": terms["loss"] / (math.prod(self.grid) * math.log(2))}
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether the prior has one, which gives the bound."""
+        return has_likelihood(self.prior)
+
+    @property
+    def likelihood_examples(self) -> int | None:  # type: ignore[override]
+        """What the prior says."""
+        return getattr(self.prior, "likelihood_examples", None)
 
     @torch.no_grad()
     def log_prob(
@@ -108,8 +134,17 @@ class CodePrior(LikelihoodModel):
         """Return log p(x | codes(x)) + log p(codes(x)), in nats: (B, *shape) in data range -> (B,).
 
         ``k`` and ``seed`` are for the prior, where its likelihood is a bound that takes them.
+
+        Raises:
+            ConfigError: the prior has no likelihood, or what `HasLikelihood.log_prob` refuses.
         """
-        given: dict[str, Any] = {"labels": self.given_labels(len(x), labels)} if self.num_classes else {}
+        if not self.has_likelihood:
+            raise ConfigError(
+                f"the prior is a {type(self.prior).__name__}, which has no likelihood, so there is no bound on log "
+                f"p(x); a prior such as PixelCNN has one"
+            )
+        labels = self.given_labels(len(x), labels)
+        given: dict[str, Any] = {} if labels is None else {"labels": labels}
         codes = self.codes(x)
         return self.autoencoder.log_likelihood(x, codes) + self.prior.log_prob(
             self.image(codes), k=k, seed=seed, **given
@@ -126,42 +161,35 @@ class CodePrior(LikelihoodModel):
         generator: torch.Generator,
         labels: Tensor | None,
         *,
-        temperature: float = 1.0,
         codes: str = "prior",
         observe: str = "mean",
+        **options: Any,
     ) -> Tensor:
         """Draw codes from the prior and decode them.
 
         Args:
-            temperature: of the prior.
             codes: ``prior``, or ``uniform`` for codes that are drawn each by itself, which shows what the prior does.
             observe: ``mean`` of p(x | codes), or ``sample`` for a draw from it, pixel by pixel.
+            options: of the prior's sampler, such as a temperature.
         """
         if codes not in ("prior", "uniform"):
             raise ConfigError(f"codes must be 'prior' or 'uniform', got {codes!r}")
+        if codes == "uniform" and options:
+            raise ConfigError(
+                f"{', '.join(options)}: an option of the prior, which uniform codes leave out; drop it, or codes"
+            )
         if codes == "uniform":
             drawn = self.autoencoder.uniform_codes(n, generator)
         else:
-            drawn = self.draw_codes(n, generator, labels, temperature)
+            drawn = self.draw_codes(n, generator, labels, **options)
         return self.autoencoder.picture(drawn, generator, observe)
 
-    def draw_codes(
-        self, n: int, generator: torch.Generator, labels: Tensor | None = None, temperature: float = 1.0
-    ) -> Tensor:
+    def draw_codes(self, n: int, generator: torch.Generator, labels: Tensor | None = None, **options: Any) -> Tensor:
         """Draw codes from the prior, int64 (n, *grid)."""
-        x = self.prior.draw(n, generator, labels, temperature=temperature)
+        x = self.prior.draw(n, generator, labels, **options)
         return (x.to(torch.promote_types(x.dtype, torch.float32)) * (self.codebook_size - 1)).round().long()
 
     def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return what evaluation measures beside samples: reconstructions, and samples without the prior."""
         uniform = {"uniform_codes": lambda x, seed: self.sample(len(x), seed=seed, codes="uniform")}
         return {**self.autoencoder.controls(), **uniform}
-
-    def granule(self, options: Mapping[str, Any]) -> int:
-        """Return that of the prior, with which the decoder goes along."""
-        return self.prior.granule({})
-
-    @property
-    def calls_per_sample(self) -> int:
-        """Evaluations of the prior, and one of the decoder."""
-        return self.prior.calls_per_sample + 1

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -30,7 +30,7 @@ from zoo.families.diffusion import Diffusion
 from zoo.maths.conversions import SIGMA_DATA, input_scale
 from zoo.maths.samplers import heun_step
 from zoo.maths.schedules import EDM, Schedule
-from zoo.model import Batch, Player
+from zoo.model import Batch, Player, TrainedPart
 
 __all__ = ["Consistency"]
 
@@ -61,6 +61,12 @@ class Consistency(Diffusion):
     samplers: ClassVar[tuple[str, ...]] = ("consistency",)
     dequantizes = True
     strip = "consistency"
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
+        "teacher": TrainedPart(
+            what="distilled from a trained diffusion model", example="edm-mnist", requires=Diffusion,
+            needs="denoiser",
+        )
+    }  # fmt: skip
     training_parts = ("teacher",)
 
     def __init__(
@@ -104,9 +110,15 @@ class Consistency(Diffusion):
         return {"model": Player(self.network.parameters(), self.lr, self.betas)}
 
     def adopt(self) -> None:
-        """Start from the teacher's network."""
+        """Start from the teacher's network. Raises `ConfigError` where it differs."""
         if self.teacher is not None:
-            self.network.load_state_dict(self.teacher.network.state_dict())
+            own, given = self.network.state_dict(), self.teacher.network.state_dict()
+            if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
+                raise ConfigError(
+                    "the network differs from the teacher's, so it cannot start from its weights; give the same "
+                    "architecture"
+                )
+            self.network.load_state_dict(given)
         self.target.load_state_dict(self.network.state_dict())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

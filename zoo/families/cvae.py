@@ -13,6 +13,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class CVAE(VAE):
         latent_dim: size of z.
         num_classes: number of labels, at least 1.
         planes: append the class to the encoder's input as constant planes, for convolutional encoders of images.
+        likelihood: of a dimension of x, as that of `VAE`.
 
     The other arguments are those of `VAE`.
 
@@ -50,23 +53,9 @@ class CVAE(VAE):
         num_classes: int,
         planes: bool = False,
         likelihood: str = "bernoulli",
-        levels: int | None = None,
-        scale: str = "predicted",
-        min_log_scale: float = -5.0,
-        beta: float = 1.0,
-        posterior_scale: float | None = None,
-        free_bits: float = 0.0,
-        kl_schedule: str = "constant",
-        kl_steps: int = 0,
-        kl_cycles: int = 4,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            encoder, decoder, shape, latent_dim, likelihood=likelihood, levels=levels, scale=scale,
-            min_log_scale=min_log_scale, beta=beta, posterior_scale=posterior_scale, free_bits=free_bits,
-            kl_schedule=kl_schedule, kl_steps=kl_steps, kl_cycles=kl_cycles, lr=lr, betas=betas,
-        )  # fmt: skip
+        super().__init__(encoder, decoder, shape, latent_dim, likelihood, **kwargs)
         if num_classes < 1:
             raise ConfigError(f"a conditional model needs at least 1 class, got {num_classes}; use VAE for none")
         if planes and len(shape) != 3:

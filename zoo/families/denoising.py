@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo.errors import ConfigError
+from zoo.maths.completion import known_values
 from zoo.maths.guidance import Field, guide
 
 if TYPE_CHECKING:
@@ -63,24 +63,8 @@ def known_pixels(
     model: Diffusion, n: int, given: Tensor | None, known: Tensor | int | None
 ) -> tuple[Tensor, Tensor] | None:
     """Return the values that are given in the model's range, and where they count, both (n, C, H, W)."""
-    if given is None and known is None:
+    found = known_values(model.shape, n, given, known, model.device)
+    if found is None:
         return None
-    if given is None or given.shape not in (model.shape, (n, *model.shape)):
-        found = "none" if given is None else tuple(given.shape)
-        raise ConfigError(f"given must be images of shape {model.shape} or {(n, *model.shape)}, got {found}")
-    given = given.to(model.device, model.dtype).expand(n, *model.shape)
-    mask = ~given.isnan()
-    if isinstance(known, int):
-        if not 0 <= known <= model.shape[1]:
-            raise ConfigError(f"known must be between 0 and {model.shape[1]} rows, got {known}")
-        mask = mask.clone()
-        mask[:, :, known:] = False
-    elif known is not None:
-        try:
-            mask = mask & known.to(mask)
-        except RuntimeError as error:
-            raise ConfigError(f"known of shape {tuple(known.shape)} does not broadcast to {model.shape}") from error
-    elif bool(mask.all()):
-        raise ConfigError("nothing is to be drawn: pass known, the rows or pixels to keep, or NaN in given")
-    half = torch.full_like(given, 0.5)  # the middle of a level
-    return model.centre(given.nan_to_num(0.0), half), mask
+    values = found[0].to(model.dtype)
+    return model.centre(values, torch.full_like(values, 0.5)), found[1]  # the middle of a level

@@ -24,6 +24,7 @@ from zoo.errors import ConfigError, DataError, close_matches
 from zoo.families.denoising import Denoise, known_pixels
 from zoo.maths import samplers
 from zoo.maths.conversions import KINDS, input_scale, noise_of, prediction_of, to_data
+from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import calls_per_step
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
@@ -121,16 +122,14 @@ class Diffusion(ScoreModel):
             return x
         if noise is None or not self.dequantizes:
             return 2 * x - 1
-        return 2 * (x * (self.levels - 1) + noise) / self.levels - 1
+        return 2 * dequantise(x, noise, self.levels) - 1
 
     def uncentre(self, x: Tensor) -> Tensor:
         """Return the way back, into [0, 1]."""
         if self.levels is None:
             return x
         x = (x + 1) / 2
-        if self.dequantizes:
-            x = (x * self.levels - 0.5) / (self.levels - 1)
-        return x.clamp(0, 1)
+        return from_continuous(x, self.levels) if self.dequantizes else x.clamp(0, 1)
 
     # -- the network and its objective --------------------------------------------------------------------------------
 

@@ -15,23 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, close_matches
-from zoo.maths.distributions import Bernoulli, DiscretizedLogistic
+from zoo.errors import ConfigError, check_choice
+from zoo.maths.distributions import DiscretizedLogistic
+from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, drawn, first_raw_scale, observation
 from zoo.maths.quantisers import perplexity
-from zoo.model import Batch, LikelihoodModel, Player
+from zoo.model import Batch, LikelihoodModel
 from zoo.nets.quantisers import Quantised
+from zoo.sampling import Labels
 
 __all__ = ["DiscreteAutoencoder"]
 
-Observation = Bernoulli | DiscretizedLogistic
-
-LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256}
-"""Likelihoods of a pixel -> levels of the data that they are meant for."""
-
-SCALES = ("predicted", "pixel", "shared")
 RECONSTRUCTIONS = ("likelihood", "mse", "l1")
 
 
@@ -62,19 +57,19 @@ class DiscreteAutoencoder(LikelihoodModel):
         shape: Sequence[int],
         grid: Sequence[int],
         codebook_size: int,
-        likelihood: str,
-        scale: str,
-        min_log_scale: float,
-        reconstruction: str,
-        commitment: float,
-        lr: float,
-        betas: Sequence[float],
+        likelihood: str = "discretized_logistic",
+        scale: str = "predicted",
+        min_log_scale: float = -5.0,
+        reconstruction: str = "likelihood",
+        commitment: float = 0.25,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         super().__init__()
-        _check(likelihood=(likelihood, LIKELIHOODS), scale=(scale, SCALES))
-        _check(reconstruction=(reconstruction, RECONSTRUCTIONS))
-        fixed = likelihood == "discretized_logistic" and scale != "predicted"
-        if reconstruction != "likelihood" and not fixed:
+        check_observation(likelihood, None, scale, ("bernoulli", "discretized_logistic"))
+        check_choice("reconstruction", reconstruction, RECONSTRUCTIONS)
+        raw_scale = first_raw_scale(likelihood, scale, shape)
+        if reconstruction != "likelihood" and raw_scale is None:
             raise ConfigError(
                 f"reconstruction {reconstruction!r} trains locations only, so it needs a discretized_logistic "
                 f"likelihood whose scale is 'shared' or 'pixel', got {likelihood} and {scale!r}"
@@ -84,12 +79,7 @@ class DiscreteAutoencoder(LikelihoodModel):
         self.scale, self.min_log_scale = scale, min_log_scale
         self.reconstruction, self.commitment = reconstruction, commitment
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
-        if fixed:
-            sizes = self.shape if scale == "pixel" else (1,) * len(self.shape)
-            self.raw_scale = nn.Parameter(torch.full(sizes, -1.0))
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas)}
+        self.raw_scale = None if raw_scale is None else nn.Parameter(raw_scale)
 
     # -- what a family defines ----------------------------------------------------------------------------------------
 
@@ -111,6 +101,16 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     # -- data, codes, and back ----------------------------------------------------------------------------------------
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the codes of one example, as ``decode`` takes them."""
+        return tuple(self.grid)
+
+    @property
+    def latent_values(self) -> int:
+        """How many values a code has."""
+        return self.codebook_size
+
     def encode(self, x: Tensor) -> Tensor:
         """Return `codes`."""
         return self.codes(x)
@@ -125,14 +125,7 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     def observation(self, z: Tensor) -> Observation:
         """Return p(x | z), element by element, of what the decoder sees: a distribution over (B, *shape)."""
-        out = self.output(z)
-        if self.observed == "bernoulli":
-            return Bernoulli(out.reshape(-1, *self.shape))
-        if self.scale == "predicted":
-            location, raw = out.reshape(-1, 2, *self.shape).unbind(1)  # (B, *shape) each
-        else:
-            location, raw = out.reshape(-1, *self.shape), self.raw_scale
-        return DiscretizedLogistic(location, self.min_log_scale + F.softplus(raw - self.min_log_scale), self.levels)
+        return observation(self.observed, self.output(z), self.shape, self.levels, self.raw_scale, self.min_log_scale)
 
     # -- the objective ------------------------------------------------------------------------------------------------
 
@@ -183,12 +176,7 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     @torch.no_grad()
     def log_prob(
-        self,
-        x: Tensor,
-        *,
-        labels: Sequence[int] | Tensor | int | None = None,
-        k: int = 1,
-        seed: int | torch.Generator | None = None,
+        self, x: Tensor, *, labels: Labels = None, k: int = 1, seed: int | torch.Generator | None = None
     ) -> Tensor:
         """Return log p(x | codes(x)) + log p(codes(x)), p(codes) uniform, in nats: (B, *shape) in data range -> (B,).
 
@@ -227,14 +215,4 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor:
         """Return mean or draw of p(x | codes) in data range. Raises `ConfigError`."""
-        if observe not in ("mean", "sample"):
-            raise ConfigError(f"observe must be 'mean' or 'sample', got {observe!r}")
-        p = self.observation(self.embed(codes))
-        return p.mean if observe == "mean" else p.sample(generator)
-
-
-def _check(**options: tuple[str, Sequence[str]]) -> None:
-    for name, (value, known) in options.items():
-        if value not in known:
-            near = close_matches(value, known)
-            raise ConfigError(f"unknown {name} {value!r}.{near} There are: {', '.join(known)}")
+        return drawn(self.observation(self.embed(codes)), observe, generator)

@@ -14,17 +14,36 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import HasPosterior
 from zoo.checking import trusted
 from zoo.errors import ConfigError
 from zoo.families.adversarial import AdversarialModel
-from zoo.model import Batch
+from zoo.model import Batch, TrainedPart
 
 __all__ = ["GAT"]
+
+
+def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+    """Return the arguments of a game on the latents of this very autoencoder, cut into as many tokens as before."""
+    changed = {**arguments, "autoencoder": autoencoder.spec}
+    for player in ("generator", "critic"):
+        init_args = dict(arguments[player].get("init_args") or {})
+        if "tokens" not in init_args:  # networks of another kind say the size of what they make by themselves
+            continue
+        if autoencoder.latent_dim % init_args["tokens"]:
+            raise ConfigError(
+                f"the {autoencoder.latent_dim} latents of the autoencoder do not divide into {init_args['tokens']} "
+                f"tokens; set --model.generator.init_args.tokens and --model.critic.init_args.tokens"
+            )
+        init_args["channels"] = autoencoder.latent_dim // init_args["tokens"]
+        changed[player] = {**arguments[player], "init_args": init_args}
+    return changed
 
 
 class GAT(AdversarialModel):
@@ -47,6 +66,12 @@ class GAT(AdversarialModel):
             `AdversarialModel` refuses.
     """
 
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
+        "autoencoder": TrainedPart(
+            what="a game on the latents of a trained VAE", example="vae-mnist", requires=HasPosterior,
+            needs="Gaussian posterior", fitted=_fitted,
+        )
+    }  # fmt: skip
     passes = 2  # of the generator and the decoder
 
     def __init__(
@@ -64,7 +89,7 @@ class GAT(AdversarialModel):
         class_dim: int = 16,
         features: int = 0,
     ) -> None:
-        if not hasattr(autoencoder, "posterior"):
+        if not isinstance(autoencoder, HasPosterior):
             raise ConfigError(f"{type(autoencoder).__name__} has no Gaussian posterior; GAT builds on a VAE")
         if sigma <= 0:
             raise ConfigError(f"sigma must be positive, got {sigma}")
@@ -112,6 +137,6 @@ class GAT(AdversarialModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the images of latents of the generator: (B, latent_dim) -> (B, *shape) in data range."""
-        return self.autoencoder.decode(super().decode(z, labels))
+    def to_data(self, x: Tensor) -> Tensor:
+        """Return the images of the autoencoder's latents, (B, autoencoder.latent_dim) -> (B, *shape) in data range."""
+        return self.autoencoder.decode(x)

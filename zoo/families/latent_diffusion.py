@@ -1,9 +1,9 @@
-"""Latent diffusion: a diffusion model of what a trained autoencoder makes of the data.
+"""Latent diffusion: a diffusion model, or another of continuous data, of what a trained autoencoder makes of the data.
 
-    z = scale * mean of q(z | x),   samples: z by diffusion, then the mean of p(x | z / scale)
+    z = scale * mean of q(z | x),   samples: z by the prior, then the mean of p(x | z / scale)
 
-The autoencoder is a variational one whose latents are a small map, with a weak prior; it is frozen while the diffusion
-model learns, and the scale brings its latents to unit variance.
+The autoencoder is a variational one whose latents are a small map, with a weak prior; it is frozen while the prior
+learns, and the scale brings its latents to unit variance.
 
 References:
     R. Rombach and others, High-Resolution Image Synthesis with Latent Diffusion Models, 2021, arXiv:2112.10752.
@@ -12,15 +12,17 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import Denoises, HasMapLatents, Travels
 from zoo.errors import ConfigError
+from zoo.families.second_stage import SecondStage
 from zoo.families.vae import VAE
-from zoo.model import Batch, Player, ScoreModel
+from zoo.model import Batch, ScoreModel, TrainedPart
 
 __all__ = ["AutoencoderKL", "LatentDiffusion"]
 
@@ -75,12 +77,22 @@ class AutoencoderKL(VAE):
         return self.decode(z.flatten(1))
 
 
-class LatentDiffusion(ScoreModel):
-    """A frozen autoencoder, and a diffusion model of its latents.
+def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+    """Return the arguments of a `LatentDiffusion` of the latents of this very autoencoder."""
+    prior = arguments["prior"]
+    fitted = {**(prior.get("init_args") or {}), "shape": list(autoencoder.grid)}
+    return {**arguments, "autoencoder": autoencoder.spec, "prior": {**prior, "init_args": fitted}}
+
+
+class LatentDiffusion(SecondStage, ScoreModel):
+    """A frozen autoencoder, and a model of its latents, a diffusion model as a rule.
+
+    Its loss, sampler and options are the prior's: whatever models continuous data can be one, such as a flow or an
+    energy. What of the way from noise to data the prior can show (``denoising``, ``trajectory``), this shows decoded.
 
     Args:
-        autoencoder: an `AutoencoderKL`; never trained here.
-        prior: a diffusion model of continuous data (``levels`` null) of the shape of the latents; its learning rate,
+        autoencoder: an `AutoencoderKL`, or another that `zoo.abilities.HasMapLatents`; never trained here.
+        prior: a model of continuous data (``levels`` null) of the shape of the latents; its learning rate,
             labels and sampler are those that count.
 
     Raises:
@@ -88,29 +100,26 @@ class LatentDiffusion(ScoreModel):
     """
 
     family = "diffusion"
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
+        "autoencoder": TrainedPart(
+            what="a prior over the latents of a trained autoencoder", example="autoencoder_kl-mnist",
+            requires=HasMapLatents, needs="map of latents", fitted=_fitted,
+        )
+    }  # fmt: skip
 
     def __init__(self, autoencoder: nn.Module, prior: nn.Module) -> None:
-        super().__init__()
         if tuple(prior.shape) != tuple(autoencoder.grid) or prior.levels is not None:
             raise ConfigError(
                 f"the autoencoder's latents are continuous and have shape {tuple(autoencoder.grid)}, the prior is "
                 f"built for shape {tuple(prior.shape)} and levels {prior.levels}; set these to the latents' and to null"
             )
-        self.autoencoder, self.prior = autoencoder.requires_grad_(False), prior
-        self.shape, self.levels, self.num_classes = autoencoder.shape, autoencoder.levels, prior.num_classes
-        self.steps_to_move = prior.steps_to_move
-        self.still = {f"prior.{name}": why for name, why in prior.still.items()}
+        super().__init__(autoencoder, prior)
         self.register_buffer("scale", torch.ones(()))
-
-    def players(self) -> dict[str, Player]:
-        return self.prior.players()
-
-    def compilable(self) -> list[nn.Module]:
-        return self.prior.compilable()
-
-    def set_noise(self, streams: Sequence[torch.Generator]) -> None:
-        super().set_noise(streams)
-        self.prior.set_noise(streams)
+        self.family = prior.family or self.family  # type: ignore[misc]
+        if isinstance(prior, Denoises):
+            self.denoising = self._denoising
+        if isinstance(prior, Travels):
+            self.trajectory = self._trajectory
 
     @torch.no_grad()
     def setup(self, stage: str) -> None:
@@ -137,51 +146,29 @@ class LatentDiffusion(ScoreModel):
         """Return the mean of p(x | z): (B, C, h, w) -> (B, *shape) in data range."""
         return self.autoencoder.images(z / self.scale)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of the prior on the latents of the batch."""
+    def stage(self, batch: Batch) -> Batch:
         x, labels = batch
-        return self.prior.loss((self.encode(x), labels))
+        return self.encode(x), labels
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def draw(
-        self,
-        n: int,
-        generator: torch.Generator,
-        labels: Tensor | None,
-        *,
-        sampler: str | None = None,
-        steps: int | None = None,
-        eta: float = 0.0,
-        guidance_scale: float | None = None,
-        spacing: str | None = None,
-        solver: str = "rk4",
-    ) -> Tensor:
-        """Draw latents and decode them; the options are those of the prior (`zoo.families.diffusion.Diffusion`)."""
-        z = self.prior.draw(
-            n, generator, labels, sampler=sampler, steps=steps, eta=eta, guidance_scale=guidance_scale,
-            spacing=spacing, solver=solver,
-        )  # fmt: skip
-        return self.decode(z)
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
+        """Draw latents and decode them; the options are those of the prior."""
+        return self.decode(self.prior.draw(n, generator, labels, **options))
 
-    def denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def _denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return what the decoder makes of the states and of what is seen in them, (frames, n, *shape) each."""
-        found = self.prior.denoising(n, frames, seed)
-        states, seen = (self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]) for z in found)
+        states, seen = (self._decoded(z) for z in self.prior.denoising(n, frames, seed))
         return states, seen
+
+    def _trajectory(self, n: int, *, seed: Any = None, labels: Any = None, frames: int = 9) -> tuple[Tensor, Tensor]:
+        """Return what the decoder makes of the states on the curves, (frames, n, *shape), and their times."""
+        states, times = self.prior.trajectory(n, seed=seed, labels=labels, frames=frames)
+        return self._decoded(states), times
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
     def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return what evaluation measures beside samples: reconstructions."""
         return {"reconstructions": lambda x, seed: self.decode(self.encode(x))}
-
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        own = self.prior.sampler(options)
-        return {name: own[name] for name in self.sampling_options()}
-
-    def calls(self, options: Mapping[str, Any]) -> float:
-        """Return evaluations of the prior's network with these options, and one of the decoder."""
-        return self.prior.calls(options) + 1
-
-    @property
-    def calls_per_sample(self) -> int:
-        return self.prior.calls_per_sample + 1

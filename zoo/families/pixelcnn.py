@@ -7,13 +7,15 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.families.raster import RasterModel
-from zoo.nets.masked import MaskedConv2d, MaskedResidual
+from zoo.nets.decoding_states import RasterState
+from zoo.nets.masked import HeadState, MaskedConv2d, MaskedResidual
 
 __all__ = ["PixelCNN", "PixelCNNState"]
 
@@ -33,11 +35,9 @@ class PixelCNN(RasterModel):
         kernel: odd kernel of the residual blocks.
         hidden: channels inside each block between 1 x 1 convolutions, as in the paper; none for a single convolution.
         head: channels of the head, ``width`` if left out.
-        embedding: channels of a learnt table that the first convolution sees in the place of each grey level; none for
-            the grey level itself, in [0, 1].
         position: whether the first convolution has a bias for every pixel rather than one for all.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.raster.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -53,48 +53,33 @@ class PixelCNN(RasterModel):
         kernel: int = 3,
         hidden: int | None = None,
         head: int | None = None,
-        embedding: int | None = None,
         position: bool = False,
-        lr: float = 2.0e-3,
-        betas: Sequence[float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels)
-        self.lr, self.betas = lr, tuple(betas)
+        super().__init__(shape, levels, num_classes=0, **kwargs)
         C, H, W = self.shape
-        e, head = embedding or 1, head or width
-        self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
+        head = head or width
         self.position = nn.Parameter(torch.zeros(width, H, W)) if position else None
-        self.first = MaskedConv2d(e * C, width, first_kernel, mask="A", colours=C)
+        self.first = MaskedConv2d(self.per_colour * C, width, first_kernel, mask="A", colours=C)
         self.blocks = nn.ModuleList(MaskedResidual(width, kernel, hidden, colours=C) for _ in range(depth))
         self.head = MaskedConv2d(width, head, 1, colours=C)
         self.out = MaskedConv2d(head, levels * C, 1, colours=C)
 
-    def features(self, k: Tensor) -> Tensor:
-        """Return what the first convolution sees of levels: int64 (...) -> (..., e)."""
-        if self.embedding is not None:
-            return F.embedding(k, self.embedding)
-        return (k.to(self.out.bias.dtype) / (self.levels - 1))[..., None]
-
-    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.logits(self.features(k.permute(0, 2, 3, 1)).flatten(3))  # of (B, H, W, C * e)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return all logits of features, those of a colour side by side: (B, H, W, C * e) -> (B, C, H, W, levels)."""
+    def logits(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.first(features.permute(0, 3, 1, 2))
         if self.position is not None:
             x = x + self.position
         x = x.contiguous(memory_format=torch.channels_last)  # 1.5 times as fast on CPUs
         for block in self.blocks:
             x = block(x)
-        x = self.out(F.relu(self.head(F.relu(x))))
-        return x.permute(0, 2, 3, 1).unflatten(3, (self.shape[0], self.levels)).permute(0, 3, 1, 2, 4)
+        return self.by_colour(self.out(F.relu(self.head(F.relu(x)))))
 
     def start(self, n: int, labels: Tensor | None = None) -> PixelCNNState:
         return PixelCNNState(self, n)
 
 
-class PixelCNNState:
-    """A PixelCNN, evaluated pixel by pixel: a `zoo.nets.raster.RasterState` whose every activation is computed once.
+class PixelCNNState(RasterState):
+    """A PixelCNN, evaluated pixel by pixel, every activation once.
 
     With several colours the stack is evaluated once a colour; a colour's block of channels is final when the colours
     before it are known, so the last evaluation leaves every cache complete.
@@ -102,32 +87,24 @@ class PixelCNNState:
 
     def __init__(self, model: PixelCNN, n: int) -> None:
         C, _, W = model.shape
-        self.model, self.levels, self.r = model, model.levels, -1
+        self.position = model.position
         self.first, self.blocks = model.first.start(n, W), [b.start(n, W) for b in model.blocks]
-        self.head, self.out = model.head.start(n, 1), model.out.start(n, 1)
+        self.head = HeadState(model.head, model.out, n)
         self.x = model.first.bias.new_empty(n, len(model.first.bias))
-        self.z = model.out.bias.new_empty(n, len(model.out.bias))
-        self.z_of = self.z.split(self.levels, 1)
-        self.inputs = [v.chunk(C, 1) for v in self.first.inputs]
-        self.table = model.features(torch.arange(model.levels, device=self.x.device)).detach()  # (levels, e)
+        self.z_of = self.head.z.split(model.levels, 1)
+        super().__init__(model.shape, model.table(), [v.chunk(C, 1) for v in self.first.inputs])
 
     def row(self) -> None:
-        self.r += 1
+        super().row()
         self.first.row()
-        if self.model.position is not None:
-            self.first.above += self.model.position[:, self.r].T  # (W, width)
+        if self.position is not None:
+            self.first.above += self.position[:, self.r].T  # (W, width)
         for block in self.blocks:
             block.row()
 
-    def logits(self, column: int, colour: int) -> Tensor:
+    def evaluate(self, column: int, colour: int) -> Tensor:
         self.first.pixel(column, self.x)
         for block in self.blocks:
             block.pixel(column, self.x)
-        torch.clamp_min(self.x, 0, out=self.head.inputs[0])
-        self.head.pixel(0, self.out.inputs[0])
-        self.out.inputs[0].clamp_min_(0)
-        self.out.pixel(0, self.z)
+        self.head.pixel(self.x)
         return self.z_of[colour]
-
-    def put(self, column: int, colour: int, values: Tensor) -> None:
-        self.inputs[column][colour].copy_(self.table[values])

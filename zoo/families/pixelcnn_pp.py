@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.families.raster import RasterModel
 from zoo.maths.mixture import LogisticMixture
+from zoo.nets.decoding_states import RasterState
 from zoo.nets.masked import pointwise
+from zoo.nets.stream_states import StreamsState
 from zoo.nets.streams import Streams
 
 __all__ = ["PixelCNNpp", "PixelCNNppState"]
@@ -27,7 +29,8 @@ class PixelCNNpp(RasterModel):
     """Two streams down to coarser scales and up again, and for each pixel a mixture of discretised logistics.
 
     The network sees whole pixels; colours of one pixel depend on each other through the mixture alone, whose locations
-    move linearly with the colours before. The weights are not normalised, as they are in the paper.
+    move linearly with the colours before. The weights are not normalised, as they are in the paper. Levels are seen in
+    [-1, 1] where they have no embedding, and beside them a channel of ones, by which padding differs from the image.
 
     Args:
         shape: (C, H, W) of an image; C is 1 or 3 for pictures, but any number works.
@@ -37,11 +40,9 @@ class PixelCNNpp(RasterModel):
         scales: number of scales, 3 in the paper; H and W must be multiples of 2 ** (scales - 1).
         mixtures: M, components of the mixture.
         dropout: probability of dropping a feature inside the blocks, in training.
-        embedding: channels of a learnt table that the network sees in the place of each level; none for the level
-            itself, in [-1, 1]. A channel of ones is always added, by which padding differs from the image.
         position: whether each pixel has a bias of its own at the start of both streams.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.raster.RasterModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -56,26 +57,23 @@ class PixelCNNpp(RasterModel):
         scales: int = 3,
         mixtures: int = 10,
         dropout: float = 0.0,
-        embedding: int | None = None,
         position: bool = False,
-        lr: float = 2.0e-3,
-        betas: Sequence[float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels)
+        super().__init__(shape, levels, num_classes=0, **kwargs)
         if mixtures < 1:
             raise ConfigError(f"mixtures must be at least 1, got {mixtures}")
         C, H, W = self.shape
-        self.lr, self.betas = lr, tuple(betas)
-        self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
-        features = (embedding or 1) * C + 1
-        self.streams = Streams(features, width, depth, scales, (H, W), position=position, dropout=dropout)
+        self.streams = Streams(
+            self.per_colour * C + 1, width, depth, scales, (H, W), position=position, dropout=dropout
+        )
         self.out = nn.Conv2d(width, LogisticMixture.size(C, mixtures), 1)
 
     def features(self, k: Tensor) -> Tensor:
         """Return what the network sees of levels, without the ones: int64 (...) -> (..., e)."""
         if self.embedding is not None:
-            return F.embedding(k, self.embedding)
-        return (k.to(self.out.bias.dtype) * (2 / (self.levels - 1)) - 1)[..., None]
+            return super().features(k)
+        return (k.to(self.dtype) * (2 / (self.levels - 1)) - 1)[..., None]
 
     def mixture(self, features: Tensor) -> LogisticMixture:
         """Return the distributions of all pixels given features of the image, (B, H, W, C * e)."""
@@ -85,7 +83,7 @@ class PixelCNNpp(RasterModel):
 
     def _mixture(self, k: Tensor) -> tuple[LogisticMixture, Tensor]:
         k = k.permute(0, 2, 3, 1)  # (B, H, W, C)
-        return self.mixture(self.features(k).flatten(3)), k.to(self.out.bias.dtype) / (self.levels - 1)
+        return self.mixture(self.features(k).flatten(3)), k.to(self.dtype) / (self.levels - 1)
 
     def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
         mixture, x = self._mixture(k)
@@ -103,37 +101,34 @@ class PixelCNNpp(RasterModel):
         return PixelCNNppState(self, n)
 
 
-class PixelCNNppState:
-    """A PixelCNN++, evaluated pixel by pixel: a `zoo.nets.raster.RasterState` whose every activation is computed once.
+class PixelCNNppState(RasterState):
+    """A PixelCNN++, evaluated pixel by pixel, every activation once.
 
     The streams are evaluated once a pixel; what its colours add to each other is the mixture's alone.
     """
 
     def __init__(self, model: PixelCNNpp, n: int) -> None:
         C, _, W = model.shape
-        self.colours, self.levels = C, model.levels
-        self.streams = model.streams.start(n, W)
+        self.levels, self.streams = model.levels, StreamsState(model.streams, n, W)
         self.weight, self.bias = model.out.weight.detach().flatten(1).T.contiguous(), model.out.bias.detach()
         self.z = self.bias.new_empty(n, len(self.bias))
         self.x = self.bias.new_zeros(n, C)
         self.values = torch.arange(model.levels, device=self.z.device, dtype=self.z.dtype) / (model.levels - 1)
-        self.table = model.features(torch.arange(model.levels, device=self.z.device)).detach()  # (levels, e)
-        self.inputs = [v[:, :-1].chunk(C, 1) for v in self.streams.inputs]
-        self.fresh = True
+        super().__init__(model.shape, model.table(), [v[:, :-1].chunk(C, 1) for v in self.streams.inputs])
 
     def row(self) -> None:
+        super().row()
         self.streams.row()
-        if self.fresh:  # from now on the pixels have their channel of ones; the row above the first one has none
-            self.fresh = False
+        if self.r == 0:  # from now on the pixels have their channel of ones; the row above the first one has none
             for v in self.streams.inputs:
                 v[:, -1] = 1
 
-    def logits(self, column: int, colour: int) -> Tensor:
+    def evaluate(self, column: int, colour: int) -> Tensor:
         if colour == 0:
             torch.addmm(self.bias, F.elu(self.streams.pixel(column)), self.weight, out=self.z)
             self.mixture = LogisticMixture(self.z, self.colours, self.levels)
         return self.mixture.logits(self.x, colour)
 
-    def put(self, column: int, colour: int, values: Tensor) -> None:
+    def see(self, column: int, colour: int, values: Tensor) -> None:
+        super().see(column, colour, values)
         self.x[:, colour] = self.values[values]
-        self.inputs[column][colour].copy_(self.table[values])

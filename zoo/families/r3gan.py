@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
 
 from zoo.families.adversarial import AdversarialModel
 
@@ -23,42 +23,14 @@ class R3GAN(AdversarialModel):
     Args:
         generator: (B, latent_dim [+ class_dim]) -> (B, *shape), before the tanh; without normalisation layers.
         critic: (B, *shape) in [-1, 1] -> (B, 1), or (B, features) with classes; without normalisation layers.
-        latent_dim: size of z.
-        shape: of an example.
         gamma: weight of both penalties.
         lazy: batches from one pair of penalties to the next; the paper takes 1.
-        n_critic: critic updates per generator update.
-        lr: peak learning rate of both players.
-        betas: Adam's decay rates of both players.
-        num_classes, class_dim, features: classes, as in `AdversarialModel`.
-        augment, augment_images: adaptive augmentation, as in `AdversarialModel`.
-        bounded: whether examples are in [0, 1].
-        candidates, sharpness: defaults of sampling, as in `AdversarialModel`.
+
+    The other arguments are those of `AdversarialModel`.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module,
-        latent_dim: int,
-        shape: list[int],
-        gamma: float = 1.0,
-        lazy: int = 1,
-        n_critic: int = 1,
-        lr: float = 2e-4,
-        betas: tuple[float, float] = (0.0, 0.99),
-        num_classes: int = 0,
-        class_dim: int = 16,
-        features: int = 0,
-        augment: float = 0.0,
-        augment_images: int = 100_000,
-        bounded: bool = True,
-        candidates: int = 1,
-        sharpness: float = 1.0,
-    ) -> None:
+    def __init__(self, *args: Any, gamma: float = 1.0, betas: tuple[float, float] = (0.0, 0.99), **kwargs: Any) -> None:
         super().__init__(
-            generator, critic, latent_dim, shape, "relativistic", n_critic, r1=gamma, r2=gamma, lazy=lazy, lr=lr,
-            betas=betas, num_classes=num_classes, class_dim=class_dim, features=features, augment=augment,
-            augment_images=augment_images, bounded=bounded, candidates=candidates,
-            sharpness=sharpness,
+            *args, objective="relativistic", r1=gamma, r2=gamma, betas=betas, penalty=0.0, clip=0.0, critic_lr=None,
+            **kwargs,
         )  # fmt: skip

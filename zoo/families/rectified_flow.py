@@ -15,13 +15,16 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.velocity import VelocityModel
 from zoo.maths.solvers import integrate, time_grid
-from zoo.model import Batch, Player, seeded
+from zoo.model import Batch, Player, TrainedPart, seeded
 
 __all__ = ["RectifiedFlow"]
 
@@ -49,6 +52,12 @@ class RectifiedFlow(VelocityModel):
         ConfigError: a teacher that is no velocity, or one of other examples or labels.
     """
 
+    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
+        "teacher": TrainedPart(
+            what="distilled from a trained flow", example="flow_matching-mnist", requires=VelocityModel,
+            needs="velocity",
+        )
+    }  # fmt: skip
     training_parts = ("teacher",)
 
     def __init__(

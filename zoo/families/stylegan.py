@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +44,10 @@ class StyleGAN(AdversarialModel):
         synthesis: styles (B, depth, style_dim) and a tensor of noise for each of its ``noise_shapes`` -> (B, *shape),
             such as `zoo.nets.style.StyleSynthesis`.
         critic: (B, *shape) in [-1, 1] -> (B, 1), or (B, features) with classes.
-        latent_dim: size of z.
         style_dim: size of w.
-        shape: of an example.
         mixing: share of training samples whose styles come from two latents, the second from a random layer on.
-        r1: gamma of the penalty on the gradient at data.
-        lazy: batches from one penalty to the next.
-        n_critic: critic updates per generator update.
-        lr: peak learning rate of both players.
-        betas: Adam's decay rates of both players.
-        num_classes, class_dim, features: classes, as in `AdversarialModel`.
-        augment, augment_images: adaptive augmentation, as in `AdversarialModel`.
+
+    The other arguments are those of `AdversarialModel`, less those of another game.
 
     Raises:
         ConfigError: a share out of range, or what `AdversarialModel` refuses.
@@ -72,21 +66,16 @@ class StyleGAN(AdversarialModel):
         mixing: float = 0.9,
         r1: float = 1.0,
         lazy: int = 8,
-        n_critic: int = 1,
         lr: float = 2e-3,
         betas: tuple[float, float] = (0.0, 0.99),
-        num_classes: int = 0,
-        class_dim: int = 16,
-        features: int = 0,
-        augment: float = 0.0,
-        augment_images: int = 100_000,
+        **kwargs: Any,
     ) -> None:
         if not 0 <= mixing <= 1:
             raise ConfigError(f"mixing is a share of the samples, between 0 and 1, got {mixing}")
         super().__init__(
-            _StyleNetwork(mapping, synthesis), critic, latent_dim, shape, "non_saturating", n_critic, r1=r1, lazy=lazy,
-            lr=lr, betas=betas, num_classes=num_classes, class_dim=class_dim, features=features, augment=augment,
-            augment_images=augment_images,
+            _StyleNetwork(mapping, synthesis), critic, latent_dim, shape, "non_saturating", r1=r1, lazy=lazy, lr=lr,
+            betas=betas, penalty=0.0, r2=0.0, clip=0.0, critic_lr=None, bounded=True, candidates=1, sharpness=1.0,
+            **kwargs,
         )  # fmt: skip
         self.mixing = mixing
         self.register_buffer("w_mean", torch.zeros(style_dim))

@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class Transformer(SequenceModel):
     """Pre-norm Transformer with a softmax over the next value.
 
     Texts longer than T values are drawn in windows: when T values stand, the last half of them is read anew from
-    position 0. A sliding window with rotary positions has no such end.
+    position 0. A sliding window with rotary positions has no such end. A class adds a learnt vector at every position.
 
     Args:
         shape: (T,) of a sequence, or (C, H, W) of an image, read pixel by pixel.
@@ -47,14 +48,9 @@ class Transformer(SequenceModel):
         positions: ``learned`` or ``rotary``.
         tied: whether the embedding serves as the last layer's weights, too.
         dropout: share of what a block adds to the stream that is dropped in training.
-        num_classes: classes, whose learnt vector is added at every position; 0 for none.
-        alphabet: the L characters of a model of text.
-        rate: samples a second of a model of audio.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
         weight_decay: decoupled weight decay.
-        scheduled: schedule of scheduled sampling, in two passes; none for teacher forcing.
-        scheduled_k: constant of that schedule.
+
+    The other arguments are those of `zoo.families.sequence.SequenceModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -74,22 +70,16 @@ class Transformer(SequenceModel):
         positions: str = "rotary",
         tied: bool = False,
         dropout: float = 0.0,
-        num_classes: int = 0,
-        alphabet: str | None = None,
-        rate: int | None = None,
-        lr: float = 1.0e-3,
-        betas: Sequence[float] = (0.9, 0.99),
         weight_decay: float = 0.0,
-        scheduled: str | None = None,
-        scheduled_k: float = 1000.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, num_classes, alphabet, rate, lr, betas, scheduled, scheduled_k)
+        super().__init__(shape, levels, **kwargs)
         _check(mask, window, prefix, positions, self.length, width, heads, dropout)
         self.mask, self.window, self.prefix, self.dropout = mask, window, prefix, dropout
         self.weight_decay, self.features = weight_decay, width // heads
         self.embedding = nn.Embedding(levels + 1, width)  # the last one is the start
         self.position = nn.Parameter(0.02 * torch.randn(self.length, width)) if positions == "learned" else None
-        self.condition = nn.Embedding(num_classes, width) if num_classes else None
+        self.condition = nn.Embedding(self.num_classes, width) if self.num_classes else None
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, hidden or 4 * width, depth) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.out = None if tied else nn.Linear(width, levels, bias=False)
@@ -100,7 +90,6 @@ class Transformer(SequenceModel):
     # -- all positions at once ----------------------------------------------------------------------------------------
 
     def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return all logits: values int64 (B, T) -> (B, T, L), those at t from the values before t only."""
         tokens = self.tokens(k[:, :-1])
         T, P = tokens.shape[1], self.prefix
         if P is None or T <= P:
@@ -158,7 +147,6 @@ class Transformer(SequenceModel):
         return ((t - self.length) // half + 1) * half
 
     def start(self, n: int, labels: Tensor | None = None) -> TransformerState:
-        """Return the state of cached evaluation of ``n`` sequences, before their first value."""
         return TransformerState(self, n, labels)
 
 

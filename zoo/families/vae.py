@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
 from zoo.maths.annealing import annealed, check_schedule
+from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.distributions import gaussian_kl
-from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, observation
-from zoo.model import Batch, LikelihoodModel, Player, seeded
+from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, drawn, first_raw_scale, observation
+from zoo.model import Batch, LikelihoodModel, seeded
+from zoo.sampling import Labels
 
 __all__ = ["VAE"]
 
@@ -100,13 +102,8 @@ class VAE(LikelihoodModel):
         self.beta, self.lr, self.betas = beta, lr, (float(betas[0]), float(betas[1]))
         self.posterior_scale, self.free_bits = posterior_scale, free_bits
         self.kl_schedule, self.kl_steps, self.kl_cycles = kl_schedule, kl_steps, kl_cycles
-        self.raw_scale: nn.Parameter | None = None
-        if likelihood in ("discretized_logistic", "gaussian") and scale != "predicted":
-            sizes = self.shape if scale == "pixel" else (1,) * len(self.shape)
-            self.raw_scale = nn.Parameter(torch.full(sizes, -1.0))
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas)}
+        raw_scale = first_raw_scale(likelihood, scale, shape)
+        self.raw_scale = None if raw_scale is None else nn.Parameter(raw_scale)
 
     def accepts(self, shape: Sequence[int], levels: int | None) -> None:
         found = f"the data have {levels or 'continuous'} levels"
@@ -127,6 +124,11 @@ class VAE(LikelihoodModel):
 
     # -- the two networks ---------------------------------------------------------------------------------------------
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return (self.latent_dim,)
+
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of q(z | x): (B, *shape) in data range -> two of (B, latent_dim)."""
         out = self.encoder(self._encoder_input(x, labels)).flatten(1)
@@ -144,7 +146,7 @@ class VAE(LikelihoodModel):
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the mean of p(x | z): (B, latent_dim) -> (B, *shape) in data range."""
-        return self._to_data(self.observation(z, labels).mean)
+        return self._data(self.observation(z, labels).mean)
 
     def observation(self, z: Tensor, labels: Tensor | None = None) -> Observation:
         """Return p(x | z), element by element: (B, latent_dim) -> a distribution over (B, *shape)."""
@@ -169,7 +171,7 @@ class VAE(LikelihoodModel):
         labels = labels if self.num_classes else None
         mean, log_var = self.encode(x, labels)
         z = mean + torch.exp(0.5 * log_var) * self.randn(*mean.shape)
-        target = self._dequantized(x, self.rand(*x.shape)) if self.dequantizes else x
+        target = dequantise(x, self.rand(*x.shape), self.levels) if self.dequantizes else x
         reconstruction = -self._log_likelihood(target, z, labels).mean()
         kl_j = gaussian_kl(mean, log_var)  # (B, latent_dim)
         kl = kl_j.sum(1).mean()
@@ -186,12 +188,7 @@ class VAE(LikelihoodModel):
 
     @torch.no_grad()
     def log_prob(
-        self,
-        x: Tensor,
-        *,
-        labels: Sequence[int] | Tensor | int | None = None,
-        k: int = 1,
-        seed: int | torch.Generator | None = None,
+        self, x: Tensor, *, labels: Labels = None, k: int = 1, seed: int | torch.Generator | None = None
     ) -> Tensor:
         """Return a lower bound on log p(x), or log p(x | y), in nats: (B, *shape) in data range -> (B,).
 
@@ -224,7 +221,7 @@ class VAE(LikelihoodModel):
             z = mean + std * eps
             target = x.expand(*shape, *self.shape)  # (K, B, *shape)
             if self.dequantizes:
-                target = self._dequantized(target, torch.rand(target.shape, **options))
+                target = dequantise(target, torch.rand(target.shape, **options), self.levels)
             y = labels.expand(shape).flatten() if labels is not None else None  # (K * B,)
             log_p = self._log_likelihood(target.flatten(0, 1), z.flatten(0, 1), y).unflatten(0, shape)
             ratio = -0.5 * (z * z - eps * eps - log_var).sum(2)  # log p(z) - log q(z | x)
@@ -258,9 +255,6 @@ class VAE(LikelihoodModel):
         """Whether a density bounds the probability of grey levels: log P(k) >= E_u log p((k + u) / L) - D log L."""
         return self.observed == "gaussian" and self.levels is not None
 
-    def _dequantized(self, x: Tensor, u: Tensor) -> Tensor:
-        return (x * (self.levels - 1) + u) / self.levels
-
     # -- sampling -----------------------------------------------------------------------------------------------------
 
     def draw(
@@ -278,25 +272,17 @@ class VAE(LikelihoodModel):
             temperature: factor of the prior's standard deviation.
             observe: ``mean``, or ``sample`` for a draw from p(x | z), pixel by pixel.
         """
-        if observe not in ("mean", "sample"):
-            raise ConfigError(f"observe must be 'mean' or 'sample', got {observe!r}")
         z = torch.randn(n, self.latent_dim, generator=generator, device=self.device, dtype=self.dtype)
-        p = self.observation(temperature * z, labels)
-        if observe == "mean":
-            return self._to_data(p.mean)
-        x = p.sample(generator)
-        return self._to_data(x, floor=True)
+        x = drawn(self.observation(temperature * z, labels), observe, generator)
+        return self._data(x, whole=observe == "sample")
 
     def granule(self, options: Mapping[str, Any]) -> int:
         """Return 16: products of fewer rows are computed by other instructions, with other last bits."""
         return 16
 
-    def _to_data(self, x: Tensor, *, floor: bool = False) -> Tensor:
-        """Bring values of the observation into data range: bins of width 1 / L to levels k / (L - 1)."""
-        if not self.dequantizes:
-            return x
-        k = (x * self.levels).floor() if floor else x * self.levels - 0.5
-        return (k / (self.levels - 1)).clamp(0, 1)
+    def _data(self, x: Tensor, *, whole: bool = False) -> Tensor:
+        """Bring values of the observation into data range."""
+        return from_continuous(x, self.levels, whole=whole) if self.dequantizes else x
 
 
 def _check_kl(beta: float, posterior_scale: float | None, free_bits: float) -> None:

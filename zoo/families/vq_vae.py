@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -37,12 +38,8 @@ class VQVAE(DiscreteAutoencoder):
         shape: of an example.
         grid: (h, w), positions of the codes.
         likelihood: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
-        scale: of the logistic: ``predicted``, ``pixel`` or ``shared``.
-        min_log_scale: the log of a scale, in units of x, stays above this.
-        reconstruction: what trains the decoder: the ``likelihood``, ``mse`` or ``l1``.
-        commitment: beta, the weight of the commitment loss.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.discrete.DiscreteAutoencoder`.
 
     Raises:
         ConfigError: unknown or contradictory options.
@@ -56,19 +53,12 @@ class VQVAE(DiscreteAutoencoder):
         shape: list[int],
         grid: list[int],
         likelihood: str = "discretized_logistic",
-        scale: str = "predicted",
-        min_log_scale: float = -5.0,
-        reconstruction: str = "likelihood",
-        commitment: float = 0.25,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
         if len(grid) != 2 or min(grid) < 1:
             raise ConfigError(f"grid must be two positive numbers (h, w), got {tuple(grid)}")
         codes = (quantiser.groups, *grid)
-        super().__init__(
-            shape, codes, quantiser.size, likelihood, scale, min_log_scale, reconstruction, commitment, lr, betas
-        )
+        super().__init__(shape, codes, quantiser.size, likelihood, **kwargs)
         self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser
         self.steps_to_move = getattr(quantiser, "steps_to_move", 2)
 

@@ -15,6 +15,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,12 +43,8 @@ class VQVAE2(DiscreteAutoencoder):
         grid: (h, w), positions of the top codes.
         ratio: r, how much finer the bottom grid is.
         likelihood: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
-        scale: of the logistic: ``predicted``, ``pixel`` or ``shared``.
-        min_log_scale: the log of a scale, in units of x, stays above this.
-        reconstruction: what trains the decoder: the ``likelihood``, ``mse`` or ``l1``.
-        commitment: weight of the commitment loss of both levels.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.discrete.DiscreteAutoencoder`.
 
     Raises:
         ConfigError: unknown or contradictory options, or codebooks of different sizes.
@@ -65,12 +63,7 @@ class VQVAE2(DiscreteAutoencoder):
         grid: list[int],
         ratio: int = 2,
         likelihood: str = "discretized_logistic",
-        scale: str = "predicted",
-        min_log_scale: float = -5.0,
-        reconstruction: str = "likelihood",
-        commitment: float = 0.25,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
         size = quantiser_top.size
         if size != quantiser_bottom.size:
@@ -81,7 +74,7 @@ class VQVAE2(DiscreteAutoencoder):
         if len(grid) != 2 or min(*grid, ratio) < 1:
             raise ConfigError(f"grid must be two positive numbers and ratio one, got {tuple(grid)} and {ratio}")
         codes = (quantiser_top.groups + ratio**2 * quantiser_bottom.groups, *grid)
-        super().__init__(shape, codes, size, likelihood, scale, min_log_scale, reconstruction, commitment, lr, betas)
+        super().__init__(shape, codes, size, likelihood, **kwargs)
         self.bottom, self.top, self.upsample, self.decoder = bottom, top, upsample, decoder
         self.quantiser_top, self.quantiser_bottom, self.ratio = quantiser_top, quantiser_bottom, ratio
         self.merge = nn.Conv2d(2 * features, quantiser_bottom.dim, 1)

@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,13 +47,11 @@ class VQGAN(VQVAE):
         perceptual_weight: gamma; squared differences are summed over an example.
         adversarial_weight: w, times the ratio of gradient norms.
         start: steps before the adversarial game begins.
-        likelihood: of the data, from which the scale is fitted: ``discretized_logistic``.
-        scale: of the logistic: ``shared`` or ``pixel``.
-        min_log_scale: the log of a scale, in units of x, stays above this.
+        scale: of the logistic, which is fitted to the data: ``shared`` or ``pixel``.
         reconstruction: ``l1`` or ``mse``.
-        commitment: beta, the weight of the commitment loss.
-        lr: peak learning rate of both players.
         betas: Adam's decay rates of both players.
+
+    The other arguments are those of `zoo.families.discrete.DiscreteAutoencoder`.
 
     Raises:
         ConfigError: unknown or contradictory options.
@@ -70,18 +69,14 @@ class VQGAN(VQVAE):
         perceptual_weight: float = 1.0,
         adversarial_weight: float = 0.8,
         start: int = 0,
-        likelihood: str = "discretized_logistic",
         scale: str = "shared",
-        min_log_scale: float = -5.0,
         reconstruction: str = "l1",
-        commitment: float = 0.25,
-        lr: float = 1e-3,
         betas: tuple[float, float] = (0.5, 0.9),
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            encoder, decoder, quantiser, shape, grid, likelihood, scale, min_log_scale, reconstruction, commitment,
-            lr, betas,
-        )  # fmt: skip
+            encoder, decoder, quantiser, shape, grid, scale=scale, reconstruction=reconstruction, betas=betas, **kwargs
+        )
         if reconstruction == "likelihood":
             raise ConfigError("reconstruction must be 'l1' or 'mse', whose pictures the discriminator can judge")
         if start < 0:

@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ __all__ = ["WaveNet", "WaveNetState"]
 class WaveNet(SequenceModel):
     """Dilated causal convolutions with gated residuals and skips, and a softmax over mu-law codes.
 
+    A class adds a learnt bias in every gate.
+
     Args:
         shape: (T,) of a training example; any number of values can be drawn.
         levels: L, mu-law codes.
@@ -34,13 +37,8 @@ class WaveNet(SequenceModel):
         stacks: how often the dilations 1, 2, 4, ... 2^(depth - 1) are gone through.
         depth: layers a stack.
         kernel: taps of the convolutions, at least 2.
-        num_classes: classes, each with a learnt bias in every gate; 0 for none.
-        alphabet: the L characters of a model of text.
-        rate: samples a second of a model of audio.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
-        scheduled: schedule of scheduled sampling, in two passes; none for teacher forcing.
-        scheduled_k: constant of that schedule.
+
+    The other arguments are those of `zoo.families.sequence.SequenceModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -55,22 +53,16 @@ class WaveNet(SequenceModel):
         stacks: int = 2,
         depth: int = 8,
         kernel: int = 2,
-        num_classes: int = 0,
-        alphabet: str | None = None,
-        rate: int | None = None,
-        lr: float = 1.0e-3,
-        betas: Sequence[float] = (0.9, 0.99),
-        scheduled: str | None = None,
-        scheduled_k: float = 1000.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, num_classes, alphabet, rate, lr, betas, scheduled, scheduled_k)
+        super().__init__(shape, levels, **kwargs)
         if stacks < 1 or depth < 1 or width < 1 or skip < 1:
             raise ConfigError("width, skip, stacks and depth of a WaveNet must be at least 1")
         dilations = [2**i for i in range(depth)] * stacks
         self.receptive_field = receptive_field(dilations, kernel)
         self.embedding = nn.Embedding(levels + 1, width)  # the last one is the start
         self.layers = DilatedStack(width, dilations, kernel)
-        self.condition = nn.Embedding(num_classes, len(dilations) * 2 * width) if num_classes else None
+        self.condition = nn.Embedding(self.num_classes, len(dilations) * 2 * width) if self.num_classes else None
         self.skip = nn.Linear(len(dilations) * width, skip)
         self.hidden, self.out = nn.Linear(skip, skip), nn.Linear(skip, levels)
         nn.init.kaiming_normal_(self.hidden.weight)
@@ -79,7 +71,6 @@ class WaveNet(SequenceModel):
             nn.init.normal_(self.condition.weight, std=0.1)
 
     def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return all logits: values int64 (B, T) -> (B, T, L), those at t from the values before t only."""
         tokens = F.pad(k[:, :-1], (1, 0), value=self.levels)
         return self.head(self.layers(self.embedding(tokens), self.gate_bias(labels)))
 
@@ -96,50 +87,19 @@ class WaveNet(SequenceModel):
     def reach(self, t: int) -> int:
         return max(0, t - self.receptive_field)
 
-    def draw(
-        self,
-        n: int,
-        generator: torch.Generator,
-        labels: Tensor | None,
-        *,
-        temperature: float = 1.0,
-        greedy: bool = False,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        beams: int | None = None,
-        prompt: str | None = None,
-        given: Tensor | None = None,
-        known: Tensor | int | None = None,
-        length: int | None = None,
-        cached: bool = True,
-        compiled: bool = False,
+    def decode_compiled(
+        self, noise: Tensor, given: Tensor | None, known: Tensor | None, labels: Tensor | None, choose: Decoding
     ) -> Tensor:
-        """Draw ``n`` examples in data range, value by value, with the options of `SequenceModel.draw` and one more.
-
-        Args:
-            compiled: run the whole loop as one compiled function, tens of times as fast for a few sequences; it needs
-                numba, a model on the CPU, and none of top_k, top_p and beams.
-        """
-        if not compiled:
-            return super().draw(
-                n, generator, labels, temperature=temperature, greedy=greedy, top_k=top_k, top_p=top_p, beams=beams,
-                prompt=prompt, given=given, known=known, length=length, cached=cached,
-            )  # fmt: skip
-        if top_k is not None or top_p is not None or beams is not None:
-            raise ConfigError("compiled sampling has no top_k, top_p or beams; leave compiled out for these")
-        Decoding(temperature, greedy)  # checks both
-        T = self._length(length)
-        fixed, values = self._known(n, T, prompt, given, known)
-        noise = torch.rand(T, n, generator=generator, device=self.device, dtype=self.dtype)
-        values = torch.zeros(n, T, dtype=torch.int64) if values is None else values
-        k, _ = self.generate(noise, values, fixed, labels, temperature, greedy)
-        return self.from_sequence(k).to(self.dtype).div_(self.levels - 1)
+        T, n = noise.shape
+        if given is None or known is None:
+            given, known = torch.zeros(n, T, dtype=torch.int64), torch.zeros(n, T, dtype=torch.bool)
+        return self.generate(noise, given, known, labels, choose.temperature, choose.greedy)[0]
 
     def generate(
         self,
         noise: Tensor,
         given: Tensor,
-        fixed: Sequence[bool],
+        known: Tensor,
         labels: Tensor | None = None,
         temperature: float = 1.0,
         greedy: bool = False,
@@ -147,10 +107,9 @@ class WaveNet(SequenceModel):
         """Run the compiled loop; see `zoo.nets.compiled_dilated.generate`."""
         state = WaveNetState(self, noise.shape[1], labels)
         head = (state.skip, state.bias, self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
-        return generate(state.layers, state.table, head, self.levels, noise, given, fixed, temperature, greedy)
+        return generate(state.layers, state.table, head, self.levels, noise, given, known, temperature, greedy)
 
     def start(self, n: int, labels: Tensor | None = None) -> WaveNetState:
-        """Return the state of cached evaluation of ``n`` sequences, before their first value."""
         return WaveNetState(self, n, labels)
 
 

@@ -10,8 +10,9 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from zoo.families.adversarial import AdversarialModel
 
@@ -26,35 +27,15 @@ class WGAN(AdversarialModel):
     Args:
         generator: (B, latent_dim [+ class_dim]) -> (B, *shape), before the tanh.
         critic: (B, *shape) in [-1, 1] -> (B, 1), or (B, features) with classes.
-        latent_dim: size of z.
-        shape: of an example.
-        n_critic: critic updates per generator update.
         clip: bound of the absolute value of each of the critic's weights, positive.
-        lr: peak learning rate of both players.
-        num_classes, class_dim, features: classes, as in `AdversarialModel`.
-        augment, augment_images: adaptive augmentation, as in `AdversarialModel`.
-        bounded: whether examples are in [0, 1].
+
+    The other arguments are those of `AdversarialModel`.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module,
-        latent_dim: int,
-        shape: list[int],
-        n_critic: int = 5,
-        clip: float = 0.01,
-        lr: float = 5e-5,
-        num_classes: int = 0,
-        class_dim: int = 16,
-        features: int = 0,
-        augment: float = 0.0,
-        augment_images: int = 100_000,
-        bounded: bool = True,
-    ) -> None:
+    def __init__(self, *args: Any, n_critic: int = 5, clip: float = 0.01, lr: float = 5e-5, **kwargs: Any) -> None:
         super().__init__(
-            generator, critic, latent_dim, shape, "wasserstein", n_critic, clip=clip, lr=lr, num_classes=num_classes,
-            class_dim=class_dim, features=features, augment=augment, augment_images=augment_images, bounded=bounded,
+            *args, objective="wasserstein", n_critic=n_critic, clip=clip, lr=lr, penalty=0.0, r1=0.0, r2=0.0, lazy=1,
+            critic_lr=None, betas=(0.5, 0.9), candidates=1, sharpness=1.0, **kwargs,
         )  # fmt: skip
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

@@ -17,10 +17,24 @@ __all__ = ["build_card", "card_of", "metric_values"]
 _DATA_LICENCES = {
     "mnist": "MNIST by Y. LeCun, C. Cortes and C. Burges, CC BY-SA 3.0",
     "fashion_mnist": "Fashion-MNIST by Zalando Research, MIT",
+    "tiles": "Tiles of Dungeon Crawl Stone Soup, release of November 2015, by its contributors; public domain (CC0)",
     "cifar10": "CIFAR-10 by A. Krizhevsky, V. Nair and G. Hinton; its authors state no licence",
     "shakespeare": "Eight plays by W. Shakespeare, texts of Project Gutenberg editions, public domain",
     "tones": "Synthetic tones, drawn by the package",
     "speech": "A LibriVox recording of Sense and Sensibility, public domain",
+}
+
+_LIMITS = {
+    "features": "A small research model: its features are of examples like those of its training data.",
+}
+_USES = {
+    "samples": "x = model.sample(16, seed=0)",
+    "samples of texts": 'x = model.sample(16, labels="...", seed=0)  # of a text in the model\'s alphabet',
+    "features": "z = model.features(x)  # examples in [0, 1]: (B, *shape) -> (B, feature_dim)",
+}
+_TASKS: dict[str, tuple[dict[str, str], str]] = {
+    "samples of texts": ({"type": "text-to-image", "name": "Text to image"}, "pictures"),
+    "features": ({"type": "image-feature-extraction", "name": "Image features"}, "features"),
 }
 
 
@@ -37,6 +51,7 @@ def build_card(
     load: str | None = None,
     command: str | None = None,
     limits: Sequence[str] = (),
+    gives: str = "samples",
     extra: Mapping[str, str] | None = None,
 ) -> str:
     """Return the text of a model card.
@@ -45,7 +60,7 @@ def build_card(
         name: title; a registered name adds what the registry knows.
         summary: one line.
         paper: title, authors, year, and arxiv or url.
-        model: published configuration, ``{"name": class, "args": {...}}``.
+        model: published configuration, ``{"name": class, "args": {...}}``, perhaps with ``class_names``.
         results: an evaluation: ``metrics`` (name -> number, or mapping with ``value``), ``protocol``, ``data`` and
             ``cost``.
         licence: identifier of the licence of the weights.
@@ -54,6 +69,7 @@ def build_card(
         load: what `zoo.load` takes; ``name`` if left out.
         command: how to train it again; ``zoo fit --model NAME`` for a registered name if left out.
         limits: what the model is not good for, one sentence each.
+        gives: ``samples``, ``samples of texts``, or ``features`` where the model draws none.
         extra: further sections, title -> markdown.
 
     Raises:
@@ -62,17 +78,18 @@ def build_card(
     metrics = metric_values(results)
     if command is None and name in load_registry():
         command = f"zoo fit --model {name}"
-    task, what = _task(name, results, (model or {}).get("args") or {})
+    task, what = _TASKS.get(gives) or _task(name, results, (model or {}).get("args") or {})
     front = _front(name, licence, results, metrics, task)
     sections = [f"# {name}\n", f"{summary[:1].upper()}{summary[1:]}.\n" if summary else "", _paper(paper)]
     if samples:
         sections.append(f"![samples]({SAMPLES})\n")
     sections += [
-        f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{load or name}")\nx = model.sample(16, seed=0)\n```\n',
+        f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{load or name}")\n{_USES[gives]}\n```\n',
+        _classes((model or {}).get("class_names") or ()),
         _results(results, metrics),
         f"## Training\n\n```\n{command}\n```\n" if command else "",
         f"## Model\n\n```json\n{json.dumps(model, indent=1)}\n```\n" if model else "",
-        "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMIT.format(what),)),
+        "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMITS.get(gives) or _LIMIT.format(what),)),
         f"## Licence\n\n- Weights: {licence}\n" + (f"- Training data: {data_licence}\n" if data_licence else ""),
         *(f"## {title}\n\n{text.rstrip()}\n" for title, text in (extra or {}).items()),
     ]
@@ -90,6 +107,7 @@ def card_of(
     *,
     load: str,
     command: str | None = None,
+    gives: str = "samples",
 ) -> str:
     """Return the card of a model from what the registry knows about its name, which may be none.
 
@@ -100,6 +118,7 @@ def card_of(
         samples: files of the folder, of which the card shows the samples.
         load: what `zoo.load` takes.
         command: how it was trained.
+        gives: as in `build_card`.
     """
     entry = load_registry().get(name or "")
     dataset = entry.dataset if entry is not None else _dataset(results)[0]
@@ -114,6 +133,7 @@ def card_of(
         results=results,
         data_licence=_DATA_LICENCES.get(base),
         samples=SAMPLES in samples,
+        gives=gives,
         extra=_drawn(samples),
     )
 
@@ -198,6 +218,16 @@ def _paper(paper: Mapping[str, Any] | None) -> str:
     link = paper.get("url") or (f"https://arxiv.org/abs/{paper['arxiv']}" if paper.get("arxiv") else "")
     facts = [str(paper[k]) for k in ("authors", "title", "year") if paper.get(k)]
     return f"Paper: {', '.join(facts)}{f', <{link}>' if link else ''}.\n"
+
+
+def _classes(names: Sequence[str]) -> str:
+    """Return the section that says which label is which class; of more than fifty, the first fifty."""
+    if not names:
+        return ""
+    rows = "".join(f"| {i} | {name.replace('|', '&#124;')} |\n" for i, name in enumerate(names[:50]))
+    more = f"\nand {len(names) - 50} more, in `config.json`.\n" if len(names) > 50 else ""
+    text = f"## Classes\n\n`model.sample(16, labels={names[0]!r})` draws one class.\n\n| label | class |\n|---|---|\n"
+    return text + rows + more
 
 
 def _results(results: Mapping[str, Any] | None, metrics: Mapping[str, float]) -> str:

@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 import zoo
+from zoo.classes import checked_names
 from zoo.errors import ConfigError, CorruptWeightsError, WeightsMismatchError
 from zoo.hub.layout import (
     CONFIG,
@@ -55,11 +56,16 @@ _FILLS = {
 }
 
 
+_MOST_FOR_TRAINING = 4e9
+"""Bytes of what only training needs that a constructor may make, although it is let go of at once."""
+
 _LAYERS = ("blocks", "couplings", "depth", "heads", "scales", "squeezes", "stacks")
 """Arguments that say how often something is repeated: each time makes a tensor."""
 
 _LONG = {
-    **dict.fromkeys(("levels", "likelihood_examples", "likelihood_steps", "rate", "shape", "steps", "table"), 1 << 24),
+    **dict.fromkeys(
+        ("queue", "levels", "likelihood_examples", "likelihood_steps", "rate", "shape", "steps", "table"), 1 << 24
+    ),
     **dict.fromkeys(("augment_images", "kl_steps", "pair_batches", "pair_seed", "weak_batches"), 1 << 53),
 }
 """Arguments that may be larger than any dimension of a tensor; the second row only counts what training has done."""
@@ -139,6 +145,10 @@ def load_files(
         raise CorruptWeightsError(f"{where}: {WEIGHTS} cannot be read: {shown(error, 300)}") from error
     _fill(model, state)
     model.source = replace(source, sha256=digests.get(WEIGHTS))
+    try:
+        model.class_names = checked_names(config.get("class_names"), model.num_classes)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {CONFIG}: {error}") from error
     return place(model, device, dtype).eval()
 
 
@@ -167,11 +177,11 @@ def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str)
             _Lean(header),
         ):
             warnings.simplefilter("ignore")  # of what is about to be refused
-            _check_shapes(build(spec, extra), header, where)
+            _check_shapes(_published(spec, extra), header, where)
         # A constructor that reads numbers back has no shapes yet; what else is wrong comes up again here. The caller's
         # random stream is not ours to move.
         with _building, _Lean(header), torch.random.fork_rng(devices=[]):
-            model = build(spec, extra)
+            model = _published(spec, extra)
     except ConfigError as error:
         mine = f"this is zoo {zoo.__version__}, which reads format {FORMAT}"
         raise ConfigError(f"{where}: {shown(error, 500)} ({mine})") from error
@@ -180,6 +190,20 @@ def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str)
     if not isinstance(model, GenerativeModel):
         raise ConfigError(f"{where}: {type(model).__name__} is no generative model")
     _check_shapes(model, header, where)
+    return model
+
+
+def _published(spec: Any, extra: tuple[str, ...]) -> Any:
+    """Build a model without what only training needs, which no file of weights holds."""
+    model = build(spec, extra)
+    if isinstance(model, GenerativeModel):
+        size = sum(v.numel() * v.element_size() for v in model.state_of_training().values())
+        if size > _MOST_FOR_TRAINING:
+            raise WeightsMismatchError(
+                f"the configuration asks for {size / 1e9:.1f} GB that only training needs; more than "
+                f"{_MOST_FOR_TRAINING / 1e9:.0f} GB are not made for a model that is loaded"
+            )
+        model.shed()
     return model
 
 
@@ -215,7 +239,7 @@ class _Lean(TorchFunctionMode):
 
     def __init__(self, header: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         super().__init__()
-        self.limit = max(1 << 22, 4 * sum(math.prod(shape) for _, shape in header.values()))
+        self.limit = max(1 << 25, 4 * sum(math.prod(shape) for _, shape in header.values()))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FACTORIES:

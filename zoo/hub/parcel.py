@@ -92,25 +92,34 @@ def _of_model(
     samples: Mapping[str, bytes] | None = None,
     command: str | None = None,
 ) -> dict[str, bytes]:
-    from zoo.hub.saving import public_form, save_pretrained
+    from zoo.hub.saving import class_names, public_form, save_pretrained
 
-    samples = _drawn(model) if samples is None else samples
-    text = cards.card_of(model.source.name, public_form(model), results, samples, load=repo_id, command=command)
+    samples = drawn_files(model) if samples is None else samples
+    public = public_form(model) | class_names(model)
+    text = cards.card_of(
+        model.source.name, public, results, samples, load=repo_id, command=command, gives=gives_of(model)
+    )
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
         folder = save_pretrained(model, Path(parent, "model"), card=text, results=results, samples=samples)
         return _checked(read_folder(folder), type(model).__name__)
 
 
-def _drawn(model: GenerativeModel) -> dict[str, bytes]:
-    """Return samples as files: a sheet of 64 images, two pages of text, or eight recordings and their spectrogram."""
+def gives_of(model: GenerativeModel) -> str:
+    """Return what a model gives, as `zoo.hub.cards.build_card` takes it."""
+    return "features" if not model.generates else "samples of texts" if model.context else "samples"
+
+
+def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
+    """Return samples as files: a sheet of 64 images, or of 8 clips, two pages of text, or eight recordings with their
+    spectrogram; nothing of what draws none, or draws for texts that only its data know."""
     from zoo.media import medium, samples_of
 
     kind = medium(model)
-    if kind == "points":
+    if kind == "points" or not model.generates or model.context:
         return {}
-    number, options = {"text": (2, {"length": 1500}), "audio": (8, {})}.get(kind, (64, {}))
+    number, options = {"text": (2, {"length": 1500}), "audio": (8, {}), "video": (8, {})}.get(kind, (64, {}))
     drawn = model.sample(number, seed=0, **options)
-    return {f"samples{ending}": content for ending, content in samples_of(model, drawn).items()}
+    return {f"samples{ending}": content for ending, content in samples_of(model, drawn, ending=".png").items()}
 
 
 def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:

@@ -8,15 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import get_session, httpx
 
 from zoo.errors import HubUnavailableError
-
-if TYPE_CHECKING:
-    from zoo.hub.session import Hub
 
 __all__ = ["Waits", "passing", "patient", "pause_before", "waits"]
 
@@ -45,6 +42,21 @@ class Waits:
     least: float = 1000.0
 
 
+class Answering(Protocol):
+    """What is asked of a `zoo.hub.session.Hub` here."""
+
+    here: str
+
+    def silence(self) -> float:
+        """Return the seconds since it last answered well, or was first asked."""
+
+    def record_response(self, status: int, *, good: bool) -> None:
+        """Note an answer."""
+
+    def last_status(self) -> str:
+        """Return the status of the last answer, as part of a message."""
+
+
 waits = Waits()
 """The setting in force; assign its fields to change it."""
 
@@ -65,7 +77,7 @@ def pause_before(attempt: int, error: BaseException | None = None) -> float:
 
 
 @contextmanager
-def patient(hub: Hub) -> Iterator[None]:
+def patient(hub: Answering) -> Iterator[None]:
     """Give every request of the client a timeout, and an end to its own retries.
 
     The client has one session for all threads: each thread answers for its own requests, and for those of the threads
@@ -91,7 +103,7 @@ def patient(hub: Hub) -> Iterator[None]:
     def after(response: Any) -> None:
         if others():
             return
-        hub.heard(response.status_code, good=response.status_code not in _BUSY)
+        hub.record_response(response.status_code, good=response.status_code not in _BUSY)
         pause = _asked_pause(response.headers)
         if response.status_code in _BUSY and pause > waits.limit:
             raise HubUnavailableError(

@@ -40,7 +40,7 @@ from zoo.model import GenerativeModel
 from zoo.registry import load_registry
 from zoo.spec import from_public, is_spec, to_public
 
-__all__ = ["public_form", "save_pretrained", "weights_file"]
+__all__ = ["class_names", "public_form", "save_pretrained", "weights_file"]
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -86,7 +86,7 @@ def save_pretrained(
     if samples is not None:
         files |= _samples(samples)
     load = f"./{folder.name}"
-    text = card or cards.card_of(model.source.name, public_form(model), results, files, load=load)
+    text = card or cards.card_of(model.source.name, public_form(model) | class_names(model), results, files, load=load)
     if (folder / CARD).is_file():
         text = merge_card(read_file(folder / CARD).decode("utf-8"), text)
     files[CARD] = text.encode("utf-8")
@@ -151,6 +151,7 @@ def _config(model: GenerativeModel, weights: bytes, data: Mapping[str, Any] | No
         "zoo_format": FORMAT,
         "model": public["name"],
         "args": public["args"],
+        **class_names(model),
         "data": _public_data(model, data),
         "weights": {
             "file": WEIGHTS,
@@ -180,6 +181,11 @@ def public_form(model: GenerativeModel) -> dict[str, Any]:
             f"{type(model).__name__} cannot be published: its arguments would not be read back as they are"
         )
     return public
+
+
+def class_names(model: GenerativeModel) -> dict[str, list[str]]:
+    """Return ``{"class_names": [...]}``, or nothing where the classes have no names."""
+    return {"class_names": list(model.class_names)} if model.class_names else {}
 
 
 def _public_data(model: GenerativeModel, data: Mapping[str, Any] | None) -> Any:

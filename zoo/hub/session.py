@@ -94,7 +94,7 @@ class Hub:
             self._failing = time.monotonic()
         return time.monotonic() - self._failing
 
-    def heard(self, status: int, *, good: bool) -> None:
+    def record_response(self, status: int, *, good: bool) -> None:
         """Note an answer."""
         self._status = status
         if good:

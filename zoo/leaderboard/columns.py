@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zoo.results import Metric, Result
 
-__all__ = ["ALIASES", "COLUMNS", "Column", "Value", "likelihood"]
+__all__ = ["ALIASES", "COLUMNS", "Column", "Value", "likelihood", "mark_of"]
 
 Value = float | int | str | None
 
@@ -18,7 +18,8 @@ class Column:
 
     Attributes:
         best: ``low`` or ``high``, the direction in which rows are sorted.
-        part: which protocol its numbers depend on: ``samples``, ``likelihood``, ``speed`` or none.
+        part: which protocol its numbers depend on: ``samples``, ``likelihood``, ``features``, ``energies``, ``speed``
+            or none.
         narrow: shown where width is short.
         note: what it is, in a sentence.
     """
@@ -37,6 +38,10 @@ def _metric(name: str) -> Callable[[Result], Value]:
     return lambda result: result.metrics[name].value if name in result.metrics else None
 
 
+def _size(name: str) -> Callable[[Result], Value]:
+    return lambda result: abs(result.metrics[name].value) if name in result.metrics else None
+
+
 _UNITS = {"bits_per_dim": "bits/dim", "bits_per_character": "bits/character", "bits_per_sample": "bits/sample"}
 
 
@@ -46,6 +51,12 @@ def likelihood(result: Result) -> tuple[str, Metric] | None:
         if name in _UNITS:
             return _UNITS[name], metric
     return ("nats", result.metrics["nats"]) if "nats" in result.metrics else None
+
+
+def mark_of(result: Result) -> str:
+    """Return what stands before a likelihood: nothing where it is exact, ≤ for a bound, ~ for an estimate of log Z."""
+    kind = result.protocol.likelihood or ""
+    return "" if kind in ("exact", "ode") else "~ " if kind.startswith("ais") else "≤ "
 
 
 def _likelihood_value(result: Result) -> Value:
@@ -58,7 +69,8 @@ _ALL = (
     Column("family", "family", lambda r: r.identity.family, note="Family of generative models."),
     Column(
         "likelihood", "-log p", _likelihood_value, "{:.3f}", "low", "likelihood",
-        note="Negative log-likelihood of a test example; ≤ marks a bound, which the true value does not exceed.",
+        note="Negative log-likelihood of a test example; ≤ marks a bound, which the true value does not exceed, ~ an "
+        "estimate, which is not ranked.",
     ),
     Column(
         "fid", "FID", _metric("fid"), "{:.2f}", "low", "samples",
@@ -99,6 +111,38 @@ _ALL = (
     Column(
         "copied_share", "copied", _metric("copied_share"), "{:.3f}", "low", "samples", False,
         note="Share of samples as near to a training image as the nearest 1 % of unseen images; 0.01 is expected.",
+    ),
+    Column(
+        "probe_accuracy", "probe", _metric("probe_accuracy"), "{:.3f}", "high", "features",
+        note="Accuracy of a linear probe on frozen features, to be compared with its two controls.",
+    ),
+    Column(
+        "probe_accuracy_pixels", "probe, pixels", _metric("probe_accuracy_pixels"), "{:.3f}", "high", "features", False,
+        note="The same probe on the values of the examples themselves: a control.",
+    ),
+    Column(
+        "probe_accuracy_untrained", "probe, untrained", _metric("probe_accuracy_untrained"), "{:.3f}", "high",
+        "features", False, note="The same probe on the features of the encoder before training: a control.",
+    ),
+    Column(
+        "probe_accuracy_1pct", "probe 1 %", _metric("probe_accuracy_1pct"), "{:.3f}", "high", "features", False,
+        note="Accuracy of a linear probe that sees one label in a hundred, the mean of five draws of them.",
+    ),
+    Column(
+        "knn_accuracy", "kNN", _metric("knn_accuracy"), "{:.3f}", "high", "features", False,
+        note="Accuracy of the majority of the 20 training examples whose features are nearest by cosine.",
+    ),
+    Column(
+        "effective_rank", "rank", _metric("effective_rank"), "{:.1f}", "high", "features", False,
+        note="Exponential of the entropy of the features' singular values; 1 after collapse.",
+    ),
+    Column(
+        "energy_gap", "energy gap", _size("energy_gap"), "{:.2f}", "low", "energies", False,
+        note="Distance of the mean energies of test examples and samples, in standard deviations; 0 where they agree.",
+    ),
+    Column(
+        "auroc_noise", "AUROC noise", _metric("auroc_noise"), "{:.3f}", "high", "energies", False,
+        note="Share of pairs in which uniform noise has a higher energy than a test example.",
     ),
     Column("parameters", "parameters", lambda r: r.cost.parameters, "{:,}", note="Trainable numbers."),
     Column(

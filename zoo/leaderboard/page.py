@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ResultError
 from zoo.leaderboard.collect import bundled_folder
-from zoo.leaderboard.columns import COLUMNS, Column, likelihood
+from zoo.leaderboard.columns import COLUMNS, Column, likelihood, mark_of
 from zoo.leaderboard.markdown import to_html
 from zoo.leaderboard.table import TRACKS, Row, Table
 from zoo.results import Result
@@ -149,8 +149,7 @@ def _text(column: Column, row: Row) -> str | None:
     value = row.values[column.key]
     if value is None:
         return None
-    bound = column.part == "likelihood" and row.result.protocol.likelihood not in ("exact", "ode")
-    return ("≤ " if bound else "") + column.show.format(value)
+    return (mark_of(row.result) if column.part == "likelihood" else "") + column.show.format(value)
 
 
 def _with_pictures(folder: Path | None, result: Result) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ResultError
-from zoo.leaderboard.columns import COLUMNS, likelihood
+from zoo.leaderboard.columns import COLUMNS, likelihood, mark_of
 from zoo.leaderboard.render import to_markdown
 from zoo.leaderboard.table import tables
 from zoo.results import Result
@@ -60,8 +60,7 @@ def _likelihood(result: Result) -> str:
     found = likelihood(result)
     if found is None:
         return "-"
-    kind = result.protocol.likelihood or ""
-    return f"{'' if kind in ('exact', 'ode') else '≤ '}{found[1].value:.3f} {found[0]} ({kind})"
+    return f"{mark_of(result)}{found[1].value:.3f} {found[0]} ({result.protocol.likelihood or ''})"
 
 
 def _fid(result: Result) -> str:

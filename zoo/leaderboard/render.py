@@ -100,4 +100,6 @@ def _footnotes(table: Table) -> list[str]:
         )
     if any("memorised" in row.result.flags for row in table.rows):
         notes.append("memorised: more samples than expected are too near to training images")
+    if any("small_split" in row.result.flags for row in table.rows):
+        notes.append("small_split: the split has under 1,000 examples, so that small differences mean nothing")
     return notes

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zoo.errors import ConfigError, close_matches
-from zoo.leaderboard.columns import ALIASES, COLUMNS, Column, Value, likelihood
+from zoo.leaderboard.columns import ALIASES, COLUMNS, Column, Value, likelihood, mark_of
 from zoo.results import Result
 
 __all__ = ["COLUMNS", "HOME_TFLOP", "TRACKS", "Column", "Row", "Table", "likelihood", "tables", "track"]
@@ -121,11 +121,16 @@ def _check(what: str, asked: str | None, known: set[str]) -> None:
 
 def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | None) -> Table:
     columns = tuple(c for c in COLUMNS.values() if any(c.value(r) is not None for r in results))
-    usual = "fid" if any("fid" in r.metrics for r in results) else "likelihood"
+    has = {name for r in results for name in r.metrics}
+    usual = "fid" if "fid" in has else "probe_accuracy" if "probe_accuracy" in has else "likelihood"
+    usual = "likelihood" if usual == "probe_accuracy" and any(likelihood(r) for r in results) else usual
     by = COLUMNS[sort or usual]
-    quality = by.key if by.part in ("samples", "likelihood") else usual
-    common = {part: _common(part, results) for part in ("samples", "likelihood", "speed")}
+    quality = by.key if by.part in ("samples", "likelihood", "features") else usual
+    common = {part: _common(part, results) for part in ("samples", "likelihood", "features", "energies", "speed")}
     differs = [{part: _difference(_protocol(part, r), common[part]) for part in common} for r in results]
+    for result, difference in zip(results, differs, strict=True):
+        if mark_of(result) == "~ ":
+            difference["likelihood"] = "an estimate of log Z that errs to the better side"
     differs = [{part: text for part, text in d.items() if text} for d in differs]
     notes = _notes(differs)
     fronts = {axis: _front(COLUMNS[quality], COLUMNS[key], results, differs) for axis, key in _AXES.items()}
@@ -176,13 +181,20 @@ def _protocol(part: str, result: Result) -> dict[str, Any]:
     p, d = result.protocol, result.data
     if part == "speed":
         return {"hardware": result.cost.hardware} if result.cost.samples_per_second is not None else {}
+    data = {"split": d.split, "data_digest": d.digest}
+    if part in ("features", "energies"):
+        own = p.estimators.get(part)
+        return {**data, **own, "conditional": p.conditional} if own else {}
     if part == "samples" and p.samples is not None:
         names = ("samples", "reference", "extractor", "extractor_sha256", "quantised", "estimators", "conditional")
     elif part == "likelihood" and p.likelihood is not None:
         names = ("likelihood_examples", "likelihood_counting", "conditional")
     else:
         return {}
-    return {"split": d.split, "data_digest": d.digest} | {n: asdict(p)[n] for n in names}
+    found = data | {n: asdict(p)[n] for n in names}
+    if part == "samples":  # the constants of other numbers are no part of it
+        found["estimators"] = {k: v for k, v in p.estimators.items() if k not in ("features", "energies")}
+    return found
 
 
 def _common(part: str, results: Sequence[Result]) -> dict[str, Any]:
@@ -232,6 +244,5 @@ def _shown(column: Column, result: Result, differs: dict[str, str], notes: dict[
         text += " (quick)" if result.protocol.quick else ""
         text += "".join(f" ({flag})" for flag in result.flags)
     if column.part == "likelihood":
-        kind = result.protocol.likelihood or ""
-        text = f"{'' if kind in ('exact', 'ode') else '≤ '}{text} {likelihood(result)[0]} {kind}"  # type: ignore[index]
+        text = f"{mark_of(result)}{text} {likelihood(result)[0]} {result.protocol.likelihood or ''}"  # type: ignore[index]
     return f"{text} {notes[differs[column.part]]}" if column.part in differs else text

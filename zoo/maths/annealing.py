@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import ConfigError, check_choice
 
 __all__ = ["SCHEDULES", "annealed", "check_schedule", "cyclical", "linear", "sigmoid"]
 
@@ -57,9 +57,7 @@ def annealed(step: int, schedule: str, steps: int, cycles: int = 4) -> float:
 
 def check_schedule(schedule: str, steps: int, cycles: int = 4) -> None:
     """Raise `ConfigError` for an unknown schedule, or a length or number of cycles that makes none."""
-    if schedule not in SCHEDULES:
-        near = close_matches(schedule, SCHEDULES)
-        raise ConfigError(f"unknown schedule {schedule!r}.{near} There are: {', '.join(SCHEDULES)}")
+    check_choice("schedule", schedule, SCHEDULES)
     if schedule != "constant" and steps < 1:
         raise ConfigError(f"a {schedule} schedule needs the number of steps it takes, at least 1, got {steps}")
     if cycles < 1:

@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +18,18 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 
-__all__ = ["BeamState", "Decoding", "beam_search", "inverse_cdf", "temper", "top_k", "top_p"]
+__all__ = [
+    "BeamState",
+    "Decoding",
+    "ValueState",
+    "beam_search",
+    "decode",
+    "inverse_cdf",
+    "known_beginning",
+    "temper",
+    "top_k",
+    "top_p",
+]
 
 
 def temper(logits: Tensor, temperature: float) -> Tensor:
@@ -113,17 +125,64 @@ class Decoding:
         return logits if self.top_p is None else top_p(logits, self.top_p)
 
 
-class BeamState(Protocol):
-    """Where a network stands within the sequences of a beam, one a row."""
+class ValueState(Protocol):
+    """Where a network stands within the examples that are being drawn value by value, one a row."""
 
     def logits(self) -> Tensor:
-        """Return the logits (b, L) of the next value of every row."""
+        """Return the logits (n, L) of the next value; a buffer that the next call may reuse."""
 
     def put(self, values: Tensor) -> None:
-        """Tell the next values, int64 (b,)."""
+        """Tell the next values: int64 (n,), or (n, m) for several at once."""
+
+
+class BeamState(ValueState, Protocol):
+    """One whose rows can be chosen anew."""
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, int64 (b'), which may repeat or leave out some."""
+        """Go on with these rows, int64 (n',), which may repeat or leave out some."""
+
+
+def decode(
+    state: ValueState,
+    choose: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    given: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Draw examples value by value; a beginning that is known in all of them is put at once.
+
+    Args:
+        state: before the first value.
+        choose: (logits (n, L), u (n,)) -> values int64 (n,), such as a `Decoding`.
+        noise: uniform numbers in [0, 1), (T, n); known values leave theirs unused, so that the noise of a value does
+            not depend on what is given.
+        given: int64 (n, T), the values that are known.
+        known: bool (n, T), which ones are taken from ``given``.
+
+    Returns:
+        int64 (n, T).
+    """
+    T, n = noise.shape
+    k = torch.empty(T, n, dtype=torch.int64, device=noise.device)
+    u, out, masks = noise.unbind(), k.unbind(), []
+    all_known, some_known, first = [False] * T, [False] * T, 0
+    if given is not None and known is not None:
+        k.copy_(given.T)
+        all_known, some_known, masks = known.all(0).tolist(), known.any(0).tolist(), known.T.unbind()
+        first = known_beginning(known)
+    if first:
+        state.put(k[:first].T)
+    for t in range(first, T):
+        if not all_known[t]:
+            chosen = choose(state.logits(), u[t])
+            out[t].copy_(torch.where(masks[t], out[t], chosen) if some_known[t] else chosen)
+        state.put(out[t])
+    return k.T
+
+
+def known_beginning(known: Tensor) -> int:
+    """Return how many first values are known in all examples: bool (n, T) -> 0..T."""
+    return int(known.all(0).long().cumprod(0).sum())
 
 
 def beam_search(state: BeamState, length: int, width: int) -> tuple[Tensor, Tensor]:

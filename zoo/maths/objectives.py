@@ -13,7 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import check_choice
 
 __all__ = ["OBJECTIVES", "Objective", "objective"]
 
@@ -64,7 +64,5 @@ OBJECTIVES: dict[str, Objective] = {
 
 def objective(name: str) -> Objective:
     """Return the objective of this name. Raises `ConfigError` on an unknown one."""
-    if name not in OBJECTIVES:
-        near = close_matches(name, OBJECTIVES)
-        raise ConfigError(f"unknown adversarial objective {name!r}.{near} There are: {', '.join(OBJECTIVES)}")
+    check_choice("adversarial objective", name, OBJECTIVES)
     return OBJECTIVES[name]

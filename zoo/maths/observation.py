@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import ConfigError, check_choice
 from zoo.maths.distributions import Bernoulli, Categorical, DiscretizedLogistic, Gaussian
 
-__all__ = ["LIKELIHOODS", "SCALES", "Observation", "check_observation", "observation"]
+__all__ = ["LIKELIHOODS", "SCALES", "Observation", "check_observation", "drawn", "first_raw_scale", "observation"]
 
 LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256, "categorical": 256, "gaussian": None, "cross_entropy": None}
 """Likelihoods -> levels of the data that they are meant for (None: continuous, or any)."""
@@ -54,12 +55,25 @@ def observation(
     return DiscretizedLogistic(location, log_scale, levels or 256)
 
 
-def check_observation(likelihood: str, levels: int | None, scale: str) -> None:
-    """Raise `ConfigError` for an unknown likelihood or scale, or levels that do not fit."""
-    if likelihood not in LIKELIHOODS:
-        near = close_matches(likelihood, LIKELIHOODS)
-        raise ConfigError(f"unknown likelihood {likelihood!r}.{near} There are: {', '.join(LIKELIHOODS)}")
-    if scale not in SCALES:
-        raise ConfigError(f"unknown scale {scale!r}.{close_matches(scale, SCALES)} There are: {', '.join(SCALES)}")
+def first_raw_scale(likelihood: str, scale: str, shape: Sequence[int]) -> Tensor | None:
+    """Return what a learnt scale starts from, before the softplus; none where there is none, or it is predicted."""
+    if likelihood not in ("discretized_logistic", "gaussian") or scale == "predicted":
+        return None
+    return torch.full(tuple(shape) if scale == "pixel" else (1,) * len(shape), -1.0)
+
+
+def drawn(p: Observation, observe: str, generator: torch.Generator) -> Tensor:
+    """Return the ``mean`` of p(x | z), or a ``sample``, number by number. Raises `ConfigError`."""
+    if observe not in ("mean", "sample"):
+        raise ConfigError(f"observe must be 'mean' or 'sample', got {observe!r}")
+    return p.mean if observe == "mean" else p.sample(generator)
+
+
+def check_observation(
+    likelihood: str, levels: int | None, scale: str, likelihoods: Iterable[str] = tuple(LIKELIHOODS)
+) -> None:
+    """Raise `ConfigError` for a likelihood or scale that is none of those known, or levels that do not fit."""
+    check_choice("likelihood", likelihood, likelihoods)
+    check_choice("scale", scale, SCALES)
     if levels is not None and (levels < 2 or (likelihood == "bernoulli" and levels != 2)):
         raise ConfigError(f"a {likelihood} likelihood does not describe data with {levels} levels")

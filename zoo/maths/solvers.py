@@ -23,7 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import ConfigError, check_choice
 
 __all__ = [
     "ADAPTIVE",
@@ -99,9 +99,7 @@ def time_grid(steps: int, start: float = 0.0, end: float = 1.0) -> list[float]:
 
 
 def _states(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str) -> Iterator[Tensor]:
-    if method not in SOLVERS:
-        near = close_matches(method, SOLVERS)
-        raise ConfigError(f"unknown solver {method!r}.{near} There are: {', '.join(SOLVERS)}")
+    check_choice("solver", method, SOLVERS)
     t = torch.as_tensor(times, dtype=torch.float64).to(x.device, x.dtype)
     if t.ndim != 1 or len(t) < 2:
         raise ConfigError(f"a solver needs at least two times, got {len(t) if t.ndim == 1 else tuple(t.shape)}")
@@ -153,9 +151,7 @@ def integrate_adaptive(
     Raises:
         ConfigError: an unknown method.
     """
-    if method not in ADAPTIVE:
-        near = close_matches(method, ADAPTIVE)
-        raise ConfigError(f"unknown adaptive solver {method!r}.{near} There are: {', '.join(ADAPTIVE)}")
+    check_choice("adaptive solver", method, ADAPTIVE)
     from torchdiffeq import odeint
 
     ends = torch.as_tensor(times, dtype=torch.float64)[[0, -1]].to(x.device, x.dtype)

@@ -30,7 +30,9 @@ __all__ = [
     "frechet",
     "inception_score",
     "kernel",
+    "packed",
     "precision_recall",
+    "unpacked",
 ]
 
 ESTIMATORS = {"kid_subsets": 100, "kid_subset_size": 1000, "is_splits": 10, "prc_neighbours": 3}
@@ -43,6 +45,17 @@ Estimate = tuple[float, float | None, float | None]
 """Value, standard error and spread over overlapping subsets, None where it is not known."""
 
 
+def packed(estimate: Estimate) -> Tensor:
+    """Return an estimate as three numbers, float64 (3,), NaN where there is none: the form in which it is cached."""
+    return torch.tensor([math.nan if value is None else value for value in estimate], dtype=torch.float64)
+
+
+def unpacked(numbers: Tensor) -> Estimate:
+    """Return the estimate that `packed` made these numbers of."""
+    value, error, spread = (None if math.isnan(v) else v for v in numbers.tolist())
+    return value, error, spread  # type: ignore[return-value]
+
+
 def frechet(generated: Tensor, real: Tensor) -> Estimate:
     """Return FID, |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), of features (N, D) and (M, D).
 
@@ -51,7 +64,7 @@ def frechet(generated: Tensor, real: Tensor) -> Estimate:
     """
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    check_pair(generated, real)
+    check_pair(generated, real, covariance=True)
     first, second = (fid_features_to_statistics(f.double()) for f in (generated, real))
     return fid_statistics_to_metric(first, second, False)["frechet_inception_distance"], None, None
 
@@ -126,12 +139,21 @@ def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
     return share, math.sqrt(share * (1 - share) / len(labels)), None
 
 
-def check_pair(generated: Tensor, real: Tensor) -> None:
-    """Refuse two sets of features that no distance between them means anything for. Raises `ResultError`."""
+def check_pair(generated: Tensor, real: Tensor, *, covariance: bool = False) -> None:
+    """Refuse two sets of features that no distance between them means anything for.
+
+    Args:
+        generated: features (N, D).
+        real: features (M, D).
+        covariance: whether the covariance of the real ones must not be singular.
+
+    Raises:
+        ResultError: matrices of other shapes, too few rows, or numbers that are not finite.
+    """
     for what, features in (("generated", generated), ("real", real)):
         if features.ndim != 2 or features.shape[1] != generated.shape[1]:
             raise ResultError(f"features must be two matrices of equal width, got {tuple(features.shape)}")
-        if len(features) < features.shape[1]:
+        if len(features) < (2 if features is real and not covariance else features.shape[1]):
             raise ResultError(
                 f"{len(features)} {what} samples are too few for features of {features.shape[1]} dimensions; "
                 f"take at least {features.shape[1]}, and 10,000 for numbers that compare"

@@ -45,23 +45,24 @@ def fidelity(generated: dict[str, Tensor], real: dict[str, Tensor], *, progress:
 
     Returns:
         ``fid``, ``kid``, ``inception_score`` where there are logits, ``precision``, ``recall``, ``density``,
-        ``coverage``.
+        ``coverage``; of few real images no ``fid``, whose covariance would be singular, and of a handful no balls.
 
     Raises:
         ResultError: fewer samples than feature dimensions, or features that are not finite.
     """
     a, b = generated["features"], real["features"]
     with tqdm(total=5, desc="metrics", delay=2, leave=False, disable=not progress) as bar:
-        found = {"fid": frechet(a, b)}
+        found = {"fid": frechet(a, b)} if len(b) >= b.shape[1] else {}
         bar.update()
         found["kid"] = kernel(a, b)
         bar.update()
         if "logits" in generated:
             found["inception_score"] = inception_score(generated["logits"])
         bar.update()
-        found["precision"], found["recall"] = precision_recall(a, b)
+        if len(b) > NEIGHBOURS["density_neighbours"]:
+            found["precision"], found["recall"] = precision_recall(a, b)
+            found["density"], found["coverage"] = density_coverage(a, b)
         bar.update()
-        found["density"], found["coverage"] = density_coverage(a, b)
         bar.update()
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import check_choice
 
 __all__ = ["ACTIVATIONS", "activation"]
 
@@ -20,7 +20,5 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def activation(name: str) -> nn.Module:
     """Return a new activation layer; ``leaky_relu`` has slope 0.2. Raises `ConfigError` on an unknown name."""
-    if name not in ACTIVATIONS:
-        near = close_matches(name, ACTIVATIONS)
-        raise ConfigError(f"unknown activation {name!r}.{near} There are: {', '.join(ACTIVATIONS)}")
+    check_choice("activation", name, ACTIVATIONS)
     return nn.LeakyReLU(0.2) if name == "leaky_relu" else ACTIVATIONS[name]()

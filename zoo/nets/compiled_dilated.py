@@ -25,7 +25,7 @@ def generate(
     first: int,
     noise: Tensor,
     given: Tensor,
-    fixed: Sequence[bool],
+    known: Tensor,
     temperature: float,
     greedy: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -38,8 +38,8 @@ def generate(
             and bias, as linear layers have them, each after a ReLU.
         first: the start's row in the table.
         noise: uniform numbers in [0, 1), (T, n).
-        given: values int64 (n, T), used where ``fixed``.
-        fixed: T flags.
+        given: int64 (n, T), the values that are known.
+        known: bool (n, T), which ones are taken from ``given``.
         temperature: of every softmax.
         greedy: take the most probable value everywhere.
 
@@ -59,12 +59,12 @@ def generate(
     n = noise.shape[1]
     k = given.contiguous().clone().numpy()
     last = torch.empty(n, out.shape[0], dtype=table.dtype)
-    flags = torch.tensor(list(fixed), dtype=torch.bool).numpy()
+    flags = known.contiguous().numpy()
     rings = (state.reach.numpy(), state.offset.numpy(), state.lag.numpy())
     for i in range(n):
         ring, bias = state.ring[:, i].contiguous().clone().numpy(), state.bias[:, i].contiguous().numpy()
         u = noise[:, i].contiguous().numpy()
-        run(weights, bias, ring, rings, first, u, k[i], flags, temperature, greedy, last[i].numpy())
+        run(weights, bias, ring, rings, first, u, k[i], flags[i], temperature, greedy, last[i].numpy())
     return torch.from_numpy(k), last
 
 
@@ -75,7 +75,7 @@ def _compiled(parts: Kernels) -> Callable[..., None]:
     real, tanh, add_product, choose = parts.real, parts.tanh, parts.add_product, parts.choose
 
     @parts.compile
-    def run(weights, bias, ring, rings, first, noise, k, fixed, temperature, greedy, logits):
+    def run(weights, bias, ring, rings, first, noise, k, known, temperature, greedy, logits):
         table, past, present, residual, skip, skip_bias, hidden, hidden_bias, out, out_bias = weights
         reach, offset, lag = rings
         N, C, S = len(reach), table.shape[1], len(skip_bias)
@@ -98,7 +98,7 @@ def _compiled(parts: Kernels) -> Callable[..., None]:
                     part[j] = y[j] + y[j] * y[C + j]
                 if i < N - 1:
                     add_product(x, part, residual[i])
-            if fixed[t] and t < len(k) - 1:
+            if known[t] and t < len(k) - 1:
                 value = k[t]
                 continue
             h[:] = skip_bias
@@ -111,7 +111,7 @@ def _compiled(parts: Kernels) -> Callable[..., None]:
                 g[j] = max(g[j], real(0))
             logits[:] = out_bias
             add_product(logits, g, out)
-            if not fixed[t]:
+            if not known[t]:
                 k[t] = choose(logits, noise[t], temperature, greedy, cdf)
             value = k[t]
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import ConfigError, check_choice
 from zoo.maths.splines import rational_quadratic, rational_quadratic_inverse
 from zoo.maths.transforms import affine, affine_inverse, squeeze, unsqueeze
 from zoo.nets.bijections import Bijection
@@ -94,8 +94,7 @@ class Coupling(Bijection):
 
     def __init__(self, channels: int, network: Network, kind: str = "affine", swap: bool = False) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ConfigError(f"unknown coupling {kind!r}.{close_matches(kind, KINDS)} There are: {', '.join(KINDS)}")
+        check_choice("coupling", kind, KINDS)
         if channels < 2:
             raise ConfigError("a coupling divides the channels into two parts, but there is one; squeeze it first")
         self.kind, self.swap = kind, swap

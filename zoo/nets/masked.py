@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 
-__all__ = ["ConvState", "MaskedConv2d", "MaskedResidual", "ResidualState", "colour_mask", "pointwise"]
+__all__ = ["ConvState", "HeadState", "MaskedConv2d", "MaskedResidual", "ResidualState", "colour_mask", "pointwise"]
 
 
 def colour_mask(features_out: int, features_in: int, colours: int, *, own: bool) -> Tensor:
@@ -229,3 +229,22 @@ class ResidualState:
         torch.clamp_min(self.h, 0, out=self.expand.inputs[0])
         self.expand.pixel(0, self.y)
         x.add_(self.y)
+
+
+class HeadState:
+    """Two 1 x 1 maps, each after a ReLU, evaluated pixel by pixel.
+
+    Attributes:
+        z: what the second map made of the last pixel, (n, out).
+    """
+
+    def __init__(self, head: MaskedConv2d, out: MaskedConv2d, n: int) -> None:
+        self.head, self.out = head.start(n, 1), out.start(n, 1)
+        self.z = out.bias.new_empty(n, len(out.bias))
+
+    def pixel(self, x: Tensor) -> None:
+        """Evaluate the features of a pixel, (n, in)."""
+        torch.clamp_min(x, 0, out=self.head.inputs[0])
+        self.head.pixel(0, self.out.inputs[0])
+        self.out.inputs[0].clamp_min_(0)
+        self.out.pixel(0, self.z)

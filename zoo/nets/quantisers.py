@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import ConfigError, check_choice
 from zoo.maths.quantisers import FiniteScalars, straight_through
 from zoo.spec import Recorded
 
@@ -82,8 +82,7 @@ class VectorQuantiser(Recorded, nn.Module):
         super().__init__()
         if size < 1 or groups < 1 or dim < 1 or dim % groups:
             raise ConfigError(f"{dim} channels do not divide into {groups} groups with {size} codes each")
-        if update not in UPDATES:
-            raise ConfigError(f"unknown update {update!r}.{close_matches(update, UPDATES)} There are: ema, loss")
+        check_choice("update", update, UPDATES)
         if not 0 < decay < 1 or not 0 <= revive < 1:
             raise ConfigError(f"decay must lie in (0, 1) and revive in [0, 1), got {decay} and {revive}")
         if temperature is not None and temperature <= 0:

@@ -11,8 +11,6 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,9 +18,6 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.nets.gated import shift_down
 from zoo.nets.masked import pointwise
-
-if TYPE_CHECKING:
-    from zoo.nets.stream_states import StreamsState
 
 __all__ = ["ShiftedConv2d", "StreamBlock", "Streams", "concat_elu"]
 
@@ -163,9 +158,3 @@ class Streams(nn.Module):
             if s:
                 u, l = self.double_u[s - 1](u), self.double_l[s - 1](l)
         return l
-
-    def start(self, n: int, width: int) -> StreamsState:
-        """Return the state of incremental evaluation of ``n`` images that are ``width`` pixels wide."""
-        from zoo.nets.stream_states import StreamsState
-
-        return StreamsState(self, n, width)

@@ -23,7 +23,15 @@ from zoo.media import medium
 from zoo.serving.answers import MEDIA_TYPES, encoded
 from zoo.serving.gate import Gate
 from zoo.serving.problems import Problem, error_body
-from zoo.serving.questions import FORMATS, draw_of, sample_type, score_type, scores
+from zoo.serving.questions import (
+    FORMATS,
+    draw_of,
+    examples_type,
+    gives_energies,
+    gives_features,
+    sample_type,
+    scores,
+)
 from zoo.serving.service import Service, load_models
 from zoo.serving.settings import Settings, key_from
 
@@ -96,14 +104,17 @@ def build(service: Service, *, check_host: bool = True) -> Any:
 
     app = FastAPI(
         title="generative-zoo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        description="Samples and log-likelihoods of loaded models. Equal seeds give equal samples.",
+        description="Samples, log-likelihoods, energies and features of loaded models. Equal seeds give equal samples.",
     )  # fmt: skip
     _add_handlers(app)
     _add_pages(app, service)
     for name in service.served:
-        _add_sample(app, service, name)
-        if scores(service.served[name].model):
-            _add_score(app, service, name)
+        model = service.served[name].model
+        if model.generates:
+            _add_sample(app, service, name)
+        for what, applies in {"log_prob": scores, "energy": gives_energies, "features": gives_features}.items():
+            if applies(model):
+                _add_examples(app, service, name, what)
     _describe(app)
     hostnames = settings.hostnames if check_host else None
     return Gate(app, hostnames=hostnames, key=key_from(settings.key_file))
@@ -134,21 +145,31 @@ def _add_sample(app: FastAPI, service: Service, name: str) -> None:
     )(sample)  # fmt: skip
 
 
-def _add_score(app: FastAPI, service: Service, name: str) -> None:
-    model = service.served[name].model
+_ABOUT = {
+    "log_prob": ("log-likelihood under", "nats an image"),
+    "energy": ("energy under", "nats an image, up to a constant"),
+    "features": ("features by", "a vector an image"),
+}
 
-    async def log_prob(question: Any, request: Request) -> Response:
+
+def _add_examples(app: FastAPI, service: Service, name: str, what: str) -> None:
+    """Add a route that says something of posted images: one of `_ABOUT`."""
+    model = service.served[name].model
+    ask = {"log_prob": service.score, "energy": service.energy, "features": service.features}[what]
+
+    async def answer(question: Any, request: Request) -> Response:
         start = time.perf_counter()
         deadline = service.deadline(request.headers.get("x-zoo-deadline"))
-        with _metered(service, "log_prob", name, start), contextlib.closing(_Gone(request)) as gone:
-            return JSONResponse(await service.score(name, question, deadline, gone.future))
+        with _metered(service, what, name, start), contextlib.closing(_Gone(request)) as gone:
+            return JSONResponse(await ask(name, question, deadline, gone.future))
 
-    log_prob.__annotations__["question"] = score_type(name, model)
-    described = {200: {"description": "nats an image", "content": {"application/json": {}}}, **_REFUSALS}
+    answer.__annotations__["question"] = examples_type(name, model, what)
+    summary, unit = _ABOUT[what]
+    described = {200: {"description": unit, "content": {"application/json": {}}}, **_REFUSALS}
     app.post(
-        f"/v1/models/{name}/log_prob", responses=described, response_class=Response,
-        summary=f"log-likelihood under {name}", operation_id=f"log_prob_{name}",
-    )(log_prob)  # fmt: skip
+        f"/v1/models/{name}/{what}", responses=described, response_class=Response, summary=f"{summary} {name}",
+        operation_id=f"{what}_{name}",
+    )(answer)  # fmt: skip
 
 
 class _Gone:

@@ -39,6 +39,8 @@ class Served:
     model: Any
     samples: Costs = field(default_factory=Costs)
     likelihoods: Costs = field(default_factory=Costs)
+    energies: Costs = field(default_factory=Costs)
+    features: Costs = field(default_factory=Costs)
 
     def rows(self, n: int, options: Mapping[str, Any]) -> int:
         """Return the rows that are computed for ``n`` examples."""
@@ -55,7 +57,7 @@ class Work:
         deadline: on the clock of ``time.monotonic``.
         draw: what to sample, or
         compute: what to call instead, with ``rows`` and ``calls`` for its cost.
-        costs: where to learn from it.
+        costs: where to learn from it; by default the costs of samples, or of likelihoods.
     """
 
     served: Served
@@ -64,20 +66,19 @@ class Work:
     compute: Callable[[], Any] | None = None
     rows: int = 0
     calls: float = 1.0
+    costs: Costs | None = None
     wanted: bool = True
     future: asyncio.Future[Any] | None = None
     key: Hashable = None
 
     def __post_init__(self) -> None:
+        if self.costs is None:
+            self.costs = self.served.samples if self.draw is not None else self.served.likelihoods
         if self.draw is not None:
             options = self.draw.options
             self.rows, self.calls = self.draw.n, self.served.model.calls(options)
             if self.served.model.granule(options):
                 self.key = (self.served.name, tuple(sorted(options.items())))
-
-    @property
-    def costs(self) -> Costs:
-        return self.served.samples if self.draw is not None else self.served.likelihoods
 
     def guess(self, rows: int | None = None) -> float:
         """Return the seconds that this, or a batch of so many rows like it, will take."""

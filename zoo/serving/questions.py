@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import inspect
 import io
 import secrets
 from typing import Annotated, Any, Literal
@@ -14,16 +13,29 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from torch import Tensor
 
+from zoo.abilities import HasEnergy, HasFeatures, has_likelihood, is_conditional
 from zoo.media import medium
 from zoo.sampling import Draw
 from zoo.serving.problems import Problem
 
-__all__ = ["FORMATS", "IMAGES", "draw_of", "images_of", "option_fields", "sample_type", "score_type", "scores"]
+__all__ = [
+    "FORMATS",
+    "IMAGES",
+    "draw_of",
+    "examples_type",
+    "gives_energies",
+    "gives_features",
+    "images_of",
+    "option_fields",
+    "sample_type",
+    "scores",
+]
 
 FORMATS = {
     "image": ("json", "png", "npz"),
     "text": ("json", "text", "npz"),
     "audio": ("json", "wav", "npz"),
+    "video": ("json", "gif", "apng", "png", "npz"),
     "points": ("json", "npz"),
 }
 IMAGES = 16
@@ -44,9 +56,9 @@ class _Strict(BaseModel):
 
 def option_fields(model: Any) -> dict[str, tuple[Any, Any]]:
     """Return the sampling options that a client may set: name -> (type, default), from ``draw``'s annotations."""
-    known, fields = model.sampling_options(), {}
-    for name, parameter in inspect.signature(model.draw).parameters.items():
-        if name not in known or name in _NOT_OFFERED:
+    fields = {}
+    for name, parameter in model.option_parameters().items():
+        if name in _NOT_OFFERED:
             continue
         kinds = [part.strip() for part in str(parameter.annotation).split("|")]
         given = Picture if medium(model) == "image" else None
@@ -64,11 +76,16 @@ def option_fields(model: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _labels(model: Any, most: int) -> dict[str, Any]:
-    if not model.num_classes:
+    """Return the field of what the model is told: classes, or texts of its alphabet."""
+    if not is_conditional(model):
         return {}
-    label = Annotated[int, Field(ge=0, le=model.num_classes - 1)]
+    if model.context:
+        label: Any = Annotated[str, Field(max_length=model.context[0])]
+    else:
+        label = Annotated[int, Field(ge=0, le=model.num_classes - 1)]
     several = Annotated[list[label], Field(min_length=1, max_length=most)]
-    return {"labels": (label | several | None, Field(None, description="the class of each example, or one for all"))}
+    what = f"the {'text' if model.context else 'class'} of each example, or one for all"
+    return {"labels": (label | several | None, Field(None, description=what))}
 
 
 def sample_type(name: str, model: Any, most: int) -> type[BaseModel]:
@@ -83,35 +100,56 @@ def sample_type(name: str, model: Any, most: int) -> type[BaseModel]:
         "format": (Literal[kinds], kinds[0]),
         "options": (options, Field(default_factory=options)),
     }
-    if medium(model) == "image":
+    if medium(model) in ("image", "video"):
         fields["scale"] = (
-            Annotated[int, Field(ge=1, le=4)], Field(1, description="of the PNG: pixels of the sheet a pixel")
+            Annotated[int, Field(ge=1, le=4)], Field(1, description="of a sheet: its pixels a pixel")
         )  # fmt: skip
     return create_model(f"{stem}Sample", __base__=_Strict, **fields)
 
 
 def scores(model: Any) -> bool:
-    """Tell whether the model gives log-likelihoods of images."""
-    return medium(model) == "image" and hasattr(model, "log_prob") and getattr(model, "has_likelihood", True)
+    """Tell whether the model gives log-likelihoods of images or videos."""
+    return medium(model) in ("image", "video") and has_likelihood(model)
 
 
-def score_type(name: str, model: Any) -> type[BaseModel]:
-    """Return the type of a request for log-likelihoods of images."""
-    C, H, W = model.shape
+def gives_energies(model: Any) -> bool:
+    """Tell whether the model gives energies of images or videos."""
+    return medium(model) in ("image", "video") and isinstance(model, HasEnergy)
+
+
+def gives_features(model: Any) -> bool:
+    """Tell whether the model gives features of images or videos."""
+    return medium(model) in ("image", "video") and isinstance(model, HasFeatures)
+
+
+def examples_type(name: str, model: Any, what: str) -> type[BaseModel]:
+    """Return the type of a request about images or videos.
+
+    Args:
+        name: under which the model is served.
+        model: of images or videos.
+        what: ``log_prob``, ``energy`` or ``features``: only the first draws noise, only the last is told nothing.
+    """
     stem = "".join(part.title() for part in name.replace(".", "-").replace("_", "-").split("-"))
-    level = Annotated[int, Field(ge=0, le=255)]
-    row = Annotated[list[level], Field(min_length=W, max_length=W)]
-    plane = Annotated[list[row], Field(min_length=H, max_length=H)]
-    image = Annotated[list[plane], Field(min_length=C, max_length=C)]
+    example: Any = Annotated[int, Field(ge=0, le=255)]
+    for size in reversed(model.shape):
+        example = Annotated[list[example], Field(min_length=size, max_length=size)]
     several: dict[str, Any] = {"min_length": 1, "max_length": IMAGES}
+    shape = "uint8, (B, C, H, W)" if len(model.shape) == 3 else "uint8, (B, C, T, H, W)"
     fields: dict[str, Any] = {
-        "pixels": (Annotated[list[image], Field(**several)] | None, Field(None, description="uint8, (B, C, H, W)")),
-        "images": (Annotated[list[Picture], Field(**several)] | None, Field(None, description="PNG files in base64")),
-        **_labels(model, IMAGES),
-        "k": (Annotated[int, Field(ge=1, le=1000)], Field(1, description="importance samples, where it is a bound")),
-        "seed": (Annotated[int, Field(ge=0, le=_SEED)] | None, None),
+        "pixels": (Annotated[list[example], Field(**several)] | None, Field(None, description=shape)),
     }
-    return create_model(f"{stem}LogProb", __base__=_Strict, **fields)
+    if len(model.shape) == 3:
+        fields["images"] = (
+            Annotated[list[Picture], Field(**several)] | None, Field(None, description="PNG files in base64")
+        )  # fmt: skip
+    fields |= {} if what == "features" else _labels(model, IMAGES)
+    if what == "log_prob":
+        fields["k"] = (
+            Annotated[int, Field(ge=1, le=1000)], Field(1, description="importance samples, where it is a bound")
+        )  # fmt: skip
+        fields["seed"] = (Annotated[int, Field(ge=0, le=_SEED)] | None, None)
+    return create_model(f"{stem}{what.title().replace('_', '')}", __base__=_Strict, **fields)
 
 
 def draw_of(question: Any, model: Any) -> Draw:
@@ -121,26 +159,40 @@ def draw_of(question: Any, model: Any) -> Draw:
         options["given"] = _picture(options["given"], model)
     labels = getattr(question, "labels", None)
     if isinstance(labels, list) and len(labels) != question.n:
-        raise Problem(422, "invalid", "labels must be one class, or as many as n")
+        raise Problem(422, "invalid", f"labels must be one {_condition(model)}, or as many as n")
+    _check_texts(model, labels)
     seed = question.seed if question.seed is not None else secrets.randbelow(2**53)
     return Draw(question.n, seed, labels, options)
 
 
+def _condition(model: Any) -> str:
+    return "text" if model.context else "class"
+
+
+def _check_texts(model: Any, labels: Any) -> None:
+    """Raise `Problem` for texts with characters that the model does not know; they are not repeated to the client."""
+    texts = [labels] if isinstance(labels, str) else labels
+    if model.context and texts is not None and set("".join(texts)) - set(model.alphabet):
+        raise Problem(422, "invalid", "a text holds a character that is not in the model's alphabet")
+
+
 def images_of(question: Any, model: Any) -> tuple[Tensor, Any]:
-    """Return the posted images, (B, C, H, W) in [0, 1], and their labels. Raises `Problem`."""
-    if (question.pixels is None) == (question.images is None):
+    """Return the posted images or videos, (B, *shape) in [0, 1], and their labels. Raises `Problem`."""
+    images = getattr(question, "images", None)
+    if (question.pixels is None) == (images is None):
         raise Problem(422, "invalid", "send either pixels or images")
     if question.pixels is not None:
         x = torch.tensor(question.pixels, dtype=torch.float32) / 255
     else:
-        x = torch.stack([_picture(image, model) for image in question.images])
+        x = torch.stack([_picture(image, model) for image in images])
     if model.levels == 2 and bool(((x != 0) & (x != 1)).any()):
         raise Problem(422, "invalid", "this model is one of binary images: pixels must be 0 or 255")
     labels = getattr(question, "labels", None)
-    if model.num_classes and labels is None:
+    if is_conditional(model) and "labels" in type(question).model_fields and labels is None:
         raise Problem(422, "invalid", "the model is conditional: send labels, one for all or one for each image")
     if isinstance(labels, list) and len(labels) != len(x):
-        raise Problem(422, "invalid", "labels must be one class, or as many as there are images")
+        raise Problem(422, "invalid", f"labels must be one {_condition(model)}, or as many as there are images")
+    _check_texts(model, labels)
     return x, labels
 
 

@@ -56,11 +56,12 @@ class _Zoo:
     def __init__(self, service: Service) -> None:
         self.service, self.key = service, key_from(service.settings.key_file)
         most = service.settings.max_images
-        self.types = {name: sample_type(name, s.model, most) for name, s in service.served.items()}
+        drawn = {name: s.model for name, s in service.served.items() if s.model.generates}
+        self.types = {name: sample_type(name, model, most) for name, model in drawn.items()}
 
     async def Sample(self, request: Any, context: Any) -> Any:
         start = time.perf_counter()
-        name = request.model if request.model in self.types else "?"
+        name = request.model if request.model in self.service.served else "?"
         status = 200
         try:
             self._check(context)
@@ -88,6 +89,8 @@ class _Zoo:
 
     async def _sample(self, request: Any, context: Any) -> Any:
         kind = self.types.get(request.model)
+        if kind is None and request.model in self.service.served:
+            raise Problem(422, "refused", "this model draws no samples; ask for its features over HTTP")
         if kind is None:
             raise Problem(404, "not_found", "no such model is served; call ListModels")
         question = _question(kind, request)
@@ -109,7 +112,9 @@ def _question(kind: Any, request: Any) -> Any:
     content: dict[str, Any] = {"n": request.n or 1}
     if request.HasField("seed"):
         content["seed"] = request.seed
-    labels = list(request.labels)
+    labels = list(request.labels) or list(request.texts)
+    if request.labels and request.texts:
+        raise Problem(422, "invalid", "send labels or texts, not both")
     if labels:
         content["labels"] = labels[0] if len(labels) == 1 else labels
     if request.format:

@@ -1,4 +1,4 @@
-"""What can be asked for, whatever the wire: samples and log-likelihoods, with their limits."""
+"""What can be asked for, whatever the wire: samples, log-likelihoods, energies and features, with their limits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from zoo.abilities import is_conditional, takes_labels, takes_option
 from zoo.media import medium
 from zoo.sampling import Draw
 from zoo.serving.engine import Engine, Served, Work
 from zoo.serving.meters import Meters
 from zoo.serving.problems import Problem
-from zoo.serving.questions import FORMATS, images_of, option_fields, scores
+from zoo.serving.questions import FORMATS, gives_energies, gives_features, images_of, option_fields, scores
 from zoo.serving.settings import Settings, served_name
 
 __all__ = ["Service", "load_models"]
@@ -94,29 +95,67 @@ class Service:
             raise Problem(422, "refused", "the log-likelihood of an image is not finite")
         return {"model": name, "seed": seed, "likelihood": kind, "unit": "nats", "log_prob": values}
 
+    async def energy(
+        self, name: str, question: Any, deadline: float, gone: asyncio.Future[Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the energies of posted images. Raises `Problem`."""
+        served = self.served[name]
+        model = served.model
+        x, labels = images_of(question, model)
+        told = _told(model, len(x), labels)
+
+        def compute() -> list[float]:
+            with torch.no_grad():
+                return model.energy(x, **told).tolist()
+
+        work = Work(served, deadline, compute=compute, rows=len(x), costs=served.energies)
+        values = await self.engine.do(work, gone)
+        if not all(map(math.isfinite, values)):
+            raise Problem(422, "refused", "the energy of an image is not finite")
+        return {"model": name, "unit": "nats", "temperature": float(model.temperature), "energy": values}
+
+    async def features(
+        self, name: str, question: Any, deadline: float, gone: asyncio.Future[Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the features of posted images, (B, feature_dim). Raises `Problem`."""
+        served = self.served[name]
+        x, _ = images_of(question, served.model)
+
+        def compute() -> torch.Tensor:
+            with torch.no_grad():
+                return served.model.features(x)
+
+        work = Work(served, deadline, compute=compute, rows=len(x), costs=served.features)
+        values = await self.engine.do(work, gone)
+        if not bool(values.isfinite().all()):
+            raise Problem(422, "refused", "the features of an image are not finite")
+        return {"model": name, "feature_dim": values.shape[1], "features": values.tolist()}
+
     def describe(self, name: str) -> dict[str, Any]:
         """Return what a client needs to know of a model."""
         served = self.served[name]
         model = served.model
-        options = {
-            option: {"type": str(model_type).replace("typing.", ""), "default": default}
-            for option, (model_type, default) in option_fields(model).items()
-        }
-        known = {option: facts["default"] for option, facts in options.items()}
+        options = option_fields(model) if model.generates else {}
+        seconds = served.samples.guess(served.rows(1, {}), model.calls({})) if model.generates else None
         return {
             "name": name,
             "family": model.family,
             "class": type(model).__name__,
             "medium": medium(model),
+            "generates": model.generates,
             "shape": list(model.shape),
             "classes": model.num_classes,
+            "text": model.context[0] if model.context else None,
+            "alphabet": model.alphabet if model.context else None,
             "levels": model.levels,
-            "formats": list(FORMATS[medium(model)]),
-            "options": known,
+            "formats": list(FORMATS[medium(model)]) if model.generates else [],
+            "options": {option: default for option, (_, default) in options.items()},
             "likelihood": model.likelihood(1) if scores(model) else None,
+            "energy": gives_energies(model),
+            "features": model.feature_dim if gives_features(model) else None,
             "max_n": self.settings.max_images,
             "side_by_side": model.granule({}),
-            "seconds": round(served.samples.guess(served.rows(1, {}), model.calls({})), 4),
+            "seconds": round(seconds, 4) if seconds is not None else None,
             "weights_sha256": model.source.sha256,
         }
 
@@ -140,20 +179,35 @@ class Service:
         self.engine.close()
 
 
+def _told(model: Any, n: int, labels: Any) -> dict[str, Any]:
+    """Return what the energy of n examples is told: classes (n,) or texts (n, T) as tensors, where it takes any."""
+    return {"labels": model._labels(n, labels)} if takes_labels(model, model.energy) else {}
+
+
 def _warm(served: Served) -> None:
+    """Ask everything once of one example, and learn what it takes."""
     model = served.model
-    short = {"length": min(16, model.shape[0])} if "length" in model.sampling_options() else {}
-    for _ in range(2):
-        start = time.perf_counter()
-        model.sample(1, seed=0, **short)
-        took = time.perf_counter() - start
-        if took > 0.2:
-            break
-    served.samples.learn(served.rows(1, short), model.calls(short), took)
+    if model.generates:
+        short: dict[str, Any] = {"length": min(16, model.shape[0])} if takes_option(model, "length") else {}
+        told = {"labels": ""} if model.context else {}
+        for _ in range(2):
+            start = time.perf_counter()
+            model.sample(1, seed=0, **told, **short)
+            took = time.perf_counter() - start
+            if took > 0.2:
+                break
+        served.samples.learn(served.rows(1, short), model.calls(short), took)
+    x = torch.zeros(1, *model.shape)
+    labels = ("" if model.context else 0) if is_conditional(model) else None
+    asked = []
     if scores(model):
-        x = torch.zeros(1, *model.shape)
-        labels = 0 if model.num_classes else None
+        asked.append((served.likelihoods, lambda: model.log_prob(x, labels=labels, seed=0)))
+    if gives_energies(model):
+        asked.append((served.energies, lambda: model.energy(x, **_told(model, 1, labels))))
+    if gives_features(model):
+        asked.append((served.features, lambda: model.features(x)))
+    for costs, ask in asked:
         start = time.perf_counter()
         with torch.no_grad():
-            model.log_prob(x, labels=labels, seed=0)
-        served.likelihoods.learn(1, 1.0, time.perf_counter() - start)
+            ask()
+        costs.learn(1, 1.0, time.perf_counter() - start)

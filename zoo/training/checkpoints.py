@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:  # what is newer than the newest intact one is damaged
             for path in self.folder.glob("step-*.ckpt"):
                 if path > self.path(self._saved):
-                    path.replace(path.with_name(path.name + ".damaged"))
+                    aside = path.with_name(path.name + ".damaged")
+                    path.replace(aside)
+                    warnings.warn(f"the damaged {path.name} was put aside as {aside}", stacklevel=2)
                     sidecar(path).unlink(missing_ok=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

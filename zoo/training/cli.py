@@ -6,6 +6,8 @@ held against the zoo's allow-list before it is imported.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +17,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from zoo.data.base import TensorData
 from zoo.errors import ConfigError, ZooError
 from zoo.model import GenerativeModel
-from zoo.spec import ALLOWED
+from zoo.spec import ALLOWED, class_of, class_paths
+from zoo.trained_parts import declared
 from zoo.training.messages import sentence
 from zoo.training.settings import TrainingSettings
 
 __all__ = ["EntryCLI"]
 
-_PARENTS = ("zoo", "lightning.pytorch", "torch.optim", *ALLOWED)
+_LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
+_PARENTS = (
+    *(f"zoo.{room}" for room in ("families", "nets", "maths", "data", "metrics", "callbacks")),
+    *(f"lightning.pytorch.{room}" for room in _LIGHTNING),
+    "torch.optim",
+    *ALLOWED,
+)
+_REMOTE = tuple(f"lightning.pytorch.loggers.{name}" for name in ("comet", "litlogger", "mlflow", "neptune", "wandb"))
+"""Lightning's modules that speak to servers, which a configuration may not choose."""
+_allowed_before: set[str] = set()
 _TRAINER = {
     "use_distributed_sampler": False,  # the stream shards itself
     "num_sanity_val_steps": 0,
@@ -51,10 +63,11 @@ class EntryCLI(LightningCLI):
     def __init__(self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = ()) -> None:
         self.entry, self.allow = entry, tuple(allow)
         jsonargparse.set_parsing_settings(
-            import_path_denylist=["*"],
-            import_path_allowlist=[*_PARENTS, *allow],
+            import_path_denylist=["*", *_REMOTE, *(_allowed_before - {*_PARENTS, *self.allow})],
+            import_path_allowlist=[*_PARENTS, *self.allow],
             instantiate_subclass_spec_in_any=False,
         )
+        _allowed_before.update(self.allow)  # the parser's settings outlive it
         super().__init__(
             GenerativeModel,
             TensorData,
@@ -77,9 +90,12 @@ class EntryCLI(LightningCLI):
         defaults: dict[str, Any] = {"model": dict(self.entry["model"]), "data": dict(self.entry["data"])}
         for group in ("trainer", "training"):
             defaults.update({f"{group}.{k}": v for k, v in self.entry.get(group, {}).items()})
+        for path in sorted(class_paths(list(defaults.values()))):
+            if path.startswith("zoo."):
+                class_of(path, self.allow)  # raises, naming the path
         try:
             parser.set_defaults(defaults)
-        except (KeyError, ValueError, TypeError) as error:
+        except (AttributeError, ImportError, KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"registry entry {self.entry['name']!r}: {self._explain(parser, error)}") from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -88,8 +104,17 @@ class EntryCLI(LightningCLI):
         except (jsonargparse.ArgumentError, ConfigError) as error:
             raise ConfigError(self._explain(parser, error)) from error
 
+    @classmethod
+    def help_of(cls, entry: Mapping[str, Any], allow: Sequence[str] = ()) -> str:
+        """Return the help on all options of an entry, with its defaults."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            cls(entry, ["--help"], allow)
+        return said.getvalue()
+
     def _explain(self, parser: LightningArgumentParser, error: Exception) -> str:
         options = [o for action in parser._actions for o in action.option_strings]
+        options += [f"--{part}" for part in declared(self.entry["model"]["class_path"], self.allow)]
         return sentence(str(error), self.entry, options, self.allow)
 
     def _parse_ckpt_path(self) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from zoo.errors import RunError
+
 __all__ = ["CSVLog"]
 
 
@@ -21,6 +23,9 @@ class CSVLog(Logger):
     Args:
         folder: the run folder.
         resume_step: drop rows after this step, which the resumed run will write again.
+
+    Raises:
+        RunError: the file of a resumed run cannot be read.
     """
 
     def __init__(self, folder: str | Path, *, resume_step: int | None = None) -> None:
@@ -31,10 +36,15 @@ class CSVLog(Logger):
         self._rewrite = True
         self._rows: list[dict[str, Any]] = []
         if resume_step is not None and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as stream:
-                reader = csv.DictReader(stream)
-                self._columns = list(reader.fieldnames or ["step"])
-                self._rows = [r for r in reader if r["step"] and int(r["step"]) <= resume_step]
+            try:
+                with self.path.open(newline="", encoding="utf-8") as stream:
+                    reader = csv.DictReader(stream)
+                    self._columns = list(reader.fieldnames or ["step"])
+                    self._rows = [r for r in reader if r["step"] and int(r["step"]) <= resume_step]
+            except (KeyError, TypeError, ValueError, csv.Error) as error:
+                raise RunError(
+                    f"{self.path} cannot be read, so the run would lose its log; mend it, or move it away"
+                ) from error
 
     @property
     def name(self) -> str:

@@ -5,21 +5,40 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from zoo.callbacks.ema import EMA
+from zoo.data.base import TensorData
+from zoo.model import GenerativeModel
 from zoo.training.compute import parameter_count
 from zoo.training.engine import Engine, MetricsLog
 from zoo.training.hooks import Hooks, NoProfiler
 from zoo.training.report import hardware
+from zoo.training.settings import TrainingSettings
 
-if TYPE_CHECKING:
-    from zoo.training.fit import Run
+__all__ = ["Estimable", "estimate"]
 
-__all__ = ["estimate"]
+
+class Estimable(Protocol):
+    """What is asked of a `zoo.training.fit.Run` here."""
+
+    name: str
+    model: GenerativeModel
+    data: TensorData
+    settings: TrainingSettings
+    arguments: Mapping[str, Any]
+    total: int
+    world: int
+    accumulate: int
+    earlier: Mapping[str, float | None]
+    new_trainer: Callable[[Mapping[str, Any]], Trainer]
+
+    def spent(self, steps: int) -> float:
+        """Return the operations of so many steps from the start."""
 
 
 class _Clock(Callback):
@@ -34,7 +53,7 @@ class _Clock(Callback):
         self.ends.append(time.perf_counter())
 
 
-def estimate(run: Run) -> dict[str, Any]:
+def estimate(run: Estimable) -> dict[str, Any]:
     """Return TFLOP, parameters, size of a checkpoint, and the time that the steps take; the run's model stays as it is.
 
     The time is that of training steps on one device, data and optimizer included; validation, pictures and
@@ -42,11 +61,16 @@ def estimate(run: Run) -> dict[str, Any]:
     """
     parameters = parameter_count(run.model)
     seconds, steps = _seconds_per_step(run)
+    own = run.spent(run.total) / 1e12
+    stages: dict[str, Any] = {"training_tflop": own}
+    if run.earlier:  # as in the account of a run: all stages count, unless one is not known
+        every = {**run.earlier, run.name: own}
+        stages = {"training_tflop": None if None in every.values() else sum(every.values()), "stages": every}
     tensors = 3 + (run.settings.ema is not None)  # weights, two moments, moving average
     return {
         "name": run.name,
         "steps": run.total,
-        "training_tflop": run.spent(run.total) / 1e12,
+        **stages,
         "parameters": parameters,
         "checkpoint_megabytes": tensors * parameters * run.model.dtype.itemsize / 1e6,
         "seconds_per_step": seconds,
@@ -57,7 +81,7 @@ def estimate(run: Run) -> dict[str, Any]:
     }
 
 
-def _seconds_per_step(run: Run) -> tuple[float, int]:
+def _seconds_per_step(run: Estimable) -> tuple[float, int]:
     """Train a copy of the model for a few whole periods and return the time of a step and their number."""
     model, clock = copy.deepcopy(run.model), _Clock()
     warm, steps = max(2, model.period), model.period * -(-6 // model.period)

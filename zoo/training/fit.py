@@ -18,10 +18,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.pictures import Pictures
+from zoo.classes import names_for
 from zoo.data.base import TensorData, derive_seed
-from zoo.errors import ConfigError, RunError, ZooError
+from zoo.errors import CheckpointError, ConfigError, RunError, ZooError
 from zoo.model import GenerativeModel
-from zoo.runs import last_checkpoint, read_checkpoint
+from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
@@ -46,6 +47,11 @@ from zoo.training.settings import parse_budget
 from zoo.training.watch import watch_for
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
+
+_RESTORED = {
+    "loops": dict, "optimizer_states": list, "lr_schedulers": list, "zoo_batches": int, "pytorch-lightning_version": str
+}  # fmt: skip
+"""What a training goes on with, beside weights and facts."""
 
 
 class Run:
@@ -83,7 +89,6 @@ class Run:
         self.cli = EntryCLI(entry, args, allow)
         self.settings = self.cli.settings()
         self.name = self.cli.config["name"]
-        self.allow = list(allow)
         self.earlier = dict(earlier or {})
         self.model, self.data = self._build(init_from, parts or {})
         self.arguments = self.cli.trainer_arguments()
@@ -106,6 +111,12 @@ class Run:
         torch.manual_seed(derive_seed(self.settings.seed, 0))
         model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
         model.accepts(data.shape, data.levels)
+        if 0 < model.num_classes < data.num_classes:
+            raise ConfigError(
+                f"the model is told one of {model.num_classes} classes, {data.name} has {data.num_classes}; set "
+                f"--model.num_classes {data.num_classes}"
+            )
+        model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
             _copy_weights(init_from, model)
         for name, part in parts.items():
@@ -139,6 +150,7 @@ class Run:
 
     def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         x, labels = next(iter(self.data.train_dataloader()))
+        self.model.accepts_condition(labels)
         return self.data.to_float(x, self.model.dtype), labels
 
     def _planned_steps(self) -> int:
@@ -171,8 +183,8 @@ class Run:
             "name": self.name,
             "spec": self.model.spec,
             "data": self.data_spec(),
-            "allow": self.allow,
             "steps": self.total,
+            **({"class_names": list(self.model.class_names)} if self.model.class_names else {}),
         }
 
     def data_spec(self) -> dict[str, Any]:
@@ -194,10 +206,11 @@ class Run:
             *([ema] if ema is not None else []),
             metrics,
             *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
+            CostReport(self.folder, run, self.spent, self.earlier),
+            # what is trained is safe before anything is drawn from it
+            Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
             *watch_for(self.model, self.data, self.settings.sample_every, ema, metrics),
-            CostReport(self.folder, run, self.spent, self.earlier),
-            Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
         ]
 
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
@@ -228,7 +241,7 @@ class Run:
             CheckpointError: a checkpoint could not be written.
         """
         self.folder = self.folder or new_folder(self.name)
-        step = read_checkpoint(self.checkpoint)["zoo"]["step"] if self.checkpoint is not None else None
+        step = self._saved_step()
         if step is not None and step >= self.total:
             raise RunError(
                 f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
@@ -250,12 +263,30 @@ class Run:
                 with contextlib.suppress(OSError):  # the first error is the one to see
                     logger.save()
             explained = lost_process(error, self.world, self.folder) or full_disk(error, self.folder)
+            if explained is None and isinstance(error, MALFORMED) and trainer._checkpoint_connector._loaded_checkpoint:
+                explained = CheckpointError(  # it was still being restored
+                    f"checkpoint {self.checkpoint} does not fit the run in {self.folder}, it was edited or is "
+                    f"damaged: {' '.join(str(error).split())[:200] or type(error).__name__}"
+                )
             if explained is None or isinstance(error, ZooError):
                 raise
             raise explained from error
         for logger in loggers:
             logger.save()
         return self.folder
+
+    def _saved_step(self) -> int | None:
+        """Return the step of the checkpoint to go on from, which must fit the model. Raises `CheckpointError`."""
+        if self.checkpoint is None:
+            return None
+        content = read_model_checkpoint(self.checkpoint)
+        fill(self.model, content["state_dict"], self.checkpoint)
+        if "step" not in content["zoo"]:
+            raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
+        for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
+            if not isinstance(content.get(part), kind):
+                raise CheckpointError(f"checkpoint {self.checkpoint} has no {part}, so no training can go on from it")
+        return content["zoo"]["step"]
 
     def _train(self, trainer: Trainer) -> None:
         checkpoint = str(self.checkpoint) if self.checkpoint else None
@@ -288,13 +319,17 @@ def quiet_lightning() -> None:
 
 
 def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str = "--init_from") -> None:
+    """Copy all weights; of what only training needs, and the target makes for itself, those that fit."""
     state, own = source.state_dict(), target.state_dict()
-    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
+    handed_over = tuple(f"{name}." for name in type(target).trained_parts)
+    made = {k for k in target.state_of_training() if not k.startswith(handed_over)}
+    fits = {k for k in own if k in state and state[k].shape == own[k].shape}
+    wrong = [k for k in own if k not in fits | made] + [k for k in state if k not in own]
     if wrong:
         raise ConfigError(
             f"{option}: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
         )
-    target.load_state_dict(state)
+    target.load_state_dict({**own, **{k: state[k] for k in fits}})
 
 
 def _tensorboard(folder: Path) -> list[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zoo.errors import ConfigError, close_matches
-from zoo.spec import class_of
+from zoo.spec import class_of, refusal
 
 __all__ = ["sentence"]
 
@@ -27,6 +27,9 @@ def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], all
     unknown = re.search(r"unrecognized arguments: (--?[^\s=]+)", message, re.IGNORECASE)
     if unknown is not None:
         return f"unknown option {unknown[1]}.{close_matches(unknown[1], options)}"
+    denied = re.search(r"Importing '([^']{1,1000})' is not allowed", message)
+    if denied is not None:
+        return refusal(denied[1])
     option = _option(message)
     refused = re.search(r"Option '(.+?)' is not accepted", message)
     if refused is not None and option:

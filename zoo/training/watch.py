@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from zoo.abilities import HasCritic, draws_images
 from zoo.callbacks.ema import EMA
 from zoo.data.base import TensorData
 from zoo.model import GenerativeModel
@@ -104,6 +105,12 @@ class Watch(Callback):
         if not trainer.is_global_zero or self._step == trainer.global_step:
             return
         self._step = trainer.global_step
+        try:
+            self._look(trainer, model)
+        except Exception as error:  # what a look fails at is told; it costs no training
+            self._warn(f"the samples could not be looked at: {' '.join(str(error).split()) or type(error).__name__}")
+
+    def _look(self, trainer: Trainer, model: GenerativeModel) -> None:
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             x = model.sample(_COUNT, seed=1).float().cpu()
         self.facts = {"variety": float(x.std(0).mean()) / self.spread}
@@ -115,9 +122,13 @@ class Watch(Callback):
             logger.log_metrics({f"watch/{k}": v for k, v in self.facts.items()}, step=trainer.global_step)
         terms = {k.removeprefix("train/"): v for k, v in (self.metrics.last if self.metrics else {}).items()}
         for sentence in symptoms({**terms, **self.facts}, self.classify is not None):
-            if sentence[:20] not in self._said:
-                self._said.add(sentence[:20])
-                log.warning("step %d: %s", trainer.global_step, sentence)
+            self._warn(sentence)
+
+    def _warn(self, sentence: str) -> None:
+        """Say a sentence, once for each beginning."""
+        if sentence[:20] not in self._said:
+            self._said.add(sentence[:20])
+            log.warning("step %d: %s", self._step, sentence)
 
 
 def watch_for(
@@ -127,7 +138,7 @@ def watch_for(
 
     No number of such a training says whether the samples are any good.
     """
-    if not every or not hasattr(model, "critic_loss") or len(model.shape) != 3:
+    if not every or not isinstance(model, HasCritic) or not draws_images(model):
         return []
     x = data.to_float(data.split("train")[0][: 2 * _COUNT])
     classify = _digits if data.name in _DIGITS and tuple(model.shape) == (1, 28, 28) else None

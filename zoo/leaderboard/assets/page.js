@@ -7,7 +7,7 @@
   const byId = new Map(rows.map((row) => [row.id, row]));
   const families = [...new Set(rows.map((row) => row.family))].sort();
   const narrow = matchMedia("(max-width: 760px)");
-  const PARTS = { speed: "hardware", samples: "samples", likelihood: "likelihood" };
+  const PARTS = { speed: "hardware", samples: "samples", likelihood: "likelihood", features: "features", energies: "energies" };
   const state = { table: data.tables[0] && data.tables[0].key, hidden: new Set(), query: "", sort: null, up: null, all: false };
 
   // -- small tools ---------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@
     const body = list.map((row) => line(table, row, keys, better && compares(row, state.sort) ? ++rank : null, marks));
     const caption = el("caption", { class: "hidden" }, `${dataset(table.dataset)}, ${data.tracks[table.track]}. Sorted by ${column(state.sort).heading}.`);
     fill($("table"), caption, head, el("tbody", { role: "rowgroup" }, body, floorLine(table, keys)));
-    const protocol = table.samples ? `${table.samples.toLocaleString("en")} samples through ${table.extractor}` : "likelihoods only";
+    const protocol = table.samples ? `${table.samples.toLocaleString("en")} samples through ${table.extractor}` : table.columns.includes("probe_accuracy") ? "no samples" : "likelihoods only";
     $("board-title").textContent = `${dataset(table.dataset)} · ${trackName(table.track)}`;
     $("status").textContent =
       `${list.length} of ${table.rows.length} models, sorted by ${column(state.sort).heading}, ` +
@@ -521,10 +521,11 @@
         el("h3", {}, "Protocol of this number"));
       const own = part === "samples" ? SAMPLING : part === "likelihood" ? LIKELIHOOD : [];
       const pairs = part === "speed" ? [["hardware", cost.hardware], ["batch_size", protocol.batch_size], ["sampler", protocol.sampler]]
+        : part === "features" || part === "energies" ? Object.entries(protocol.estimators[part] || {})
         : part ? own.map((name) => [name, protocol[name]])
         : key === "training_tflop" ? Object.entries({ counted: "forward, backward and penalties of all stages and players", ...cost.training })
         : [["counted", "trainable parameters, and calls of the network for one batch of samples"]];
-      top.push(facts([...pairs, ...(part === "samples" || part === "likelihood" ? [["data", `${of.name}, ${of.split} split, ${plain(of.examples)} examples`], ["data digest", of.digest]] : [])]));
+      top.push(facts([...pairs, ...(part && part !== "speed" ? [["data", `${of.name}, ${of.split} split, ${plain(of.examples)} examples`], ["data digest", of.digest]] : [])]));
     }
     const all = Object.entries(metrics).filter(([name]) => !name.startsWith("digit_share"));
     return [

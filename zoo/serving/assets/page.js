@@ -11,7 +11,7 @@ function say(text, bad = false) {
 }
 
 function form() {
-  return { image: "png", audio: "wav", text: "text", points: "json" }[chosen().medium];
+  return { image: "png", audio: "wav", text: "text", video: "gif", points: "json" }[chosen().medium];
 }
 
 function body() {
@@ -20,13 +20,14 @@ function body() {
   if ("temperature" in m.options && Number($("temperature").value) !== 1) {
     options.temperature = Number($("temperature").value);
   }
+  if (m.text !== null && $("prompt").value) asked.labels = $("prompt").value;
   if ("prompt" in m.options && $("prompt").value) options.prompt = $("prompt").value;
   if (Object.keys(options).length) asked.options = options;
-  if (m.medium === "image") asked.scale = 2;
+  if (m.medium === "image" || m.medium === "video") asked.scale = 2;
   return asked;
 }
 
-const ENDING = { png: "png", wav: "wav", text: "txt", json: "json" };
+const ENDING = { png: "png", wav: "wav", text: "txt", gif: "gif", json: "json" };
 const quoted = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
 
 function python(value) {
@@ -36,6 +37,10 @@ function python(value) {
 
 function recipes() {
   if (!chosen()) return;
+  if (!chosen().generates) {
+    $("curl").textContent = $("python").textContent = "";
+    return;
+  }
   const asked = body(), url = location.origin + "/v1/models/" + chosen().name + "/sample";
   const file = chosen().name + "." + ENDING[asked.format];
   const key = $("key").value ? " \\\n  -H \"Authorization: Bearer $ZOO_API_KEY\"" : "";
@@ -52,10 +57,13 @@ function choose() {
   const m = chosen();
   show("label-row", m.classes > 0);
   show("temperature-row", "temperature" in m.options);
-  show("prompt-row", "prompt" in m.options && m.medium === "text");
+  show("prompt-row", m.text !== null || ("prompt" in m.options && m.medium === "text"));
   $("label").replaceChildren(new Option("each in turn", ""), ...Array.from({ length: m.classes }, (_, i) => new Option(i, i)));
   $("n").max = m.max_n;
-  $("n").value = { text: 1, audio: 4 }[m.medium] || 16;
+  $("n").value = { text: 1, audio: 4, video: 4 }[m.medium] || 16;
+  $("draw").disabled = !m.generates;
+  if (!m.generates) say(`${m.name} draws no samples; POST images to v1/models/${m.name}/features.`);
+  else say("Ready.");
   recipes();
 }
 
@@ -88,7 +96,7 @@ async function draw(event) {
 }
 
 async function shown(m, asked, response) {
-  if (m.medium === "image") {
+  if (m.medium === "image" || m.medium === "video") {
     const image = new Image();
     image.alt = `${asked.n} samples of ${m.name}, seed ${asked.seed}`;
     image.src = URL.createObjectURL(await response.blob());
@@ -115,7 +123,6 @@ async function list() {
   models = (await response.json()).models;
   $("model").replaceChildren(...models.map((m) => new Option(m.name)));
   choose();
-  say("Ready.");
 }
 
 async function copy(button) {

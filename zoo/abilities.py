@@ -1,0 +1,447 @@
+"""What a model can do, in one room: export, serving, pictures, evaluation and diagnosis ask here, never by name.
+
+A family takes part by having the methods of a protocol, or by inheriting a mixin; an `isinstance` then finds it. Parts
+of a model that are networks are asked for by functions. Where a method has an argument ``labels``, a conditional model
+is told the condition of each example: its class, or its text. Examples x are (B, *shape) in data range throughout.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from zoo.model import HasLikelihood
+
+__all__ = [
+    "DecodesNoise",
+    "Denoises",
+    "DrawsValues",
+    "Embeds",
+    "Encodes",
+    "HasCodes",
+    "HasControls",
+    "HasCritic",
+    "HasEnergy",
+    "HasFeatures",
+    "HasGenerator",
+    "HasLikelihood",
+    "HasMapLatents",
+    "HasPosterior",
+    "HasStraightness",
+    "HasStyles",
+    "HasVelocity",
+    "Interpolates",
+    "Inverts",
+    "PredictsData",
+    "ReadsSequences",
+    "Settles",
+    "Tokenises",
+    "Travels",
+    "WritesSound",
+    "WritesText",
+    "autoencoder_of",
+    "decode",
+    "diagnosed_examples",
+    "draws_images",
+    "end_of_time",
+    "has_likelihood",
+    "in_batches",
+    "is_conditional",
+    "is_told",
+    "latents",
+    "prior_of",
+    "reconstruct",
+    "takes_labels",
+    "takes_option",
+    "weak_of",
+    "writes_sound",
+    "writes_text",
+]
+
+_BATCH = 500
+
+
+# -- what x is worth, and what it looks like --------------------------------------------------------------------------
+
+
+class HasEnergy:
+    """Mixin of a `zoo.model.GenerativeModel` with p(x) proportional to exp(-energy(x) / temperature).
+
+    An energy is no likelihood: the constant log Z is not known. A model that estimates it by annealed importance
+    sampling adds `zoo.model.HasLikelihood` and calls that ``ais-K``; such a value is no bound and is not ranked.
+
+    Attributes:
+        temperature: T, positive.
+
+    References:
+        Y. LeCun and others, A Tutorial on Energy-Based Learning, 2006.
+    """
+
+    takes_examples = takes_anything = ("energy",)  # checked as `zoo.checking` says, outside of the data range too
+    temperature: float = 1.0
+
+    def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
+        """Return E(x), or E(x, y), in nats up to one constant: (B, *shape) in data range -> (B,)."""
+        raise NotImplementedError
+
+    def score(self, x: Tensor, *, labels: Any = None) -> Tensor:
+        """Return the gradient of log p(x), -grad E(x) / T, of the shape of x; it carries no graph.
+
+        The gradient in x is taken whatever the mode around, as in ``draw``, and parameters get none.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.detach().clone().requires_grad_(True)
+            x = x.view_as(x)  # torch's FLOP counter cannot follow a leaf
+            (slope,) = torch.autograd.grad(self.energy(x, labels=labels).sum(), x)
+        return -slope / self.temperature
+
+
+class HasFeatures:
+    """Mixin of a `zoo.model.GenerativeModel` that represents examples by features, whether or not it generates any.
+
+    Attributes:
+        feature_dim: D, the size of a feature.
+        token_grid: how the tokens of an example lie, (h, w) of an image or (t, h, w) of a video; None where they have
+            no place, and for an image whose tokens fill its own aspect ratio.
+    """
+
+    takes_examples = ("features",)  # of shapes that `zoo.model.GenerativeModel.fits`
+    feature_dim: int
+    token_grid: tuple[int, ...] | None = None
+
+    def features(self, x: Tensor, *, pool: str | None = "mean") -> Tensor:
+        """Return the features of examples, (B, *shape) -> (B, D); with ``pool=None`` of each token, (B, tokens, D)."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class WritesText(Protocol):
+    """Examples stand for texts: ``text`` turns (B, T) into B strings where the model has an ``alphabet``."""
+
+    alphabet: str | None
+
+    def text(self, x: Tensor) -> list[str]: ...
+
+
+@runtime_checkable
+class WritesSound(Protocol):
+    """Examples are recordings: mu-law levels, ``rate`` a second; None where they are not."""
+
+    rate: int | None
+
+
+@runtime_checkable
+class HasControls(Protocol):
+    """Further pictures to judge by, such as the reconstructions of an autoencoder whose codes have a prior."""
+
+    def controls(self) -> Mapping[str, Callable[[Tensor, int], Tensor]]:
+        """Return name -> (test examples (B, *shape), seed) -> pictures (B, *shape) in data range."""
+
+
+# -- latents and codes ------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Examples to latents and back: ``decode`` takes what ``encode`` gives, or the first of what it gives."""
+
+    def encode(self, x: Tensor, *args: Any, **kwargs: Any) -> Any: ...
+
+    def decode(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class HasPosterior(Encodes, Protocol):
+    """A Gaussian posterior: ``posterior(x)`` gives mean and log-variance of q(z | x), (B, latent_dim) each."""
+
+    def posterior(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class HasMapLatents(Protocol):
+    """Latents that are a map of numbers: ``latents(x)`` gives (B, C, h, w), (B, *grid), ``images`` takes them back."""
+
+    grid: tuple[int, ...]
+
+    def latents(self, x: Tensor) -> Tensor: ...
+
+    def images(self, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasCodes(Protocol):
+    """Discrete latents: ``codes(x)`` gives int64 (B, G, ...), of each of G codebooks, 0 to ``codebook_size`` - 1."""
+
+    codebook_size: int
+
+    def codes(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Embeds(HasCodes, Protocol):
+    """Codes as vectors: ``observation(embed(codes))`` is p(x | codes), with a ``mean``."""
+
+    def embed(self, codes: Tensor) -> Tensor: ...
+
+    def observation(self, z: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class Tokenises(HasCodes, Protocol):
+    """An autoencoder with codes, int64 (B, *grid), over which a prior can be fitted."""
+
+    grid: tuple[int, ...]
+
+    def decode(self, codes: Tensor) -> Tensor: ...
+
+    def reconstruct(self, x: Tensor) -> Tensor: ...
+
+    def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor: ...
+
+    def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
+
+
+@runtime_checkable
+class DecodesNoise(Protocol):
+    """Latents to examples: ``decode`` takes z, (B, ``latent_dim``), which is standard normal."""
+
+    latent_dim: int
+
+    def decode(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class HasGenerator(DecodesNoise, Protocol):
+    """``decode`` is ``to_data(generate(z, labels))``, labels int64 (B,) that nobody checks, as in an exported graph."""
+
+    def generate(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def to_data(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasStyles(DecodesNoise, Protocol):
+    """A latent as a style for each of ``depth`` layers, which two latents can share."""
+
+    depth: int
+
+    def styles(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def truncated(self, w: Tensor, psi: float) -> Tensor: ...
+
+    def mixed(self, first: Tensor, second: Tensor, layer: Tensor | int) -> Tensor: ...
+
+    def synthesise(self, w: Tensor, noise: Sequence[Tensor]) -> Tensor: ...
+
+    def fixed_noise(self) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class HasCritic(Protocol):
+    """A game of two: ``critic_loss`` is the critic's side, so that no loss says whether the samples are any good."""
+
+    def critic_loss(self, batch: Any, *args: Any, **kwargs: Any) -> Mapping[str, Tensor]: ...
+
+
+@runtime_checkable
+class Inverts(Encodes, Protocol):
+    """``decode`` is the inverse of ``encode``, up to rounding or to the steps of a solver: ``invertible`` is true."""
+
+    invertible: bool
+
+
+@runtime_checkable
+class Interpolates(Protocol):
+    """A line of the model's own between latents a and b, (B, ...) each: ``between(a, b, share)``, share in [0, 1]."""
+
+    def between(self, a: Tensor, b: Tensor, share: Tensor) -> Tensor: ...
+
+
+# -- ways of sampling -------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """Noise to examples, step by step: ``denoising`` gives the states on the way and what is seen in each of them."""
+
+    def denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class PredictsData(Protocol):
+    """One step of a denoiser: ``output`` of the network at log-SNR (B,), and ``data_of`` it, (B, *shape) each."""
+
+    def output(self, x: Tensor, log_snr: Tensor, *args: Any) -> Tensor: ...
+
+    def data_of(self, value: Tensor, x: Tensor, log_snr: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasVelocity(Protocol):
+    """Noise to data by an ODE of so many ``steps``: ``velocity`` of x (B, *shape) at times t (B,) is (B, *shape)."""
+
+    steps: int
+
+    def velocity(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class Travels(Protocol):
+    """Noise to data along curves: ``trajectory`` gives states in data range, (frames, n, *shape), and their times."""
+
+    def trajectory(self, n: int, *, seed: Any = None, labels: Any = None, frames: int = 9) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class HasStraightness(Protocol):
+    """How far its curves are from straight lines: ``straightness(n)``, per dimension, 0 for lines."""
+
+    def straightness(self, n: int, *, seed: Any = None) -> float: ...
+
+
+@runtime_checkable
+class DrawsValues(Protocol):
+    """Value by value: called on the values so far it gives all logits, and ``start`` the state of cached evaluation."""
+
+    def start(self, n: int, labels: Tensor | None = None) -> Any: ...
+
+
+@runtime_checkable
+class ReadsSequences(DrawsValues, Protocol):
+    """Value by value, on sequences (B, T), which ``to_sequence`` makes of examples; others read images of levels."""
+
+    def to_sequence(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A network that computes something from its weights alone: ``settle`` puts the outcome in its place."""
+
+    def settle(self) -> None: ...
+
+
+# -- questions --------------------------------------------------------------------------------------------------------
+
+
+def is_conditional(model: Any) -> bool:
+    """Tell whether the model is told something of each example: a class or a text."""
+    return model.num_classes > 0 or bool(model.context)
+
+
+def has_likelihood(model: Any) -> bool:
+    """Tell whether the model, as it was built, gives log-likelihoods."""
+    return isinstance(model, HasLikelihood) and model.has_likelihood
+
+
+def writes_text(model: Any) -> bool:
+    """Tell whether the model's examples are texts; an ``alphabet`` alone may be that of what the model is told."""
+    return isinstance(model, WritesText) and model.alphabet is not None
+
+
+def writes_sound(model: Any) -> bool:
+    """Tell whether the model's examples are recordings."""
+    return isinstance(model, WritesSound) and model.rate is not None
+
+
+def takes_option(model: Any, name: str) -> bool:
+    """Tell whether ``sample`` takes an option of this name, such as ``given`` for completing or ``truncation``."""
+    return name in model.sampling_options()
+
+
+def draws_images(model: Any) -> bool:
+    """Tell whether the model generates examples of shape (C, H, W)."""
+    return model.generates and len(model.shape) == 3
+
+
+def takes_labels(model: Any, method: Callable[..., Any]) -> bool:
+    """Tell whether a method of the model is told the condition of each example."""
+    return is_conditional(model) and "labels" in inspect.signature(method).parameters
+
+
+def is_told(model: Any) -> bool:
+    """Tell whether the condition goes into the latents and out of them: the model is conditional in what it decodes."""
+    return isinstance(model, Encodes) and takes_labels(model, model.decode)
+
+
+def diagnosed_examples(model: Any) -> int | None:
+    """Return how many examples a diagnosis encodes at most, where each costs many evaluations; None for any number."""
+    return getattr(model, "diagnosed_examples", None)
+
+
+def end_of_time(model: HasVelocity) -> float:
+    """Return the time at which a flow has reached the data, 1 but where its path has no bounded velocity there."""
+    return float(getattr(model, "end", 1.0))
+
+
+# -- models inside a model --------------------------------------------------------------------------------------------
+
+
+def autoencoder_of(model: Any) -> Any | None:
+    """Return the frozen autoencoder whose codes or latents the model works on, if there is one."""
+    return getattr(model, "autoencoder", None)
+
+
+def prior_of(model: Any) -> Any | None:
+    """Return the model of the codes or latents of `autoencoder_of`, if there is one."""
+    return getattr(model, "prior", None) if autoencoder_of(model) is not None else None
+
+
+def weak_of(model: Any) -> nn.Module | None:
+    """Return the worse network that guidance leads away from, if there is one."""
+    return getattr(model, "weak", None)
+
+
+# -- methods over many examples ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor | None = None) -> Any:
+    """Apply a method of the model to x (N, ...), on its device, with labels where it takes them; results on the CPU.
+
+    Returns:
+        A tensor (N, ...), or as many tensors as the method gives.
+    """
+    told = labels is not None and takes_labels(model, method)
+    parts = []
+    for start in range(0, len(x), _BATCH):
+        part = slice(start, start + _BATCH)
+        given = {"labels": labels[part].to(model.device)} if told else {}  # type: ignore[index]
+        found = method(x[part].to(model.device), **given)
+        parts.append(tuple(t.cpu() for t in found) if isinstance(found, tuple) else (found.cpu(),))
+    whole = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return whole if len(whole) > 1 else whole[0]
+
+
+def _embedding(model: Any) -> Embeds | None:
+    """Return what turns codes into vectors: the model, or the autoencoder inside a model of its codes."""
+    inside = autoencoder_of(model)
+    inner = model if inside is None else inside
+    return inner if isinstance(inner, Embeds) else None
+
+
+def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the latent of each example, (N, *shape) -> (N, ...): of a posterior the mean, of codes their vectors."""
+    embedding = _embedding(model)
+    if embedding is not None:
+        return in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
+    z = in_batches(model, model.encode, x, labels)
+    return z[0] if isinstance(z, tuple) else z
+
+
+def decode(model: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return the example that each latent stands for, in data range: (N, ...) -> (N, *shape)."""
+    embedding = _embedding(model)
+    if embedding is not None:
+        return in_batches(model, lambda z: embedding.observation(z).mean, z)
+    return in_batches(model, model.decode, z, labels)
+
+
+def reconstruct(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Return what is left of each example after its latent: (N, *shape) -> (N, *shape), both in data range."""
+    return decode(model, latents(model, x, labels), labels)
