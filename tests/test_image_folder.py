@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from zoo.data.folder import ImageFolder, ImageNet64
 from zoo.data.layout import arrange
 from zoo.data.pictures import Preparation
 from zoo.errors import ConfigError, DataError
+from zoo.runs import load_run
+from zoo.training.fit import fit
 
 SPLITS = ("train", "validation", "test")
 
@@ -387,3 +391,50 @@ def test_imagenet_takes_its_validation_pictures_for_the_test(tmp_path: Path) -> 
         ImageNet64(str(tmp_path / "none")).split("train")
     with pytest.raises(DataError, match="must hold train and val"):
         ImageNet64(str(tmp_path / "train")).split("train")
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def _entry(folder: Path, steps: int) -> dict[str, Any]:
+    mlp = "zoo.nets.mlp.MLP"
+    args = {
+        "encoder": {"class_path": mlp, "init_args": {"features": [108, 8]}},
+        "decoder": {"class_path": mlp, "init_args": {"features": [4, 108]}},
+        "shape": [3, 6, 6], "latent_dim": 4, "likelihood": "discretized_logistic", "scale": "shared",
+    }  # fmt: skip
+    how = {"folder": str(folder), "size": 6, "batch_size": 4, "memory": 0.0, "augment": "flip,crop:1"}
+    return {
+        "name": "vae-pics",
+        "model": {"class_path": "zoo.families.vae.VAE", "init_args": args},
+        "data": {"class_path": "zoo.data.folder.ImageFolder", "init_args": how},
+        "trainer": {"max_steps": steps, "accelerator": "cpu", "enable_progress_bar": False},
+        "training": {"checkpoint_every": 5, "sample_every": 0, "log_every": 1},
+    }
+
+
+def test_a_run_that_decodes_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    folder = _numbered(tmp_path / "pics", 40)  # eight batches an epoch
+    whole = fit(_entry(folder, 13), folder=tmp_path / "whole")
+    fit(_entry(folder, 5), folder=tmp_path / "stopped")
+    resumed = fit(_entry(folder, 13), folder=tmp_path / "stopped", resume=True)
+    a, b = (load_run(run).state_dict() for run in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_five_thousand_pictures_train_within_a_gibibyte(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "picture_loading.py"
+    if not script.is_file():
+        pytest.skip("the tests were copied out of their checkout")
+    spec = importlib.util.spec_from_file_location("picture_loading", script)
+    loading = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(loading)  # type: ignore[union-attr]
+    loading.make_pictures(tmp_path / "few", 50, 256)
+    loading.make_pictures(tmp_path / "pics", 5_000, 256)
+    common = {"folder": str(tmp_path / "pics"), "side": 256, "steps": 20, "limit": None}
+    small = loading.train(**{**common, "folder": str(tmp_path / "few"), "steps": 2}, run=str(tmp_path / "small"))
+    whole = loading.train(**common, run=str(tmp_path / "whole"))
+    assert whole["peak"] - small["peak"] < 2**30 and whole["peak"] > 2**28
+    loading.train(**common, run=str(tmp_path / "stopped"), stop=12)
+    assert loading.train(**common, run=str(tmp_path / "stopped"), resume=True)["weights"] == whole["weights"]

@@ -125,6 +125,9 @@ class _Image(Slow):
     def sampling_options(self) -> dict[str, Any]:
         return {}
 
+    def option_parameters(self) -> dict[str, Any]:
+        return {}
+
     def sample_many(self, draws: Any, check: Any) -> Any:
         return [x.view(-1, 1, 1, 1) for x in super().sample_many(draws, check)]
 

@@ -37,7 +37,6 @@ __all__ = [
     "Interpolates",
     "Inverts",
     "PredictsData",
-    "ReadsSequences",
     "Settles",
     "Tokenises",
     "Travels",
@@ -307,16 +306,17 @@ class HasStraightness(Protocol):
 
 @runtime_checkable
 class DrawsValues(Protocol):
-    """Value by value: called on the values so far it gives all logits, and ``start`` the state of cached evaluation."""
+    """Value by value: called on values as it takes them it gives all logits, (B, ..., L).
+
+    ``start`` gives the state of cached evaluation; ``from_sequence`` makes examples of sequences (B, T) in the order of
+    drawing, and ``arranged`` what the model takes of the levels of examples, int64 (B, *shape).
+    """
 
     def start(self, n: int, labels: Tensor | None = None) -> Any: ...
 
+    def from_sequence(self, x: Tensor) -> Tensor: ...
 
-@runtime_checkable
-class ReadsSequences(DrawsValues, Protocol):
-    """Value by value, on sequences (B, T), which ``to_sequence`` makes of examples; others read images of levels."""
-
-    def to_sequence(self, x: Tensor) -> Tensor: ...
+    def arranged(self, k: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

@@ -34,7 +34,10 @@ def let_copy(module: nn.Module) -> None:
 
 def _reduced(part: nn.Module, protocol: Any = None) -> tuple[Any, ...]:
     original = type(part).__bases__[0]
-    state = dict(original.__getstate__(part) if hasattr(original, "__getstate__") else part.__dict__)
+    try:
+        state = dict(original.__getstate__(part))
+    except AttributeError:  # Python 3.10 has none of its own
+        state = dict(part.__dict__)
     hooks = state["_load_state_dict_pre_hooks"]
     state["_load_state_dict_pre_hooks"] = type(hooks)((k, hook) for k, hook in hooks.items() if not _old_names(hook))
     return _parametrized, (original, *part.parametrizations), state  # type: ignore[misc]

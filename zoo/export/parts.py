@@ -34,7 +34,6 @@ from zoo.abilities import (
     HasStyles,
     HasVelocity,
     PredictsData,
-    ReadsSequences,
     Settles,
     autoencoder_of,
     end_of_time,
@@ -106,19 +105,12 @@ class _Step(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.image = model, len(model.shape) == 3
+        self.model = model
 
     def forward(
         self, values: Tensor, place: Tensor, u: Tensor, temperature: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        k = values
-        if self.image:
-            C, H, W = self.model.shape
-            k = (
-                values.reshape(-1, H, W, C).permute(0, 3, 1, 2)
-                if not isinstance(self.model, ReadsSequences)
-                else values
-            )
+        k = self.model.arranged(self.model.from_sequence(values))
         logits = self.model(k, labels)  # (B, C, H, W, L), or (B, T, L)
         if logits.ndim == 5:
             logits = logits.permute(0, 2, 3, 1, 4).flatten(1, 3)  # (B, T, L)
