@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "write a model for other runtimes: ONNX, torch.export, safetensors",
     "pull": "download pretrained weights",
     "push": "publish a model on the Hub",
+    "cache": "list, check and remove models in the Hub's cache on this machine",
     "verify": "check the files of a model against their recorded sha256",
 }
 OWN_HELP = {"fit", "validate", "test"}
