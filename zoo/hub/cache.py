@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -96,7 +96,8 @@ def begun(blob: Path) -> Iterator[tuple[Path, BinaryIO]]:
     try:
         yield part, stream
     finally:
-        stream.close()
+        with suppress(OSError):  # of a full disk, which has been told
+            stream.close()
         part.unlink(missing_ok=True)
 
 

@@ -209,7 +209,7 @@ def _receive(hub: Hub, name: str, url: str, size: int, stream: BinaryIO) -> None
     got, spent = stream.tell(), time.monotonic() - started
     if failure is not None and hasattr(failure, "response"):
         raise hub.explain(failure, tried=(attempt, spent)) from failure
-    if got == 0 and isinstance(failure, httpx.TimeoutException):
+    if got == 0 and isinstance(failure, (httpx.TimeoutException, httpx.ConnectError, httpx.ProxyError)):
         raise hub.explain(failure, tried=(attempt, spent)) from failure
     received = f"more than {size}" if got > size else str(got)
     broken = f", {type(failure).__name__}" if failure else ""
