@@ -172,8 +172,8 @@ def test_trajectory_starts_at_noise_and_ends_at_samples() -> None:
 def test_regularisers_of_a_linear_velocity() -> None:
     """int |v|^2 dt = |c|^2 for v = c; E |e^T A|^2 is the squared Frobenius norm of A."""
     c = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    still = FFJORD(Linear(torch.zeros(2, 2).double(), c), [2], levels=None, kinetic=0.5).double()
-    terms = still.loss((randn(4, 2), torch.zeros(4)))
+    never_updated = FFJORD(Linear(torch.zeros(2, 2).double(), c), [2], levels=None, kinetic=0.5).double()
+    terms = never_updated.loss((randn(4, 2), torch.zeros(4)))
     assert terms["kinetic"].item() == pytest.approx(25) and "jacobian" not in terms
     assert terms["loss"].item() == pytest.approx(terms["nll"].item() + 12.5)
     A = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)

@@ -20,6 +20,7 @@ from zoo.data.folder import ImageFolder, ImageNet64
 from zoo.data.layout import arrange
 from zoo.data.pictures import Preparation
 from zoo.errors import ConfigError, DataError
+from zoo.evaluation.measuring import measure
 from zoo.runs import load_run
 from zoo.training.fit import fit
 
@@ -438,3 +439,19 @@ def test_five_thousand_pictures_train_within_a_gibibyte(tmp_path: Path) -> None:
     assert whole["peak"] - small["peak"] < 2**30 and whole["peak"] > 2**28
     loading.train(**common, run=str(tmp_path / "stopped"), stop=12)
     assert loading.train(**common, run=str(tmp_path / "stopped"), resume=True)["weights"] == whole["weights"]
+
+
+def test_evaluations_read_what_is_decoded_on_the_fly(tmp_path: Path) -> None:
+    folder = _numbered(tmp_path / "pics", 60)
+    model = load_run(fit(_entry(folder, 1), folder=tmp_path / "run"))
+    torch.manual_seed(0)
+    extractor = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 12))
+    how = {"extractor": extractor, "samples": 24, "batch_size": 12, "weights_sha256": "0" * 64, "progress": False}
+    whole, lazy = (measure(model, ImageFolder(str(folder), 6, memory=m, test=0.2), **how) for m in (1.0, 0.0))
+    assert whole.metrics == lazy.metrics and whole.floor == lazy.floor and whole.data == lazy.data
+    assert {"fid", "kid", "nearest_ratio", "bits_per_dim"} <= set(whole.metrics) and whole.floor
+    assert whole.data.split == "test" and whole.data.examples == 12 and whole.flags[-1] == "small_split"
+    shares = {"validation": 0.1, "test": 0.2}
+    assert whole.protocol.preparation == {"resize": "crop", "background": "white", "held_out": shares}
+    fewer = measure(model, ImageFolder(str(folder), 6, memory=0), **how)
+    assert "fid" not in fewer.metrics and "kid" in fewer.metrics  # six test pictures, twelve features

@@ -1,1 +1,1 @@
-"""Data modules: splits that live in memory, read by index."""
+"""Data modules: splits that are read by index, from memory, from files as they are needed, or from streams."""

@@ -29,7 +29,7 @@ from zoo.maths.guidance import calls_per_step
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
 from zoo.model import Batch, ScoreModel, seeded
-from zoo.nets.early import EarlySelf
+from zoo.nets.weak_copy import WeakCopy
 
 __all__ = ["SAMPLERS", "Diffusion"]
 
@@ -52,7 +52,7 @@ class Diffusion(ScoreModel):
         label_dropout: share of the labels that training replaces by the null label ``num_classes``.
         guidance_scale: default of sampling, 1 for none.
         weak_batches: after how many batches of training a weak version of the network is kept for guidance, 0 for none;
-            see `zoo.nets.early.EarlySelf`.
+            see `zoo.nets.weak_copy.WeakCopy`.
         sampler: default of sampling, of those that the class takes.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data of about unit size, which are taken as they are.
@@ -103,7 +103,7 @@ class Diffusion(ScoreModel):
                 f"guidance needs classes or weak_batches, and there are none; leave guidance_scale at 1, got "
                 f"{guidance_scale}"
             )
-        self.weak = EarlySelf(network, weak_batches) if weak_batches else None
+        self.weak = WeakCopy(network, weak_batches) if weak_batches else None
         self.network, self.schedule, self.predict = network, schedule, predict
         self.shape, self.levels, self.num_classes = tuple(shape), levels, num_classes
         self.label_dropout, self.sigma_data = label_dropout, sigma_data

@@ -24,7 +24,7 @@ from zoo.maths.paths import path as path_of
 from zoo.maths.paths import straightness
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import FlowModel, HasLikelihood, seeded
-from zoo.nets.early import EarlySelf
+from zoo.nets.weak_copy import WeakCopy
 
 __all__ = ["OdeLikelihood", "VelocityModel"]
 
@@ -41,7 +41,7 @@ class VelocityModel(FlowModel):
         label_dropout: chance that training tells the null label instead, which guidance needs.
         guidance_scale: default of sampling.
         weak_batches: after how many batches of training a weak version of the network is kept for guidance, 0 for none;
-            see `zoo.nets.early.EarlySelf`.
+            see `zoo.nets.weak_copy.WeakCopy`.
         steps: default number of steps of sampling.
         solver: default of sampling.
         time_scale: of the time that the network is told.
@@ -80,7 +80,7 @@ class VelocityModel(FlowModel):
         _check_solver(solver)
         if not 0 <= label_dropout < 1:
             raise ConfigError(f"label_dropout must be at least 0 and below 1, got {label_dropout}")
-        self.weak = EarlySelf(network, weak_batches) if weak_batches else None
+        self.weak = WeakCopy(network, weak_batches) if weak_batches else None
         self.network, self.shape, self.levels, self.num_classes = network, tuple(shape), levels, num_classes
         self.label_dropout, self.guidance_scale = label_dropout, guidance_scale
         self.steps, self.solver, self.time_scale, self.data_scale = steps, solver, time_scale, data_scale
