@@ -226,10 +226,18 @@ def check_arguments(cls: type, args: Mapping[str, Any]) -> None:
         wrong_bool = isinstance(value, bool) and kind is not None and kind is not bool
         if kind is not None and (wrong_bool or not isinstance(value, kind)):
             raise ConfigError(f"{cls.__name__}: argument {name!r} must be of type {expected}, got {_cut(value)}")
-        _check_whole(cls, name, value, expected)
+        _check_whole(cls, name, value, _written(annotation))
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
     if missing:
         raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}")
+
+
+def _written(annotation: Any) -> str:
+    """Return an annotation as it is written in a signature, whether or not it was evaluated."""
+    text = str(annotation)
+    if text.startswith("<class "):
+        return annotation.__name__
+    return text.replace("collections.abc.", "").replace("typing.", "").replace("Optional[int]", "int | None")
 
 
 def _check_whole(cls: type, name: str, value: Any, annotation: str) -> None:
