@@ -102,8 +102,8 @@ def test_every_decode_refuses_wrong_latents_in_a_sentence(model: GenerativeModel
         method = getattr(model, name, None)
         if method is None:
             continue
-        codes = getattr(model, "codebook_size", None)
-        shape = model.grid if codes else getattr(model, "latent_shape", None) or (model.latent_dim,)
+        codes, shape = model.latent_values, model.latent_shape
+        assert shape is not None, f"{type(model).__name__} does not say what its decode takes"
         z = torch.zeros(2, *shape, dtype=torch.int64 if codes else torch.float32)
         wrong = [z[:0], z[:, 1:], z[..., None], z[0], "z", None, z.tolist(), z.to(torch.complex64)]
         wrong += [z + codes, z - 1, z.float(), z.bool()] if codes else [z * math.nan, z + math.inf, z.long()]

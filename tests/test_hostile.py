@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import safetensors.torch
+import torch
 import yaml
 from hub_cases import NAME, contents, registry, tiny_folder
 from hub_server import HubServer
@@ -204,6 +207,79 @@ def test_hostile_configurations(canary: Path, tmp_path: Path) -> None:
     payloads += [b"../../../etc/passwd", b'{"zoo_format": 1, "zoo_format": 1e999}', b"\xef\xbb\xbf{}"]
     payloads += [b"[" * 200_000, b'{"a":' * 100_000, b" " * (2 << 20), b"\xff", b"null", b"9" * 5000, b"", b"\x00"]
     refused(payloads, read)
+
+
+LONG = "9" * 500_000
+"""A foreign text that no message may repeat."""
+
+
+def test_foreign_text_is_cut_in_every_message(canary: Path, tmp_path: Path) -> None:
+    files = contents(tmp_path / "warm")
+    config = json.loads(files["config.json"])
+    path = tmp_path / "long.yaml"
+
+    def loaded(change: Callable[[dict[str, Any]], Any]) -> None:
+        own = copy.deepcopy(config)
+        change(own)
+        text = json.dumps(own).encode()
+        load_files({**files, "config.json": text}, "here", Source("folder"), verify=False)
+
+    def read(change: Callable[[dict[str, Any]], Any]) -> None:
+        own = yaml.safe_load((tmp_path / "registry.yaml").read_text())
+        change(own)
+        path.write_text(json.dumps(own))
+        load_registry(str(path))
+
+    digits: Any = [LONG, [LONG], {LONG: LONG}, int("9" * 4000), -int("9" * 4000), float("-inf"), True, None]
+    refused([lambda c, v=v: c.update(zoo_format=v) for v in digits], loaded)
+    refused([lambda c, v=v: c.update(model=v) for v in digits], loaded)
+    refused([lambda c, v=v: c["args"].update(latent_dim=v) for v in digits], loaded)
+    refused([lambda c: c["args"].update({LONG: 1}), lambda c: c["args"].update(likelihood=LONG)], loaded)
+    refused([lambda c: c["args"]["encoder"].update(name=LONG), lambda c: c.update(args={LONG: 1})], loaded)
+    changes: list[Callable[[dict[str, Any]], Any]] = [
+        lambda r: r.update({LONG: 1}), lambda r: r.update(format=LONG), lambda r: r["models"].update({LONG: {}}),
+        lambda r: r["models"][NAME].update({LONG: 1}), lambda r: r["models"][NAME].update(extends=LONG),
+        lambda r: r.update(aliases={LONG: LONG}), lambda r: r.update(data={LONG: LONG}),
+        lambda r: r["models"][NAME]["model"].update(class_path=LONG),
+    ]  # fmt: skip
+    refused(changes, read)
+    refused([LONG], load)
+    error = errors.ZooError("what was asked: " + LONG + "; what to do")
+    assert len(str(error)) <= errors.MOST and str(error).startswith("what was") and str(error).endswith("what to do")
+
+
+def test_devices_are_no_registries(canary: Path, tmp_path: Path) -> None:
+    refused(["/dev/zero", "/dev/null", "/dev/urandom", str(tmp_path)], load_registry)
+    large = tmp_path / "large.yaml"
+    large.write_text("# " + "x" * 2_000_001)
+    refused([str(large)], load_registry)
+    pipe = tmp_path / "pipe"  # as a shell gives for <(command)
+    os.mkfifo(pipe)
+    text = (tmp_path / "registry.yaml").read_text().encode()
+    writer = threading.Thread(target=lambda: pipe.write_bytes(text))
+    writer.start()
+    assert NAME in load_registry(str(pipe))
+    writer.join()
+
+
+def test_weights_of_other_types_are_brought_to_the_networks(canary: Path, tmp_path: Path) -> None:
+    files = contents(tmp_path / "warm")
+    state = safetensors.torch.load(files["model.safetensors"])
+
+    def loaded(change: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
+        data = safetensors.torch.save({n: change(n, v).contiguous() for n, v in state.items()})
+        return load_files({**files, "model.safetensors": data}, "here", Source("folder"), verify=False)
+
+    first = next(n for n, v in state.items() if v.is_floating_point())
+    for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.float32):
+        whole = loaded(lambda n, v, d=dtype: v.to(d) if v.is_floating_point() else v)
+        assert whole.dtype == dtype == whole.sample(2, seed=0).dtype  # all of one other type: the model is of it
+        assert {p.dtype for p in whole.parameters()} == {dtype}
+        mixed = loaded(lambda n, v, d=dtype: v.to(d) if n == first else v)
+        assert mixed.dtype == torch.float32 == mixed.sample(2, seed=0).dtype
+        assert {p.dtype for p in mixed.parameters()} == {torch.float32}
+    for dtype in (torch.int32, torch.uint8, torch.bool):
+        refused([dtype], lambda d: loaded(lambda n, v: v.to(d) if n == first else v))
 
 
 def test_hostile_weights(canary: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import resource
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -623,3 +625,92 @@ def test_card_that_the_hub_refuses(hub: HubServer, token: str, saved: Path) -> N
     assert "README.md" in message(errors.CardError, lambda: push(saved, REPO))
     assert len(hub.repos[REPO].commits) == 1
     push(saved, REPO)
+
+
+# -- what a message says of where it failed ---------------------------------------------------------------------------
+
+
+def test_refusal_of_the_store_of_large_files_is_not_blamed_on_the_token(
+    hub: HubServer, token: str, stored: str
+) -> None:
+    store = hub.content_url.removeprefix("http://")
+    hub.fault("status", "GET /lfs/", 403, times=None)
+    text = message(errors.DownloadError, lambda: load(REPO))
+    assert store in text and "no token was sent there" in text and "status 403" in text and "HF_TOKEN" not in text
+    hub.faults.clear()
+    hub.fault("status", "GET /lfs/", 503, times=None)
+    text = message(errors.HubUnavailableError, lambda: load(REPO))
+    assert store in text and "503" in text
+
+
+def test_dead_store_of_large_files_is_named(hub: HubServer, stored: str) -> None:
+    with socket.socket() as taken:  # a port at which nobody listens
+        taken.bind(("127.0.0.1", 0))
+        dead = f"127.0.0.1:{taken.getsockname()[1]}"
+        hub.content_url, alive = f"http://{dead}", hub.content_url
+        text = message(errors.HubUnavailableError, lambda: load(REPO))
+    assert dead in text and "cannot be reached" in text and "large files" in text
+    hub.content_url = alive
+    assert equal(load(REPO), tiny())
+
+
+def test_refusal_without_a_token_says_that_none_was_sent(hub: HubServer, stored: str) -> None:
+    hub.fault("status", "GET /api/models", 403, times=None)
+    text = message(errors.AccessNotGrantedError, lambda: load(REPO))
+    assert "none was sent" in text and "nowhere" not in text
+
+
+def test_failure_after_the_commit_says_that_it_is_published(hub: HubServer, token: str, saved: Path) -> None:
+    commits = hub.repos[REPO].commits if REPO in hub.repos else {}
+    hub.fault("status", "POST /api/models/.*/paths-info/", 503, times=None)
+    text = message(errors.HubUnavailableError, lambda: push(saved, REPO))
+    commits = hub.repos[REPO].commits
+    head = hub.repos[REPO].branches["main"]
+    assert f"is published as commit {head}" in text and "could not be read back" in text and "503" in text
+    hub.faults.clear()
+    hub.fault("status", "POST /api/models/.*/tag/", 503, times=None)
+    text = message(errors.HubUnavailableError, lambda: push(saved, REPO, tag="v1"))
+    assert f"is published as commit {head}" in text and "the tag 'v1' could not be made" in text
+    hub.faults.clear()
+    assert push(saved, REPO, tag="v1").commit == head and len(commits) == len(hub.repos[REPO].commits)
+
+
+def test_commit_whose_answer_and_head_are_lost_says_that_it_may_be_made(
+    hub: HubServer, token: str, saved: Path
+) -> None:
+    hub.add(REPO, {"README.md": b"# mine"})
+
+    def die() -> None:
+        hub.fault("status", "GET /api/models", 503, times=None)
+
+    hub.fault("call", "POST /api/models/.*/commit/", die)
+    hub.fault("lost", "POST /api/models/.*/commit/", times=None)
+    text = message(errors.HubUnavailableError, lambda: push(saved, REPO))
+    assert "whether it was made is not known" in text and f"{hub.url}/{REPO}" in text
+
+
+def test_lines_of_the_client_stay_out_of_the_terminal(hub_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo._cli.main import main
+
+    client, own, heard = logging.getLogger("huggingface_hub"), logging.getLogger("zoo"), []
+    before = (client.level, own.level)
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    client.addHandler(listener)
+
+    def speak(*unused: Any) -> list[Any]:
+        logging.getLogger("huggingface_hub.utils._http").warning("HTTP Error 503 thrown while requesting")
+        return []
+
+    monkeypatch.setattr("zoo.hub.keeping.cached_models", speak)
+    monkeypatch.delenv("HF_HUB_VERBOSITY", raising=False)
+    try:
+        assert main(["cache"]) == 0 and not heard
+        assert main(["-v", "cache"]) == 0 and len(heard) == 1
+        monkeypatch.setenv("HF_HUB_VERBOSITY", "warning")  # what the user asked for stays
+        client.setLevel(logging.WARNING)
+        assert main(["cache"]) == 0 and len(heard) == 2
+    finally:
+        client.removeHandler(listener)
+        client.setLevel(before[0])
+    assert own.level == before[1] and os.environ["HF_HUB_VERBOSITY"] == "warning"

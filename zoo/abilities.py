@@ -80,6 +80,7 @@ class HasEnergy:
         Y. LeCun and others, A Tutorial on Energy-Based Learning, 2006.
     """
 
+    takes_examples = takes_anything = ("energy",)  # checked as `zoo.checking` says, outside of the data range too
     temperature: float = 1.0
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
@@ -107,6 +108,7 @@ class HasFeatures:
             no place, and for an image whose tokens fill its own aspect ratio.
     """
 
+    takes_examples = ("features",)  # of shapes that `zoo.model.GenerativeModel.fits`
     feature_dim: int
     token_grid: tuple[int, ...] | None = None
 

@@ -175,7 +175,7 @@ def examples_of(model: Any, x: Any, what: str, *, anywhere: bool = False) -> Ten
         x = from_levels(model, x, what)
     elif _readable(x):
         _check_values(model, x, what, anywhere or model.levels is None)
-    dtype = x.dtype if getattr(model, "quantizes", False) else model.dtype  # nearest levels survive in any precision
+    dtype = x.dtype if model.quantizes else model.dtype  # nearest levels survive in any precision
     return x.to(model.device, dtype)
 
 
@@ -186,10 +186,7 @@ def latents_of(model: Any, z: Any, what: str) -> Tensor:
         DataError: another type or shape, codes that there are none of, NaN, infinity, or a batch of none.
     """
     z = _tensor(z, what, "latents")
-    codes = getattr(model, "codebook_size", None)
-    shape = getattr(model, "latent_shape", None) or (
-        getattr(model, "grid", None) if codes else (model.latent_dim,) if hasattr(model, "latent_dim") else None
-    )
+    codes, shape = model.latent_values, model.latent_shape
     if z.ndim < 1 or len(z) < 1 or (shape is not None and tuple(z.shape[1:]) != tuple(shape)):
         form = ", ".join(["B", *map(str, shape or ["..."])])
         raise DataError(f"{what} takes {'codes' if codes else 'latents'} of shape ({form}), got {tuple(z.shape)}")
@@ -204,6 +201,8 @@ def latents_of(model: Any, z: Any, what: str) -> Tensor:
             )
         return z
     if not z.is_floating_point():
+        if shape is None:
+            return z.to(model.device)  # a family that says nothing of its latents may have codes
         raise DataError(f"{what} takes latents, floating numbers, got {z.dtype}; encode examples to have some")
     if _readable(z) and not bool(z.isfinite().all()):
         raise DataError(f"{what} takes finite latents, got NaN or infinity")
@@ -341,7 +340,7 @@ def labels_of(model: Any, n: int, labels: Any) -> Tensor:
     """
     most = model.num_classes - 1
     wanted = f"labels of {type(model).__name__} are integers between 0 and {most}, one for all or {n} of them"
-    names = list(getattr(model, "class_names", None) or ())
+    names = list(model.class_names)
     if isinstance(labels, str) or not isinstance(labels, (Sequence, Tensor, np.ndarray)):
         labels = _class(labels, names, wanted)
     elif isinstance(labels, Sequence):

@@ -45,7 +45,8 @@ def _reduced(part: nn.Module, protocol: Any = None) -> tuple[Any, ...]:
 
 def _old_names(hook: Any) -> bool:
     """Tell whether a hook is weight_norm's own, a local function, that reads state dicts of PyTorch before 2.0."""
-    return getattr(getattr(hook, "hook", hook), "__qualname__", "").startswith("weight_norm.<locals>")
+    function = getattr(hook, "hook", hook)
+    return getattr(function, "__qualname__", "").startswith("weight_norm.<locals>")
 
 
 def _parametrized(original: type[nn.Module], *names: str) -> nn.Module:

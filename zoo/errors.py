@@ -42,8 +42,15 @@ __all__ = [
 ]
 
 
+MOST = 2000
+"""Characters of a message; foreign text can make no more of them."""
+
+
 class ZooError(Exception):
     """Base of all errors that the zoo raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_cut(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class RegistryError(ZooError):
@@ -146,6 +153,13 @@ class PushConflictError(PushError):
     """The remote repository moved while the upload was under way."""
 
 
+def _cut(message: str) -> str:
+    """Return a message without the middle of what is too long, so that the end, what to do, is still there."""
+    if len(message) <= MOST:
+        return message
+    return f"{message[: MOST - 600]} ... [{len(message) - MOST + 100} characters] ... {message[-400:]}"
+
+
 def check_choice(what: str, value: Any, known: Iterable[str]) -> None:
     """Raise `ConfigError`, with the nearest words, where a value is none of the known words for what it says."""
     known = list(known)
@@ -155,5 +169,5 @@ def check_choice(what: str, value: Any, known: Iterable[str]) -> None:
 
 def close_matches(word: str, known: Iterable[str], *, limit: int = 3) -> str:
     """Return `` Did you mean 'a' or 'b'?`` for the known words nearest to ``word``, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.6)
+    near = difflib.get_close_matches(word[:200], list(known), n=limit, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

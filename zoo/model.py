@@ -189,6 +189,16 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         """Tell whether the methods that take examples, such as ``encode``, take ones of this shape."""
         return tuple(shape) == tuple(self.shape)
 
+    @property
+    def latent_shape(self) -> tuple[int, ...] | None:
+        """Shape of the latents or codes of one example, as ``decode`` takes them; None where nothing is known of it."""
+        return None
+
+    @property
+    def latent_values(self) -> int | None:
+        """How many values a code has, 0, 1, ...; None where latents are real numbers, or there are none."""
+        return None
+
     def compilable(self) -> list[nn.Module]:
         """Return the modules whose forward pass training may compile: itself where it has one, else its networks.
 

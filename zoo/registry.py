@@ -13,6 +13,7 @@ import fnmatch
 import functools
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -252,16 +253,13 @@ def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
     entries = {name: _entry(name, _extended(name, raw), tuple(allow)) for name in raw}
     for short, target in {**aliases, **deprecated}.items():
         if target not in entries:
-            raise RegistryError(f"registry: {short!r} points to {target!r}, which does not exist")
+            raise RegistryError(f"registry: {short[:100]!r} points to {target[:100]!r}, which does not exist")
     return Registry(entries, aliases, deprecated, data, tuple(allow))
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RegistryError(f"registry {path}: larger than {_MAX_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-        content = plain_yaml(text)
+        content = plain_yaml(_bytes(path).decode("utf-8"))
     except OSError as error:
         raise RegistryError(f"registry {path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -270,11 +268,24 @@ def _read(path: Path) -> dict[str, Any]:
         raise RegistryError(f"registry {path}: expected a mapping with the key 'models'")
     for key in content:
         if key not in _TOP:
-            raise RegistryError(f"registry {path}: unknown key {key!r}.{close_matches(str(key), _TOP)}")
+            raise RegistryError(f"registry {path}: unknown key {str(key)[:100]!r}.{close_matches(str(key), _TOP)}")
     _check_sections(path, content)
     if content.get("format", 1) != 1:
-        raise RegistryError(f"registry {path}: format {content['format']!r} is newer than this zoo; upgrade the zoo")
+        raise RegistryError(
+            f"registry {path}: format {str(content['format'])[:100]!r} is newer than this zoo; upgrade the zoo"
+        )
     return content
+
+
+def _bytes(path: Path) -> bytes:
+    """Return what is in a file, or comes through a pipe; a device, such as one that never ends, is neither."""
+    if stat.S_ISCHR(path.stat().st_mode):
+        raise RegistryError(f"registry {path}: a device, not a file; name a YAML file")
+    with path.open("rb") as stream:
+        data = stream.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise RegistryError(f"registry {path}: larger than {_MAX_BYTES} bytes")
+    return data
 
 
 def plain_yaml(text: str, *, aliases: bool = True) -> Any:
@@ -306,7 +317,9 @@ def _check_sections(path: Path, content: Mapping[str, Any]) -> None:
             raise RegistryError(f"registry {path}: {section!r} must map names to names")
     for name, spec in (content.get("data") or {}).items():
         if not (isinstance(name, str) and is_spec(spec) and isinstance(spec.get("init_args") or {}, dict)):
-            raise RegistryError(f"registry {path}: the data set {name!r} must have a class_path, and init_args at most")
+            raise RegistryError(
+                f"registry {path}: the data set {str(name)[:100]!r} must have a class_path, and init_args at most"
+            )
     allow = content.get("allow") or []
     if not isinstance(allow, builtins.list) or not all(isinstance(prefix, str) for prefix in allow):
         raise RegistryError(f"registry {path}: 'allow' must be a list of class paths")
@@ -314,13 +327,14 @@ def _check_sections(path: Path, content: Mapping[str, Any]) -> None:
 
 def _check_entry(path: str, name: Any, entry: Any) -> None:
     if not isinstance(name, str) or not NAME.match(name):
-        raise RegistryError(f"registry {path}: the name {name!r} must match {NAME.pattern}")
+        raise RegistryError(f"registry {path}: the name {str(name)[:100]!r} must match {NAME.pattern}")
     if not isinstance(entry, dict):
         raise RegistryError(f"registry {path}: entry {name!r} must be a mapping")
     for key in entry:
         if key not in _ENTRY:
             raise RegistryError(
-                f"registry {path}: entry {name!r} has an unknown key {key!r}.{close_matches(str(key), _ENTRY)}"
+                f"registry {path}: entry {name!r} has an unknown key {str(key)[:100]!r}."
+                f"{close_matches(str(key), _ENTRY)}"
             )
         kind = _KINDS.get(key, dict)
         if not isinstance(entry[key], kind):
@@ -334,7 +348,9 @@ def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...
     if parent is None:
         return entry
     if parent not in raw or parent in (*seen, name):
-        raise RegistryError(f"registry: entry {name!r} extends {parent!r}, which does not exist or extends it in turn")
+        raise RegistryError(
+            f"registry: entry {name!r} extends {str(parent)[:100]!r}, which does not exist or extends it in turn"
+        )
     own = {"weights", "expected"} | ({"paper"} & set(entry))
     inherited = {k: v for k, v in _extended(parent, raw, (*seen, name)).items() if k not in own}
     return _merge(inherited, {k: v for k, v in entry.items() if k != "extends"})

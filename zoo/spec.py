@@ -48,6 +48,15 @@ MOVED: dict[str, str] = {
 
 # Rooms whose constructors only keep and compute. Not training: its classes import what their arguments name.
 _OURS = re.compile(r"^zoo\.(families|nets|data|maths|metrics)(\.[a-z_][a-z0-9_]*)+\.[A-Z]\w*\Z")
+_WHOLE = re.compile(r"(int|(?:list|Sequence)\[int\]|tuple\[int(?:, (?:int|\.\.\.))*\])( \| None)?")
+_PARTS = ("zoo.families.", "zoo.nets.", "zoo.maths.")
+_LEAST = {
+    "levels": 2,
+    **dict.fromkeys(("shape", "grid", "latent_dim", "heads", "size", "patch", "rate", "steps", "teacher_steps"), 1),
+    **dict.fromkeys(("likelihood_steps", "likelihood_examples", "out_channels", "out_features"), 1),
+}
+"""Least values of whole numbers that say how many of something there are, by argument; of all others it is 0."""
+
 _SIMPLE = {"int": int, "float": (int, float), "str": str, "bool": bool}
 
 
@@ -210,16 +219,51 @@ def check_arguments(cls: type, args: Mapping[str, Any]) -> None:
         if name not in parameters:
             if takes_any:
                 continue
-            raise ConfigError(f"{cls.__name__} has no argument {name!r}.{close_matches(name, parameters)}")
+            raise ConfigError(f"{cls.__name__} has no argument {str(name)[:100]!r}.{close_matches(name, parameters)}")
         annotation = parameters[name].annotation
         expected = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
         kind = _SIMPLE.get(expected)
         wrong_bool = isinstance(value, bool) and kind is not None and kind is not bool
         if kind is not None and (wrong_bool or not isinstance(value, kind)):
-            raise ConfigError(f"{cls.__name__}: argument {name!r} must be of type {expected}, got {repr(value)[:200]}")
+            raise ConfigError(f"{cls.__name__}: argument {name!r} must be of type {expected}, got {_cut(value)}")
+        _check_whole(cls, name, value, _written(annotation))
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
     if missing:
         raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}")
+
+
+def _written(annotation: Any) -> str:
+    """Return an annotation as it is written in a signature, whether or not it was evaluated."""
+    text = str(annotation)
+    if text.startswith("<class "):
+        return annotation.__name__
+    return text.replace("collections.abc.", "").replace("typing.", "").replace("Optional[int]", "int | None")
+
+
+def _check_whole(cls: type, name: str, value: Any, annotation: str) -> None:
+    """Hold the whole numbers of a model's part to what there can be: neither fractions nor less than nothing."""
+    match = _WHOLE.fullmatch(annotation)
+    if match is None or not cls.__module__.startswith(_PARTS) or (value is None and match[2]):
+        return
+    several = match[1] != "int"
+    if several and not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{cls.__name__}: argument {name!r} must be a list of integers, got {_cut(value)}")
+    least = _LEAST.get(name, 0)
+    for number in value if several else [value]:
+        if isinstance(number, bool) or not isinstance(number, int):
+            what = "hold integers" if several else "be an integer"
+            raise ConfigError(f"{cls.__name__}: argument {name!r} must {what}, got {_cut(number)}")
+        if not least <= number < 2**63:
+            limits = f"at least {least}" if number < least else "below 2**63"
+            raise ConfigError(f"{cls.__name__}: argument {name!r} must be {limits}, got {_cut(number)}")
+
+
+def _cut(value: Any) -> str:
+    """Return a foreign value for a message; a number of thousands of digits has no text."""
+    try:
+        return repr(value)[:100]
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def to_public(spec: Any, names: Mapping[str, str]) -> Any:

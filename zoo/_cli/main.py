@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo import __version__
 from zoo._cli.imports import refused_import
+from zoo._cli.speech import speaking
 from zoo.errors import ZooError, close_matches
 from zoo.registry import in_force
 
@@ -30,6 +31,7 @@ COMMANDS = {
     "export": "write a model for other runtimes: ONNX, torch.export, safetensors",
     "pull": "download pretrained weights",
     "push": "publish a model on the Hub",
+    "cache": "list, check and remove models in the Hub's cache on this machine",
     "verify": "check the files of a model against their recorded sha256",
 }
 OWN_HELP = {"fit", "validate", "test"}
@@ -51,7 +53,7 @@ def _help() -> str:
     lines = [f"  {name:<12} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: zoo COMMAND [options]     zoo COMMAND --help     zoo --version",
+            "usage: zoo [-v] COMMAND [options]     zoo COMMAND --help     zoo --version",
             "",
             "A zoo of generative models: train, load, sample, evaluate, compare and publish.",
             "",
@@ -69,8 +71,11 @@ def _help() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    verbose = argv[:1] in (["-v"], ["--verbose"])
+    argv = argv[verbose:]
     try:
-        return _main(argv)
+        with speaking(verbose):
+            return _main(argv)
     except ZooError as error:
         print(f"zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

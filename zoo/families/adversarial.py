@@ -275,6 +275,11 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return (self.latent_dim,)
+
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the examples of latents: (B, latent_dim) -> (B, *shape), images in [0, 1]."""
         return self.to_data(self.generate(z, self.given_labels(len(z), labels)))

@@ -72,6 +72,16 @@ class CodePrior(SecondStage, LikelihoodModel):
         """Return the codes of examples: (B, *shape) in data range -> int64 (B, *grid), 0..codebook_size-1."""
         return self.autoencoder.codes(x)
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the codes of one example, as ``decode`` takes them."""
+        return tuple(self.grid)
+
+    @property
+    def latent_values(self) -> int:
+        """How many values a code has."""
+        return self.codebook_size
+
     def encode(self, x: Tensor) -> Tensor:
         """Return `codes`."""
         return self.codes(x)

@@ -102,6 +102,16 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     # -- data, codes, and back ----------------------------------------------------------------------------------------
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the codes of one example, as ``decode`` takes them."""
+        return tuple(self.grid)
+
+    @property
+    def latent_values(self) -> int:
+        """How many values a code has."""
+        return self.codebook_size
+
     def encode(self, x: Tensor) -> Tensor:
         """Return `codes`."""
         return self.codes(x)

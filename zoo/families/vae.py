@@ -125,6 +125,11 @@ class VAE(LikelihoodModel):
 
     # -- the two networks ---------------------------------------------------------------------------------------------
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the latents of one example, as ``decode`` takes them."""
+        return (self.latent_dim,)
+
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of q(z | x): (B, *shape) in data range -> two of (B, latent_dim)."""
         out = self.encoder(self._encoder_input(x, labels)).flatten(1)

@@ -10,14 +10,22 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from zoo.errors import CacheError
 from zoo.hub.layout import CONFIG, FILES, WEIGHTS, is_model_folder
 from zoo.names import COMMIT
 
-__all__ = ["Snapshot", "cached", "link_to", "missing", "purge", "storage", "write_ref"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Snapshot", "begun", "cached", "is_held", "link_to", "missing", "purge", "storage", "write_ref"]
 
 log = logging.getLogger("zoo.hub")
 
@@ -75,6 +83,67 @@ def purge(snapshot: Snapshot) -> None:
             f"{snapshot.folder} holds damaged files that cannot be removed ({error.strerror or error}): remove "
             f"them, or point HF_HUB_CACHE elsewhere"
         ) from error
+
+
+@contextmanager
+def begun(blob: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Give a file beside a blob to download into: one that a killed process left is gone on with, others are swept.
+
+    A file is in use as long as its process holds a lock on it; the system lets go of the lock of one that is killed.
+    On a system without such locks every download begins anew. What ends by an error leaves nothing.
+    """
+    part, stream = _left(blob) or _fresh(blob)
+    try:
+        yield part, stream
+    finally:
+        with suppress(OSError):  # of a full disk, which has been told
+            stream.close()
+        part.unlink(missing_ok=True)
+
+
+def _fresh(blob: Path) -> tuple[Path, BinaryIO]:
+    part = blob.with_name(f"{blob.name}.zoo-{uuid.uuid4().hex[:8]}.incomplete")
+    stream = part.open("x+b")
+    _lock(stream)
+    return part, stream
+
+
+def _left(blob: Path) -> tuple[Path, BinaryIO] | None:
+    """Return the longest unfinished download of a blob that nobody holds, locked; the others are removed."""
+    found: list[tuple[int, Path, BinaryIO]] = []
+    for part in blob.parent.glob(f"{blob.name}.zoo-*.incomplete") if fcntl is not None else ():
+        try:
+            stream = part.open("r+b")
+        except OSError:
+            continue
+        size = stream.seek(0, os.SEEK_END)
+        if _lock(stream) and part.is_file():
+            found.append((size, part, stream))
+        else:
+            stream.close()
+    found.sort(key=lambda item: item[0])
+    for _, part, stream in found[:-1]:
+        stream.close()
+        part.unlink(missing_ok=True)
+    return found[-1][1:] if found else None
+
+
+def is_held(part: Path) -> bool:
+    """Tell whether a process is at an unfinished download, or nothing can be said of that."""
+    try:
+        with part.open("rb") as stream:
+            return not _lock(stream)
+    except OSError:
+        return True
+
+
+def _lock(stream: BinaryIO) -> bool:
+    """Take the lock of a file; False where another process has it, or the system has no such locks."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def link_to(blob: Path, link: Path) -> None:

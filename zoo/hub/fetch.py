@@ -5,12 +5,12 @@ Weights come last: a snapshot that has them is complete.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from zoo.errors import (
     NotAZooModelError,
     UnsafeWeightsError,
 )
-from zoo.hub.cache import Snapshot, cached, link_to, storage, write_ref
+from zoo.hub.cache import Snapshot, begun, cached, link_to, storage, write_ref
 from zoo.hub.layout import CONFIG, FILES, LIMITS, WEIGHTS, is_pickle_name, parse_config, shown
 from zoo.hub.session import FAILURES, Hub, log
 from zoo.hub.timeouts import is_transient, pause_before, waits, with_timeouts
@@ -66,7 +66,7 @@ def fetch(hub: Hub, revision: str, cache: Path) -> Snapshot:
             if name == CONFIG:
                 parse_config((snapshot.folder / CONFIG).read_bytes(), where)
         if revision != commit:
-            write_ref(folder / "refs" / revision, commit)
+            _note_ref(folder / "refs" / revision, commit, needed=fresh)
     except OSError as error:
         size = sum(s.size or 0 for name, s in listing.items() if name in FILES)
         raise CacheError(
@@ -74,6 +74,21 @@ def fetch(hub: Hub, revision: str, cache: Path) -> Snapshot:
             f"space, or point HF_HUB_CACHE elsewhere"
         ) from error
     return replace(snapshot, fresh=fresh)
+
+
+def _note_ref(path: Path, commit: str, *, needed: bool) -> None:
+    """Note the commit of a branch or tag, where it is another one than before.
+
+    A cache that is complete and cannot be written, such as one that is shared, is used as it is.
+    """
+    try:
+        if path.is_file() and path.read_text(encoding="ascii").strip() == commit:
+            return
+        write_ref(path, commit)
+    except OSError as error:
+        if needed or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        log.info("%s cannot be written (%s); the cache is used as it is", path, error.strerror)
 
 
 def _listing(hub: Hub, revision: str) -> tuple[Any, dict[str, Any]]:
@@ -106,12 +121,9 @@ def _fetch_file(hub: Hub, name: str, record: Any, folder: Path, snapshot: Snapsh
     absent = not blob.is_file()
     if absent:
         blob.parent.mkdir(parents=True, exist_ok=True)
-        part = blob.with_name(f"{etag}.{uuid.uuid4().hex[:8]}.incomplete")
-        try:
-            _download(hub, name, record.size, etag, snapshot.commit, part)
+        with begun(blob) as (part, stream):
+            _download(hub, name, record.size, etag, snapshot.commit, stream)
             os.replace(part, blob)
-        finally:
-            part.unlink(missing_ok=True)
     if not link.is_file():
         link.parent.mkdir(parents=True, exist_ok=True)
         link_to(blob, link)
@@ -126,16 +138,20 @@ def _hash_of(hub: Hub, name: str, record: Any) -> str:
     return etag
 
 
-def _download(hub: Hub, name: str, size: int, etag: str, commit: str, part: Path) -> None:
-    """Write the file to ``part``, and stay until its hash is right; wrong bytes are asked for once more."""
+def _download(hub: Hub, name: str, size: int, etag: str, commit: str, stream: BinaryIO) -> None:
+    """Fill ``stream``, from where it ends, until its hash is right; wrong bytes are asked for once more."""
     url = hf_hub_url(hub.repo_id, name, revision=commit, endpoint=hub.endpoint)
+    if stream.seek(0, os.SEEK_END) > size:
+        stream.truncate(stream.seek(0))
     for again in (False, True):
-        with part.open("w+b") as stream:
+        if not size or stream.tell() < size:
             _receive(hub, name, url, size, stream)
-            stream.seek(0)
-            actual = _hash(stream, size, etag)
+        stream.seek(0)
+        actual = _hash(stream, size, etag)
         if actual == etag:
+            stream.flush()
             return
+        stream.truncate(stream.seek(0))
         log.warning("%s: %s arrived damaged%s", hub.repo_id, name, "" if again else ", downloading it again")
     raise CorruptWeightsError(
         f"{hub.here}: {name} arrived damaged twice: its hash is {actual}, recorded is {etag}; "
@@ -157,7 +173,8 @@ def content(hub: Hub, name: str, commit: str) -> bytes:
     try:
         with tempfile.TemporaryDirectory(prefix="zoo-hub-") as folder:
             part = Path(folder, "part")
-            _download(hub, name, record.size, etag, commit, part)
+            with part.open("w+b") as stream:
+                _download(hub, name, record.size, etag, commit, stream)
             return part.read_bytes()
     except OSError as error:
         raise CacheError(f"{name} of {hub.here} cannot be kept for a moment: {error.strerror or error}") from error
@@ -192,7 +209,7 @@ def _receive(hub: Hub, name: str, url: str, size: int, stream: BinaryIO) -> None
     got, spent = stream.tell(), time.monotonic() - started
     if failure is not None and hasattr(failure, "response"):
         raise hub.explain(failure, tried=(attempt, spent)) from failure
-    if got == 0 and isinstance(failure, httpx.TimeoutException):
+    if got == 0 and isinstance(failure, (httpx.TimeoutException, httpx.ConnectError, httpx.ProxyError)):
         raise hub.explain(failure, tried=(attempt, spent)) from failure
     received = f"more than {size}" if got > size else str(got)
     broken = f", {type(failure).__name__}" if failure else ""

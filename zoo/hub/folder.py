@@ -6,7 +6,9 @@ holds: one form everywhere. Bytes are read once, hashed, and the same bytes are 
 
 from __future__ import annotations
 
+import math
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -56,6 +58,22 @@ _FILLS = {
 
 _MOST_FOR_TRAINING = 4e9
 """Bytes of what only training needs that a constructor may make, although it is let go of at once."""
+
+_LAYERS = ("blocks", "couplings", "depth", "heads", "scales", "squeezes", "stacks")
+"""Arguments that say how often something is repeated: each time makes a tensor."""
+
+_LONG = {
+    **dict.fromkeys(
+        ("queue", "levels", "likelihood_examples", "likelihood_steps", "rate", "shape", "steps", "table"), 1 << 24
+    ),
+    **dict.fromkeys(("augment_images", "kl_steps", "pair_batches", "pair_seed", "weak_batches"), 1 << 53),
+}
+"""Arguments that may be larger than any dimension of a tensor; the second row only counts what training has done."""
+
+_FACTORIES = {
+    getattr(torch, name)
+    for name in ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
+}
 
 _building = threading.Lock()
 """One construction at a time: torch has one random stream, and one list of hooks, for all threads."""
@@ -148,12 +166,21 @@ def _construct(config: Mapping[str, Any], header: Mapping[str, Any], where: str)
     registry = load_registry()
     extra = registry.allow
     try:
+        _check_numbers(config["args"], header)
         spec = from_public({"name": config["model"], "args": config["args"]}, model_names())
-        with _building, _few_parameters(4 * len(header) + 100), torch.device("meta"), suppress(*_MALFORMED):
+        with (
+            warnings.catch_warnings(),
+            _building,
+            _few_parameters(4 * len(header) + 100),
+            suppress(*_MALFORMED),
+            torch.device("meta"),
+            _Lean(header),
+        ):
+            warnings.simplefilter("ignore")  # of what is about to be refused
             _check_shapes(_published(spec, extra), header, where)
         # A constructor that reads numbers back has no shapes yet; what else is wrong comes up again here. The caller's
         # random stream is not ours to move.
-        with _building, _NoInitialisation(), torch.random.fork_rng(devices=[]):
+        with _building, _Lean(header), torch.random.fork_rng(devices=[]):
             model = _published(spec, extra)
     except ConfigError as error:
         mine = f"this is zoo {zoo.__version__}, which reads format {FORMAT}"
@@ -180,13 +207,60 @@ def _published(spec: Any, extra: tuple[str, ...]) -> Any:
     return model
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Leave out the random filling of parameters, all of which are loaded; buffers and all else are computed."""
+def _check_numbers(args: Any, header: Mapping[str, Any], name: str = "") -> None:
+    """Hold the whole numbers of a configuration to the weights, before anything is made of them. Raises `ConfigError`.
+
+    A dimension is not larger than those of the tensors, a repetition makes a tensor each time, and no example has more
+    numbers than memory is for.
+    """
+    if isinstance(args, Mapping):
+        for key, value in args.items():
+            _check_numbers(value, header, key if isinstance(key, str) else "")
+    elif isinstance(args, list):
+        whole = [n for n in args if type(n) is int]
+        if name == "shape" and len(whole) == len(args) and math.prod(min(abs(n), 1 << 27) for n in whole) > 1 << 26:
+            raise ConfigError(f"examples of shape {shown(args[:8])} have more numbers than a model here may have")
+        for value in args:
+            _check_numbers(value, header, name)
+    elif type(args) is int:
+        largest = max((n for _, shape in header.values() for n in shape), default=0)
+        limit = max(256, len(header)) if name in _LAYERS else max(1 << 16, min(largest, 1 << 26))
+        limit = max(limit, _LONG.get(name, 0))
+        if args > limit:
+            told = args if args < 1 << 64 else "more than 2**64"
+            raise ConfigError(f"{shown(name)!r} is {told}, more than the weights have room for: {limit} at most")
+
+
+class _Lean(TorchFunctionMode):
+    """Leave out the random filling of parameters, all of which are loaded; buffers and all else are computed.
+
+    A tensor much larger than all of the weights together is refused before it takes memory.
+    """
+
+    def __init__(self, header: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        super().__init__()
+        self.limit = max(1 << 25, 4 * sum(math.prod(shape) for _, shape in header.values()))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], nn.Parameter) and getattr(func, "__name__", "") in _FILLS:
+        if func in _FACTORIES:
+            self._check(func, args, kwargs or {})
+        elif args and isinstance(args[0], nn.Parameter) and getattr(func, "__name__", "") in _FILLS:
             return args[0]
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor):
+            self._hold(found)
+        return found
+
+    def _check(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        plain = {k: v for k, v in kwargs.items() if k not in ("device", "generator", "out", "pin_memory")}
+        self._hold(func(*args, **plain, device="meta"))
+
+    def _hold(self, tensor: Tensor) -> None:
+        size = tensor.numel()
+        if size > self.limit:
+            raise WeightsMismatchError(
+                f"the configuration asks for a tensor of {size} numbers, many more than the weights have"
+            )
 
 
 @contextmanager
@@ -250,12 +324,17 @@ def _kind(dtype: str) -> str:
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put the stored tensors into the model, in their own types; ties stay ties."""
+    """Put the stored tensors into the model; ties stay ties.
+
+    Where all real numbers are stored in one other type than the network's, as after ``model.to(torch.bfloat16)``, the
+    whole model becomes of that type. Else each tensor is brought to the type that the network has for it.
+    """
     for names in tied(model):
         stored = next(state[n] for n in names if n in state)
         for name in names:
             state.setdefault(name, stored)
-    for name, value in model.state_dict(keep_vars=True).items():
-        if value.dtype != state[name].dtype:
-            value.data = value.data.to(state[name].dtype)
+    own = {name: value.dtype for name, value in model.state_dict().items() if value.is_floating_point()}
+    stored_types = {state[name].dtype for name in own}
+    if len(stored_types) == 1 and set(own.values()) != stored_types:
+        model.to(dtype=stored_types.pop())
     model.load_state_dict(state, strict=True)

@@ -102,6 +102,14 @@ def shown(text: object, limit: int = 100) -> str:
     return (cut if cut.isprintable() else repr(cut)[1:-1]) + ("..." if len(str(text)) > limit else "")
 
 
+def repr_of(value: object) -> str:
+    """Return the representation of foreign data; a number of thousands of digits has none."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 def is_pickle_name(name: str) -> bool:
     """Tell whether a file of this name may run code when it is loaded."""
     return name.lower().endswith(_PICKLES)
@@ -154,10 +162,11 @@ def parse_config(data: bytes, where: str) -> dict[str, Any]:
         raise NotAZooModelError(f"{where}: {CONFIG} has no 'zoo_format', so this is no model of the zoo")
     version = config["zoo_format"]
     if isinstance(version, bool) or not isinstance(version, int) or version < min([FORMAT, *MIGRATIONS]):
-        raise NotAZooModelError(f"{where}: zoo_format {version!r} is not a format of the zoo")
+        raise NotAZooModelError(f"{where}: zoo_format {shown(repr_of(version))} is not a format of the zoo")
     if version > FORMAT:
+        told = shown(repr_of(version))
         raise NotAZooModelError(
-            f"{where} has format {version}, newer than this zoo reads ({FORMAT}); upgrade generative-zoo"
+            f"{where} has format {told}, newer than this zoo reads ({FORMAT}); upgrade generative-zoo"
         )
     for step in range(version, FORMAT):
         config = _migrated(config, step, where)
@@ -171,8 +180,8 @@ def _migrated(config: dict[str, Any], step: int, where: str) -> dict[str, Any]:
         return {**MIGRATIONS[step](config), "zoo_format": step + 1}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise NotAZooModelError(
-            f"{where}: {CONFIG} says format {step} but cannot be brought to format {step + 1} ({error!r}), so this is "
-            f"no model of the zoo"
+            f"{where}: {CONFIG} says format {step} but cannot be brought to format {step + 1} ({shown(repr(error))}), "
+            f"so this is no model of the zoo"
         ) from error
 
 

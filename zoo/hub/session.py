@@ -141,6 +141,9 @@ class Hub:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if isinstance(error, errors.ZooError):
             return error
+        host = self._elsewhere(error)
+        if host is not None:
+            return self._not_the_hub(error, host, status, tried, writing)
         if isinstance(error, OfflineModeIsEnabled):
             return errors.OfflineError(
                 f"{here} was not asked: HF_HUB_OFFLINE forbids the network; unset it to go online"
@@ -166,6 +169,36 @@ class Hub:
             return self._forbidden(here, writing)
         return self._unwell(error, here, status, tried, writing)
 
+    def _elsewhere(self, error: Exception) -> str | None:
+        """Return the host that failed, where it is another one than the Hub: one that it sent the client on to."""
+        try:
+            url = error.response.url if isinstance(error, HfHubHTTPError) else error.request.url  # type: ignore[attr-defined]
+            host = url.host if url.port is None else f"{url.host}:{url.port}"
+            own = httpx.URL(self.endpoint)
+        except (AttributeError, RuntimeError, httpx.InvalidURL):
+            return None
+        return None if (url.host, url.port) == (own.host, own.port) else host
+
+    def _not_the_hub(
+        self, error: Exception, host: str, status: int | None, tried: tuple[int, float], writing: bool
+    ) -> errors.ZooError:
+        """Return the error of a host that stores files for the Hub; no token is ever sent there."""
+        spent = f"{tried[0]} {'try' if tried[0] == 1 else 'tries'} in {tried[1]:.0f} s"
+        where = f"{self.here}: {shown(host)}, where the Hub keeps large files,"
+        if status is not None:
+            refused = errors.PushError if writing else errors.DownloadError
+            if status >= 500 or status in (408, 429):
+                return errors.HubUnavailableError(f"{where} answered with status {status} ({spent}); try later")
+            return refused(
+                f"{where} refused with status {status} ({spent}), and no token was sent there: its link has run out, "
+                f"or a proxy or firewall is in between; try again"
+            )
+        what = "does not answer" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
+        return errors.HubUnavailableError(
+            f"{where} {what} ({spent}, {type(error).__name__}), although the Hub itself does; check that the network "
+            f"and proxy let it through, or try later"
+        )
+
     def _not_accessible(self, here: str) -> errors.ZooError:
         if self.token is None:
             return errors.RepoNotAccessibleError(
@@ -178,6 +211,11 @@ class Hub:
         )
 
     def _forbidden(self, here: str, writing: bool) -> errors.ZooError:
+        if self.token is None:
+            return errors.AccessNotGrantedError(
+                f"{here} may not be read or written without a token, and none was sent: run `hf auth login`, or set "
+                f"HF_TOKEN"
+            )
         if not writing:
             return errors.AccessNotGrantedError(f"{here}: the token from {self.origin} may not read it; ask its owner")
         return errors.PushForbiddenError(

@@ -19,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from tqdm import tqdm
 
-from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, PushError
+from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, PushError, ZooError
 from zoo.hub.card_blocks import join_cards
 from zoo.hub.fetch import content
 from zoo.hub.layout import CARD, FILES, SUMS, sums_text
@@ -109,10 +109,25 @@ def push(
     with tqdm(total=total, desc=repo_id, unit="B", unit_scale=True, disable=not progress) as bar:
         commit = _commit(hub, files, remote, revision, head, bar)
         bar.update(total - bar.n)  # what the Hub had already did not move it
-    _read_back(hub, files, commit)
+    with _published(hub, commit, "it could not be read back, to be compared with what was sent"):
+        _read_back(hub, files, commit)
     if tag is not None:
-        _tag(hub, tag, commit)
+        with _published(
+            hub, commit, f"the tag {tag!r} could not be made; push again with it, which makes no new commit"
+        ):
+            _tag(hub, tag, commit)
     return PushResult(repo_id, commit, f"{hub.site}/{repo_id}/tree/{commit}", _sizes(files))
+
+
+@contextmanager
+def _published(hub: Hub, commit: str, lacking: str) -> Iterator[None]:
+    """Say of every failure inside that the commit is made, so that nobody takes it for a push that failed."""
+    try:
+        yield
+    except ZooError as error:
+        if commit in str(error):
+            raise
+        raise type(error)(f"{hub.here} is published as commit {commit}, but {lacking}: {error}") from error
 
 
 def _sizes(files: Mapping[str, bytes]) -> dict[str, int]:
@@ -196,7 +211,7 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
             if not moved and not is_transient(error):
                 tried = (attempt, time.monotonic() - started)
                 raise hub.explain(error, revision=revision, writing=True, tried=tried) from error
-            now = hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision)).sha
+            now = _head_after(hub, revision)
             if now != head:
                 if _differing(hub, files, now):
                     raise PushConflictError(
@@ -209,6 +224,17 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
                 raise hub.explain(error, revision=revision, writing=True, tried=(attempt, spent)) from error
             time.sleep(pause_before(attempt, error))
     raise AssertionError("unreachable")
+
+
+def _head_after(hub: Hub, revision: str) -> str:
+    """Return the head of the branch after a commit that was not answered well."""
+    try:
+        return hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision)).sha
+    except ZooError as error:
+        raise type(error)(
+            f"{error}; the commit was sent, and whether it was made is not known: look at {hub.site}/{hub.repo_id}, or "
+            f"push again, which makes no second one of the same files"
+        ) from error
 
 
 @contextmanager
