@@ -26,10 +26,10 @@ from zoo.diagnostics import DIAGNOSTICS, OVERVIEW
 from zoo.errors import RunError
 from zoo.hub import build_card, card, merge_card, save_pretrained, verify
 from zoo.hub.layout import CARD, EVAL, SAMPLES, SOUND, SUMS, TEXTS, read_folder, sums_text
-from zoo.hub.parcel import drawn_files, gives_of
+from zoo.hub.staging import drawn_files, gives_of
 from zoo.model import GenerativeModel
 from zoo.registry import Entry, load_registry, packaged_registry, pretrained_folder
-from zoo.runs import load_run, run_facts
+from zoo.runs import load_run, run_metadata
 
 LIMIT = 4_000_000  # bytes of a bundled folder
 
@@ -60,19 +60,19 @@ def diagnostics(name: str) -> tuple[dict[str, bytes], str]:
     if not any(d.applies(model) for d in DIAGNOSTICS.values()):
         return {}, ""
     with tempfile.TemporaryDirectory() as out:
-        facts = zoo.diagnose(name, out=out).facts()["diagnostics"]
+        summary = zoo.diagnose(name, out=out).summary()["diagnostics"]
         page = (Path(out) / OVERVIEW).read_bytes()
     lines = []
-    if "posterior" in facts:
-        p = facts["posterior"]
+    if "posterior" in summary:
+        p = summary["posterior"]
         active = f"{p['active_units']} of {p['latent_dim']} latent units are active (Var_x E[z | x] > {p['threshold']})"
         lines.append(f"- {active}; the KL is {p['kl_nats']:.1f} nats on the test images.")
-    if "codebook" in facts:
-        p = facts["codebook"]
+    if "codebook" in summary:
+        p = summary["codebook"]
         size = f"{p['used_codes']:,} of {p['codebooks'] * p['codebook_size']:,} codes"
         lines.append(f"- {size} occur on the test images; the perplexity is {p['perplexity']:.1f}.")
-    if "reconstructions" in facts:
-        kept = 100 * facts["reconstructions"]["explained_variance"]
+    if "reconstructions" in summary:
+        kept = 100 * summary["reconstructions"]["explained_variance"]
         lines.append(f"- Reconstructions keep {kept:.1f} % of the variance of the pixels.")
     return {OVERVIEW: page}, "\n".join(
         [*lines, "", f"![diagnostics]({OVERVIEW})", "", f"Made by `zoo diagnose {name}`."]
@@ -137,22 +137,22 @@ def main() -> None:
     if args.run.resolve() == pretrained_folder(entry.name).resolve():
         renew(entry, args.run, args.search, args.command)
         return
-    facts = run_facts(args.run)
-    if facts["status"] != "finished":
-        raise SystemExit(f"{args.run} is {facts['status']}, not finished")
+    summary = run_metadata(args.run)
+    if summary["status"] != "finished":
+        raise SystemExit(f"{args.run} is {summary['status']}, not finished")
     model = as_registered(entry, load_run(args.run))
     model.source = dataclasses.replace(model.source, name=entry.name)
     folder, samples = pretrained_folder(entry.name), drawn_files(model)
     save_pretrained(model, folder, samples=samples, overwrite=folder.exists())
     pin(entry.name, folder)
 
-    spent = facts["cost"]
-    training = {"steps": facts["step"], **{k: spent[k] for k in ("examples", "seconds", "hardware")}}
+    spent = summary["cost"]
+    training = {"steps": summary["step"], **{k: spent[k] for k in ("examples", "seconds", "hardware")}}
     training["command"] = args.command or f"zoo fit --model {entry.name}"
     training |= {"stages": spent["stages"]} if "stages" in spent else {}
     cost = {"training_tflop": spent["training_tflop"], "training": training}
     with tempfile.TemporaryDirectory() as out:
-        zoo.evaluate(entry.name, samples=args.samples, cost=cost, ema=facts["ema"] is not None, out=out)
+        zoo.evaluate(entry.name, samples=args.samples, cost=cost, ema=summary["ema"] is not None, out=out)
         results = json.loads((Path(out) / "eval.json").read_text(encoding="utf-8"))
     files = {**samples, **diagnostics(entry.name)[0]}
     text = card_text(entry, folder, results, args.search, args.command, diagnostics(entry.name)[1])

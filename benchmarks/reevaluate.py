@@ -22,7 +22,7 @@ from pathlib import Path
 from bundle import renew
 
 import zoo
-from zoo.evaluation.facts import cost_of
+from zoo.evaluation.provenance import cost_of
 from zoo.leaderboard import bundled_folder
 from zoo.metrics.distribution import ESTIMATORS
 from zoo.metrics.neighbours import NEIGHBOURS

@@ -348,7 +348,7 @@ def test_saved_and_loaded(models: dict[str, GenerativeModel], tmp_path: Path) ->
 
 
 def test_published_cards_say_what_a_model_gives(runs: dict[str, Path]) -> None:
-    from zoo.hub.parcel import _of_model
+    from zoo.hub.staging import _of_model
 
     cards = {k: _of_model(load_run(runs[k]), f"me/{k}")["README.md"].decode() for k in KINDS}
     assert "model.features(x)" in cards["patches"] and "model.sample" not in cards["patches"]

@@ -14,8 +14,8 @@ from zoo.families.flow_matching import FlowMatching
 from zoo.families.latent_diffusion import AutoencoderKL, LatentDiffusion
 from zoo.families.score_sde import ScoreSDE
 from zoo.maths.guidance import guide
-from zoo.nets.early import EarlySelf
 from zoo.nets.timed_mlp import TimedMLP
+from zoo.nets.weak_copy import WeakCopy
 
 BATCHES = 6
 
@@ -124,7 +124,7 @@ class _Prior(DDPM):
 
 def test_too_few_batches_and_guidance_without_any() -> None:
     with pytest.raises(ConfigError, match="at least 2 batches"):
-        EarlySelf(_network(), 1)
+        WeakCopy(_network(), 1)
     for kind in (DDPM, ScoreSDE):
         with pytest.raises(ConfigError, match="weak_batches"):
             _model(kind, guidance_scale=2.0)

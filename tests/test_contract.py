@@ -51,8 +51,8 @@ def test_every_trainable_tensor_moves(trained: tuple[str, GenerativeModel, Path]
     start = Run(warm.entry(name), arguments, folder=folder).model  # the same seed gives the same initial weights
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, dict(start.named_parameters())[n])}
     trainable = {n for n, p in start.named_parameters() if p.requires_grad}
-    assert trainable - moved == set(model.still), f"{name}: unmoved {sorted(trainable - moved)}"
-    assert all(reason for reason in model.still.values())
+    assert trainable - moved == set(model.never_updated), f"{name}: unmoved {sorted(trainable - moved)}"
+    assert all(reason for reason in model.never_updated.values())
 
 
 def test_samples_are_in_range_and_repeatable(trained: tuple[str, GenerativeModel, Path]) -> None:

@@ -19,7 +19,7 @@ from zoo._cli.main import main
 from zoo.api import _data
 from zoo.errors import CheckpointError, RunError, ZooError
 from zoo.hub.layout import sha256
-from zoo.runs import last_checkpoint, load_run, run_facts
+from zoo.runs import last_checkpoint, load_run, run_metadata
 
 Capture = pytest.CaptureFixture[str]
 
@@ -160,7 +160,7 @@ def test_a_damaged_newest_sidecar_falls_back_and_says_so(run: Path, capsys: Capt
 
 
 def test_damaged_run_json_is_one_sentence(run: Path, capsys: Capture) -> None:
-    good = run_facts(run)
+    good = run_metadata(run)
     contents = [NOT_TEXT, DEEP, b"", b"[]", b"7", b"null", b'"x"', b"{", b'{"a":' * 50_000, b" " * 11_000_000]
     wrong = {"name": [1], "cost": "x", "ema": "x", "data": [1], "status": {}, "command": 7}
     contents += [json.dumps({**good, key: value}).encode() for key, value in wrong.items()]
@@ -168,7 +168,7 @@ def test_damaged_run_json_is_one_sentence(run: Path, capsys: Capture) -> None:
     for content in contents:
         (run / "run.json").write_bytes(content)
         with pytest.raises(ZooError):
-            run_facts(run) and _data(None, run_facts(run)["data"], None, "./run")
+            run_metadata(run) and _data(None, run_metadata(run)["data"], None, "./run")
     for arguments in ({"points": "x"}, {"nonsense": 1}, [1], {"points": None}):
         data = {**good["data"], "init_args": arguments}
         (run / "run.json").write_text(json.dumps({**good, "data": data}))

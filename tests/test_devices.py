@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from zoo.errors import ConfigError
-from zoo.runs import last_checkpoint, run_facts
+from zoo.runs import last_checkpoint, run_metadata
 from zoo.training.devices import choose_strategy, first_process, lost_process, new_folder, processes
 
 CPU = {"accelerator": "cpu"}
@@ -114,7 +114,7 @@ def test_dead_rank_ends_the_run_with_a_message(tmp_path: Path, run_forked: Calla
     second.join(10)
     assert second.exitcode == -9
     assert message.startswith("RunError: another process of the run ended") and f"--resume {folder}" in message
-    assert last_checkpoint(folder).name == "step-00000004.ckpt" and run_facts(folder)["status"] == "stopped"
+    assert last_checkpoint(folder).name == "step-00000004.ckpt" and run_metadata(folder)["status"] == "stopped"
 
 
 def _launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -132,7 +132,7 @@ SMALL = [
 def _one_run(folder: Path) -> Path:
     (run,) = (folder / "runs" / "vae-mnist").iterdir()
     assert last_checkpoint(run).name == "step-00000006.ckpt"
-    assert run_facts(run)["status"] == "finished" and run_facts(run)["cost"]["examples"] == 6 * 8 * 2
+    assert run_metadata(run)["status"] == "finished" and run_metadata(run)["cost"]["examples"] == 6 * 8 * 2
     with (run / "metrics.csv").open(newline="") as stream:
         steps = [row["step"] for row in csv.DictReader(stream) if row["train/loss"]]
     assert steps == ["2", "4", "6"]  # one process writes

@@ -133,7 +133,7 @@ def test_collapse_report_equals_the_closed_forms_and_burdas_threshold():
     torch.testing.assert_close(report.kl, torch.cat([kl, kl.new_tensor([24.5])]))
     torch.testing.assert_close(report.variance, torch.tensor([9, 0.099**2, 0.101**2, 0], dtype=torch.float64))
     assert report.active.tolist() == [True, False, True, False] and report.active_units == 2
-    assert report.facts()["kl_nats"] == pytest.approx(float(report.kl.sum()))
+    assert report.summary()["kl_nats"] == pytest.approx(float(report.kl.sum()))
 
 
 def test_collapsed_posterior_has_no_active_unit_and_a_conditional_one_is_told_the_class():
@@ -159,8 +159,8 @@ def test_usage_counts_codes_of_each_codebook():
     entropy = 0.5 * math.log(2) + 2 * 0.25 * math.log(4)
     assert report.entropy.tolist() == pytest.approx([entropy, 0])
     assert report.perplexity == pytest.approx((math.exp(entropy) + 1) / 2)
-    facts = report.facts()
-    assert facts["codes_per_example"] == 8 and facts["entropy_bits"] == pytest.approx(entropy / 2 / math.log(2))
+    summary = report.summary()
+    assert summary["codes_per_example"] == 8 and summary["entropy_bits"] == pytest.approx(entropy / 2 / math.log(2))
     assert Usage(torch.full((1, 64), 7), 7).perplexity == pytest.approx(64)
 
 
@@ -287,9 +287,9 @@ def test_abilities_decide_what_is_looked_at(model: GenerativeModel, expected: se
     folder = found.write(tmp_path / "a" / "b")
     names = {f"{n}.png" for n in expected} | {"diagnostics.png", "diagnostics.json"}
     assert {p.name for p in folder.iterdir()} == names
-    facts = json.loads((folder / "diagnostics.json").read_text())
-    assert facts == json.loads(json.dumps(found.facts()))
-    assert facts["model"]["name"] == "it" and facts["data"] == {"name": "pixels", "split": "test", "examples": 40}
+    summary = json.loads((folder / "diagnostics.json").read_text())
+    assert summary == json.loads(json.dumps(found.summary()))
+    assert summary["model"]["name"] == "it" and summary["data"] == {"name": "pixels", "split": "test", "examples": 40}
     for name, finding in found.findings.items():
         assert finding.picture.dtype == np.uint8 and finding.picture.shape[2] == 3
         picture = Image.open(io.BytesIO((folder / f"{name}.png").read_bytes()))
@@ -299,20 +299,22 @@ def test_abilities_decide_what_is_looked_at(model: GenerativeModel, expected: se
 
 def test_facts_are_the_numbers_of_the_functions() -> None:
     model, data = Identity([1, 4, 4]), Pixels()
-    facts = examine(model, data).facts()["diagnostics"]
-    assert facts["reconstructions"]["mean_squared_error"] == 0 and facts["reconstructions"]["explained_variance"] == 1
-    assert facts["interpolation"]["examples"] == [0, 1] and len(set(facts["interpolation"]["labels"])) == 2
-    steps = facts["interpolation"]["distance_between_steps"]
+    summary = examine(model, data).summary()["diagnostics"]
+    assert (
+        summary["reconstructions"]["mean_squared_error"] == 0 and summary["reconstructions"]["explained_variance"] == 1
+    )
+    assert summary["interpolation"]["examples"] == [0, 1] and len(set(summary["interpolation"]["labels"])) == 2
+    steps = summary["interpolation"]["distance_between_steps"]
     assert steps == pytest.approx([steps[0]] * 10, rel=1e-4)
-    without, having = facts["arithmetic"]["without"], facts["arithmetic"]["having"]
+    without, having = summary["arithmetic"]["without"], summary["arithmetic"]["having"]
     assert abs(without[0] - having[0]) == 1  # neighbours in brightness
-    assert facts["scatter"]["variance_between_classes"] > 0.5
-    told = examine(Told([1, 4, 4], 4), data, only=["interpolation"]).facts()["diagnostics"]["interpolation"]
+    assert summary["scatter"]["variance_between_classes"] > 0.5
+    told = examine(Told([1, 4, 4], 4), data, only=["interpolation"]).summary()["diagnostics"]["interpolation"]
     assert told["examples"] == [0, 4] and len(set(told["labels"])) == 1
     found = examine(model, data, only=["arithmetic"], without=[0], having=[2, 3], examples=20)
-    assert found.facts()["diagnostics"]["arithmetic"]["having"] == [2, 3] and found.about["data"]["examples"] == 20
+    assert found.summary()["diagnostics"]["arithmetic"]["having"] == [2, 3] and found.about["data"]["examples"] == 20
     found = examine(model, data, only=["interpolation"], pair=(3, 5))
-    assert found.facts()["diagnostics"]["interpolation"]["examples"] == [3, 5]
+    assert found.summary()["diagnostics"]["interpolation"]["examples"] == [3, 5]
 
 
 class Mute(ImplicitModel):
@@ -351,11 +353,11 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_bundled_model_by_name(tmp_path: Path) -> None:
     found = zoo.diagnose("vae-binary_mnist", examples=300, only=["posterior", "reconstructions"], out=tmp_path)
-    facts = json.loads((tmp_path / "diagnostics.json").read_text())
-    assert facts["model"]["weights_sha256"] == zoo.load("vae-binary_mnist").source.sha256
-    assert facts["data"]["name"] == "binary_mnist" and facts["diagnostics"]["posterior"]["active_units"] > 5
-    assert 15 < found.findings["posterior"].facts["kl_nats"] < 40
-    assert found.findings["reconstructions"].facts["explained_variance"] > 0.5
+    summary = json.loads((tmp_path / "diagnostics.json").read_text())
+    assert summary["model"]["weights_sha256"] == zoo.load("vae-binary_mnist").source.sha256
+    assert summary["data"]["name"] == "binary_mnist" and summary["diagnostics"]["posterior"]["active_units"] > 5
+    assert 15 < found.findings["posterior"].summary["kl_nats"] < 40
+    assert found.findings["reconstructions"].summary["explained_variance"] > 0.5
 
 
 def test_command_writes_the_files_and_says_so(

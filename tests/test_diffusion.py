@@ -176,7 +176,7 @@ def test_guided_steps_are_two_calls_and_labels_matter(name: str) -> None:
 def test_training_replaces_some_labels_by_the_null_label() -> None:
     model = MODELS["ddpm"](num_classes=3)
     model.set_noise([torch.Generator().manual_seed(0)])
-    y = model._dropped(torch.zeros(1000, dtype=torch.long))
+    y = model.dropped(torch.zeros(1000, dtype=torch.long))
     assert set(y.tolist()) == {0, 3} and 60 < int((y == 3).sum()) < 140
     with pytest.raises(DataError, match="num_classes"):
         model.loss((images(2), torch.tensor([0, 3])))
@@ -185,7 +185,7 @@ def test_training_replaces_some_labels_by_the_null_label() -> None:
 def test_training_levels_are_spread_evenly() -> None:
     model = DDPM(net(), SHAPE, table=1000)
     model.set_noise([torch.Generator().manual_seed(0)])
-    steps = torch.searchsorted(-model.log_snrs, -model.training_levels(model._even(50)).double() - 1e-4)
+    steps = torch.searchsorted(-model.log_snrs, -model.training_levels(model.even(50)).double() - 1e-4)
     assert ((steps // 20) == torch.arange(50)).all()  # one in each fiftieth of the chain
     assert int(DDPM(net(), SHAPE, table=7).training_levels(torch.tensor([0.9999999])).argmax()) == 0
 

@@ -230,6 +230,58 @@ def test_reverse_equation_reaches_mean_and_deviation_of_a_gaussian(name: str) ->
         assert found.mean() == pytest.approx(MEAN, abs=0.04) and found.std() == pytest.approx(STD, rel=0.06)
 
 
+@pytest.mark.parametrize("steps", [2, 3, 4, 8, 40])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_sampler_diverges_with_any_schedule_and_any_number_of_steps(name: str, steps: int) -> None:
+    """Of a Gaussian, from its own state at the first level: few steps may miss the spread, none may leave the data."""
+    schedule, n, generator = SCHEDULES[name], 2_000, torch.Generator().manual_seed(0)
+    levels = schedule.grid(steps, "time")
+    times = torch.linspace(1, schedule.first, steps, dtype=torch.float64)
+    alpha, sigma = schedule.coefficients(levels[0])
+
+    def noise() -> Tensor:
+        return torch.randn(n, 1, generator=generator, dtype=torch.float64)
+
+    x, denoise = alpha * MEAN + torch.sqrt(alpha**2 * STD**2 + sigma**2) * noise(), gaussian(schedule)
+    walks = {
+        **{name: _run(name, denoise, x, levels, schedule) for name in ("ddim", "heun", "dpm_solver", "ode")},
+        "euler_maruyama": samplers.euler_maruyama(denoise, x, times, schedule, noise),
+        "predictor_corrector": samplers.predictor_corrector(denoise, x, times, schedule, noise),
+    }
+    for sampler, found in walks.items():
+        assert found.isfinite().all() and abs(found.mean() - MEAN) < 0.3, f"{sampler}: mean {found.mean():.3g}"
+        assert found.std() < 3 * STD, f"{sampler}: deviation {found.std():.3g} of {STD}"
+
+
+def test_reverse_steps_that_would_blow_up_are_draws_from_the_posterior() -> None:
+    """Sigmoid's first steps are steep: Euler's method multiplies the error of x by more than ten there."""
+    schedule, times = Sigmoid(), torch.linspace(1, Sigmoid().first, 8, dtype=torch.float64)
+    log_snr, h = schedule.log_snr(times), 1 / 7
+    pull = schedule.drift(times[:1]) + schedule.diffusion(times[:1]) / schedule.coefficients(log_snr[0])[1] ** 2
+    factor = 1 - h * pull
+    assert factor.abs() > 1
+    x, zero = double(5.0, -5.0), double(0.0, 0.0)
+    found = samplers.euler_maruyama(lambda x, _: zero, x, times[:2], schedule, lambda: zero, correct=lambda x, _: x)
+    assert (found == 0).all()  # the answer is what is denoised
+    seen: list[Tensor] = []
+    samplers.euler_maruyama(lambda x, _: zero, x, times[:2], schedule, lambda: zero, lambda x, _: seen.append(x) or x)
+    assert torch.equal(seen[0], posterior(schedule, x, zero, log_snr[0], log_snr[1])[0])
+
+
+def test_consistency_goes_back_by_the_noise_that_is_missing() -> None:
+    """The end of a trajectory has the noise of sigma_min: sqrt(sigma^2 - sigma_min^2) is missing (algorithm 1)."""
+    schedule = EDM()
+    levels = schedule.grid(4, "rho")
+    sigma = (-levels / 2).exp()
+    x = samplers.consistency(lambda x, _: x, torch.zeros(200_000).double(), levels[1:], schedule, _normal(200_000))
+    assert x.std() == pytest.approx(float(torch.sqrt(sigma[2] ** 2 - sigma[3] ** 2)), rel=0.01)
+
+
+def _normal(n: int) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return lambda: torch.randn(n, generator=generator, dtype=torch.float64)
+
+
 def test_langevin_has_the_stationary_variance_of_its_chain() -> None:
     v, step, zero, one = 0.6, 0.2, double(0.0), double(1.0)
     a, b = samplers.langevin(one, -one / v, zero, step), samplers.langevin(zero, zero, one, step)

@@ -59,8 +59,8 @@ def test_image_is_completed_where_the_mask_is_black(folder: Path, tmp_path: Path
 
 def test_diagnosis_shows_the_strip_and_what_the_noise_keeps(tmp_path: Path) -> None:
     found = examine(stirred(MODELS["ddpm"]()), Pixels(), only=["denoising", "interpolation", "reconstructions"])
-    facts = found.facts()["diagnostics"]
-    distances = facts["denoising"]["distance_to_sample"]
+    summary = found.summary()["diagnostics"]
+    distances = summary["denoising"]["distance_to_sample"]
     assert len(distances) == 10 and distances[-1] == 0 < distances[0]
     found.write(tmp_path)
     assert (tmp_path / "denoising.png").is_file()

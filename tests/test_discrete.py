@@ -642,7 +642,7 @@ def test_autoencoder_then_prior_saved_as_one(tmp_path: Path, monkeypatch: pytest
     import json
 
     from zoo._cli.main import main
-    from zoo.runs import load_run, run_facts
+    from zoo.runs import load_run, run_metadata
 
     monkeypatch.chdir(tmp_path)
     few = [
@@ -659,8 +659,8 @@ def test_autoencoder_then_prior_saved_as_one(tmp_path: Path, monkeypatch: pytest
     assert all(torch.equal(v, state[k]) for k, v in autoencoder.state_dict().items())
     assert pair.prior.levels == autoencoder.codebook_size and isinstance(pair.autoencoder.quantiser, FSQ)
     assert main(["fit", "--resume", "p", "--trainer.max_steps", "4"]) == 0
-    first, second = run_facts("a")["cost"], run_facts("p")["cost"]
-    assert run_facts("p")["step"] == 4 and list(second["stages"]) == ["fsq-mnist", "vq_vae_prior-mnist"]
+    first, second = run_metadata("a")["cost"], run_metadata("p")["cost"]
+    assert run_metadata("p")["step"] == 4 and list(second["stages"]) == ["fsq-mnist", "vq_vae_prior-mnist"]
     assert second["stages"]["fsq-mnist"] == first["training_tflop"]
     assert second["training_tflop"] == pytest.approx(sum(second["stages"].values()))
     pair = load_run("p")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zoo.callbacks.ema import EMA
 from zoo.errors import ConfigError
 from zoo.registry import load_registry
-from zoo.runs import last_checkpoint, load_run, read_checkpoint, run_facts
+from zoo.runs import last_checkpoint, load_run, read_checkpoint, run_metadata
 from zoo.training.fit import Run
 from zoo.training.hooks import Hooks, NoProfiler
 
@@ -152,7 +152,7 @@ def test_one_step_is_one_batch_whatever_the_number_of_optimizers(tmp_path: Path)
     assert content["zoo"]["step"] == content["zoo_batches"] == content["ema"]["updates"] == len(weights.kept) == 7
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("*.ckpt"))
     assert names == ["step-00000005.ckpt", "step-00000007.ckpt"]
-    cost = run_facts(tmp_path / "run")["cost"]
+    cost = run_metadata(tmp_path / "run")["cost"]
     assert cost["examples"] == 7 * 8 and cost["training_tflop"] == pytest.approx(7 * run.flops / 1e12, abs=1e-6)
     assert cost["peak_memory_bytes"] > 0 and cost["examples_per_second"] > 0 and cost["seconds"] >= 0
 

@@ -162,11 +162,13 @@ def _sample_outside(written: list[Path], folder: Path) -> Any:
     import onnx
 
     for path in written:
-        facts = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
-        if facts["kind"] in ("encoder", "energy"):
+        metadata = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+        if metadata["kind"] in ("encoder", "energy"):
             continue  # nothing is drawn by it
-        script = {"decoder": "onnx_decoder.py", "step": "onnx_autoregressive.py"}.get(facts["kind"], "onnx_denoiser.py")
-        words = [path.name, "2", "0", *(["5"] if facts["kind"] == "step" else [])]
+        script = {"decoder": "onnx_decoder.py", "step": "onnx_autoregressive.py"}.get(
+            metadata["kind"], "onnx_denoiser.py"
+        )
+        words = [path.name, "2", "0", *(["5"] if metadata["kind"] == "step" else [])]
         assert "samples.npy" in _example(script, *words, folder=folder)
 
 

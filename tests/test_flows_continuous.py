@@ -172,8 +172,8 @@ def test_trajectory_starts_at_noise_and_ends_at_samples() -> None:
 def test_regularisers_of_a_linear_velocity() -> None:
     """int |v|^2 dt = |c|^2 for v = c; E |e^T A|^2 is the squared Frobenius norm of A."""
     c = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    still = FFJORD(Linear(torch.zeros(2, 2).double(), c), [2], levels=None, kinetic=0.5).double()
-    terms = still.loss((randn(4, 2), torch.zeros(4)))
+    never_updated = FFJORD(Linear(torch.zeros(2, 2).double(), c), [2], levels=None, kinetic=0.5).double()
+    terms = never_updated.loss((randn(4, 2), torch.zeros(4)))
     assert terms["kinetic"].item() == pytest.approx(25) and "jacobian" not in terms
     assert terms["loss"].item() == pytest.approx(terms["nll"].item() + 12.5)
     A = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
@@ -226,6 +226,28 @@ def test_images_of_more_than_a_few_pixels_take_the_estimate() -> None:
     assert abs(estimates.mean() - exact[0]) < 4 * estimates.std() / math.sqrt(n)
     torch.testing.assert_close(model.decode(model.encode(x)), x, atol=1e-3, rtol=0)
     assert model.likelihood() == "ode+dequant" and model.log_prob(x, seed=0).shape == offset.shape == (2,)
+
+
+def test_several_draws_of_an_estimated_density_stay_a_bound() -> None:
+    """The log of a mean of noisy estimates exceeds the truth and grows with k; the mean of the logs does not."""
+    torch.manual_seed(0)
+
+    class Rough(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(25, 25)
+            nn.init.normal_(self.net.weight, std=0.5)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.tanh(self.net(x.flatten(1))).view_as(x)
+
+    model = FFJORD(Rough(), [1, 5, 5], steps=3, levels=256, alpha=1e-3).double()
+    x = (torch.rand(1, 1, 5, 5).double() * 255).round().expand(200, 1, 5, 5) / 255
+    one, many = model.log_prob(x, seed=0), model.log_prob(x, k=8, seed=1)
+    error = float(one.std()) / math.sqrt(200)
+    assert one.std() > 0.5 and abs(float(one.mean() - many.mean())) < 4 * error and many.std() < 0.6 * one.std()
+    assert model.likelihood(8) == "ode+dequant"
+    assert FFJORD(Rough(), [1, 4, 4], levels=256, alpha=1e-3).likelihood(8) == "ode+iwae-8+dequant"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from torch import nn
 import zoo
 from zoo import errors
 from zoo.hub import build_card, load_pretrained, merge_card, save_pretrained, verify
-from zoo.hub.blocks import join_cards, metadata
+from zoo.hub.card_blocks import join_cards, metadata
 from zoo.hub.layout import MIGRATIONS, sha256, sums_text
 from zoo.spec import Recorded
 

@@ -25,7 +25,7 @@ from zoo.nets.conv import DownsamplingNet, UpsamplingNet
 from zoo.nets.style import DeviationCritic, ModulatedConv, StyleMapping, StyleSynthesis
 from zoo.runs import last_checkpoint, read_checkpoint
 from zoo.spec import build
-from zoo.training.watch import symptoms
+from zoo.training.gan_monitor import symptoms
 
 SHAPE = [1, 8, 8]
 
@@ -309,4 +309,6 @@ def test_diagnostics_of_generators_follow_their_abilities() -> None:
 
 def test_zoo_diagnose_shows_what_a_generator_does() -> None:
     found = examine(zoo.create("wgan_gp-mnist"), zoo.registry.load_registry()["wgan_gp-mnist"].build_data(), examples=2)
-    assert set(found.findings) == {"walk"} and len(found.facts()["diagnostics"]["walk"]["distance_between_steps"]) == 10
+    assert (
+        set(found.findings) == {"walk"} and len(found.summary()["diagnostics"]["walk"]["distance_between_steps"]) == 10
+    )

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import zoo
 from zoo import errors
 from zoo.hub import load, load_pretrained, pull, push, verify
-from zoo.hub.blocks import join_cards, metadata
+from zoo.hub.card_blocks import join_cards, metadata
 from zoo.hub.folder import load_files, public_names
 from zoo.model import Source
 from zoo.names import check_repo_id, check_revision

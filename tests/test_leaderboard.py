@@ -16,7 +16,7 @@ import pytest
 from zoo._cli import leaderboard as command
 from zoo.errors import ConfigError, CorruptWeightsError, ResultError
 from zoo.hub import build_card, merge_card
-from zoo.hub.blocks import metadata
+from zoo.hub.card_blocks import metadata
 from zoo.leaderboard import (
     bundled_folder,
     collect,

@@ -362,8 +362,11 @@ def test_ways_and_inversions_are_shown() -> None:
     factor = (1 + s / steps + (s / steps) ** 2 / 2) * (1 - s / steps + (s / steps) ** 2 / 2)  # of midpoint, both ways
     y = model.continuous(x)
     assert torch.allclose(found.again, model.data_range(y * factor**steps), atol=1e-5)
-    facts = found.facts()
-    assert facts["largest_difference"] == pytest.approx(float((found.again - x).abs().max())) and facts["examples"] == 5
+    summary = found.summary()
+    assert (
+        summary["largest_difference"] == pytest.approx(float((found.again - x).abs().max()))
+        and summary["examples"] == 5
+    )
     assert plot_inversion(found).shape[1] > 300 and plot_trajectories(states, times).ndim == 3
     points = _points()
     assert plot_trajectories(*points.trajectory(20, seed=0, frames=3)).shape[2] == 3
@@ -517,7 +520,7 @@ def test_a_student_of_another_make_cannot_start_as_its_teacher(flow: FlowMatchin
 def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from zoo._cli.main import main
     from zoo.hub import load_pretrained, save_pretrained
-    from zoo.runs import load_run, run_facts
+    from zoo.runs import load_run, run_metadata
 
     monkeypatch.chdir(tmp_path)
     tiny = "[4, 8]"
@@ -545,7 +548,7 @@ def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(torch.equal(v, state[k]) for k, v in first.state_dict().items())
     fit = ["fit", "--model", "rectified_flow-mnist", "--teacher", "./b", "--run", "c", "--trainer.max_steps", "2"]
     assert main([*fit, *few, *pairs]) == 0
-    cost = run_facts("c")["cost"]
+    cost = run_metadata("c")["cost"]
     assert list(cost["stages"]) == ["flow_matching_small-mnist", "reflow-mnist", "rectified_flow-mnist"]
     assert cost["training_tflop"] == pytest.approx(sum(cost["stages"].values()), abs=1e-5)
     forward = 2 * 4 * told(first.spec["init_args"]["network"])[0]

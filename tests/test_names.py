@@ -192,7 +192,7 @@ def test_every_command_takes_registry_files(here: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("command", [sample, evaluate, diagnose, export, push, serve, validate, verify])
 def test_help_says_that_runs_and_names_are_taken(command: Any) -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
     command.add_arguments(parser)
     text = " ".join(parser.format_help().split()).lower()
     assert "run" in text and "name" in text and "folder" in text, command.__name__

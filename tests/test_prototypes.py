@@ -23,7 +23,7 @@ from zoo.evaluation.comparison import Reference
 from zoo.hub import load_pretrained, save_pretrained
 from zoo.metrics.probes import PROBE
 from zoo.registry import load_registry
-from zoo.runs import last_checkpoint, load_run, read_checkpoint, run_facts
+from zoo.runs import last_checkpoint, load_run, read_checkpoint, run_metadata
 from zoo.training.compute import flops_per_step
 
 PROTOTYPES = Path(__file__).parent / "prototypes"
@@ -86,7 +86,7 @@ def test_masked_prior_over_trained_codes(prototype: Any, capsys: Any) -> None:
     assert "the run is in one; look at" in zoo_says(capsys, *fit, "--run", "one", *FEW)
     assert Path("one/samples.png").is_file()
     zoo_says(capsys, "fit", "--resume", "one", "--trainer.max_steps", "4")
-    assert list(run_facts("one")["cost"]["stages"]) == ["vq_vae-mnist", name]
+    assert list(run_metadata("one")["cost"]["stages"]) == ["vq_vae-mnist", name]
 
     pair, taught = load_run("one"), zoo.load("vq_vae-mnist")
     assert all(
@@ -118,7 +118,7 @@ def test_masked_prior_over_trained_codes(prototype: Any, capsys: Any) -> None:
 
 
 def test_served_options_of_a_held_prior_are_its_own(prototype: Any) -> None:
-    from zoo.serving.questions import option_fields, scores
+    from zoo.serving.request_types import option_fields, scores
 
     prototype("masked", {"extends": "vq_vae_prior-mnist"})
     model = _masked()
@@ -220,7 +220,7 @@ def test_picture_that_cannot_be_drawn_is_told_and_costs_nothing(
     assert said == "zoo: the run is in one; look at one/loss.png\n"
     told = [r.getMessage() for r in caplog.records if r.name == "zoo.callbacks"]
     assert told == ["step 2: the samples could not be drawn, and the training goes on: the chain ran away"]
-    assert read_checkpoint(last_checkpoint("one"))["zoo"]["step"] == 4 and run_facts("one")["status"] == "finished"
+    assert read_checkpoint(last_checkpoint("one"))["zoo"]["step"] == 4 and run_metadata("one")["status"] == "finished"
 
 
 def test_representation_that_draws_nothing(prototype: Any, capsys: Any) -> None:
@@ -306,7 +306,7 @@ def test_two_trained_parts_under_names_of_their_own(prototype: Any, capsys: Any)
     assert "--right: expected one argument" in zoo_says(capsys, *fit, "--right", code=2)
     assert "Did you mean '--right'" in zoo_says(capsys, *fit, "--right", "gan-mnist", "--rigth", "x", *FEW, code=2)
     zoo_says(capsys, *fit, "--right", "gan-mnist", "--run", "one", *FEW)
-    assert list(run_facts("one")["cost"]["stages"]) == ["vae-mnist", "gan-mnist", name]
+    assert list(run_metadata("one")["cost"]["stages"]) == ["vae-mnist", "gan-mnist", name]
     model, left, right = load_run("one"), zoo.load("vae-mnist"), zoo.load("gan-mnist")
     for part, taught in ((model.left, left), (model.right, right)):
         assert all(torch.equal(value, part.state_dict()[key]) for key, value in taught.state_dict().items())

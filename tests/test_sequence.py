@@ -16,7 +16,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.families.sequence import SequenceModel
 from zoo.families.transformer import Transformer
 from zoo.families.wavenet import WaveNet
-from zoo.maths.scheduled import mix, teacher_probability
+from zoo.maths.scheduled_sampling import mix, teacher_probability
 from zoo.nets.attention import attention_mask, rotary_tables, rotate
 from zoo.nets.compiled import tanh_ratio
 from zoo.nets.dilated import receptive_field

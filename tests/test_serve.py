@@ -24,15 +24,15 @@ import zoo
 from zoo.errors import ConfigError
 from zoo.images import png_bytes
 from zoo.registry import load_registry
-from zoo.sampling import Draw, Streams, Watch
+from zoo.sampling import Draw, Interruptible, NoiseStreams
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("httpx")
 
 from zoo.serving.app import build
-from zoo.serving.engine import Engine, Served, Work
-from zoo.serving.gate import BODY_BYTES
-from zoo.serving.meters import Meters, sweep
+from zoo.serving.engine import SamplingEngine, Served, Work
+from zoo.serving.metrics import Meters, sweep
+from zoo.serving.middleware import BODY_BYTES
 from zoo.serving.problems import Problem
 from zoo.serving.service import Service
 from zoo.serving.settings import Settings, is_loopback
@@ -142,7 +142,7 @@ def test_a_thousand_requests_in_random_mixes() -> None:
 
 def test_streams_refuse_noise_that_they_cannot_tell_apart() -> None:
     token = torch.Generator()
-    with Streams([1, 2], [torch.Generator(), torch.Generator()], 16, token):
+    with NoiseStreams([1, 2], [torch.Generator(), torch.Generator()], 16, token):
         with pytest.raises(ConfigError, match="not that of 16 rows"):
             torch.randn(7, 16, generator=token)
         with pytest.raises(ConfigError, match="cannot be told apart"):
@@ -167,7 +167,7 @@ def test_work_ends_between_rows_tokens_and_operations(kind: str) -> None:
         model.sample_many([Draw(2, 0), Draw(3, 1)], check=check)
     assert asked == 5
     assert model.sample(2, seed=0).shape[0] == 2  # nothing is left behind
-    with Watch(None):
+    with Interruptible(None):
         assert torch.ones(1).item() == 1
 
 
@@ -374,7 +374,7 @@ def meters(monkeypatch: pytest.MonkeyPatch) -> Meters:
 
 def test_queue_deadline_and_batches(meters: Meters) -> None:
     slow = Slow(side_by_side=1)
-    engine, served = Engine(meters, queue=3, max_rows=8), Served("slow", slow)
+    engine, served = SamplingEngine(meters, queue=3, max_rows=8), Served("slow", slow)
 
     async def scene() -> None:
         def ask(n: int, seconds: float) -> Any:
@@ -404,7 +404,7 @@ def test_queue_deadline_and_batches(meters: Meters) -> None:
 
 def test_work_of_a_client_that_went_away_is_given_up(meters: Meters) -> None:
     slow = Slow()
-    engine, served = Engine(meters), Served("slow", slow)
+    engine, served = SamplingEngine(meters), Served("slow", slow)
 
     async def scene() -> None:
         gone = asyncio.get_running_loop().create_future()
@@ -428,7 +428,7 @@ def test_work_of_a_client_that_went_away_is_given_up(meters: Meters) -> None:
 def test_what_is_dearer_than_its_deadline_is_refused_at_once(meters: Meters) -> None:
     slow = Slow()
     slow.go.set()
-    engine, served = Engine(meters), Served("slow", slow)
+    engine, served = SamplingEngine(meters), Served("slow", slow)
     served.samples.learn(1, 1.0, 1.0)  # a second an example
 
     async def scene() -> None:
@@ -446,10 +446,10 @@ def test_what_is_dearer_than_its_deadline_is_refused_at_once(meters: Meters) -> 
 
 
 def test_counts_of_dead_workers_are_kept_and_their_files_swept(tmp_path: Any) -> None:
-    count = "from zoo.serving.meters import Meters; m = Meters(); m.batch('m', 3, 0.1); m.waiting.inc()"
+    count = "from zoo.serving.metrics import Meters; m = Meters(); m.batch('m', 3, 0.1); m.waiting.inc()"
     for _ in range(2):
         _python(count, tmp_path)
-    told = _python("from zoo.serving.meters import Meters; print(Meters().text().decode())", tmp_path)
+    told = _python("from zoo.serving.metrics import Meters; print(Meters().text().decode())", tmp_path)
     assert 'zoo_examples_total{model="m"} 6.0' in told
     sweep(str(tmp_path))
     assert sorted(p.name for p in tmp_path.glob("*.db")) == ["counter_gone.db", "histogram_gone.db"]

@@ -143,13 +143,13 @@ def listening() -> Iterator[int]:
     """Serve untrained models, or those that ZOO_PAGE names, from a thread of this process; yields the port."""
     import uvicorn
 
-    from zoo.serving.protocol import Protocol
+    from zoo.serving.protocol import HTTPProtocol
 
     names = tuple(os.environ.get("ZOO_PAGE", "").split())
     models = {name: zoo.load(name) for name in names} or tiny_models()
     service = Service(models, Settings(models=names or (NAME,), deadline=120.0))
     port, app = serving.free_port(), build(service)
-    config = uvicorn.Config(app, port=port, http=Protocol, log_level="error", access_log=False)
+    config = uvicorn.Config(app, port=port, http=HTTPProtocol, log_level="error", access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -50,10 +50,10 @@ __all__ = [
     "has_likelihood",
     "in_batches",
     "is_conditional",
-    "is_told",
     "latents",
     "prior_of",
     "reconstruct",
+    "takes_class",
     "takes_labels",
     "takes_option",
     "weak_of",
@@ -362,7 +362,7 @@ def takes_labels(model: Any, method: Callable[..., Any]) -> bool:
     return is_conditional(model) and "labels" in inspect.signature(method).parameters
 
 
-def is_told(model: Any) -> bool:
+def takes_class(model: Any) -> bool:
     """Tell whether the condition goes into the latents and out of them: the model is conditional in what it decodes."""
     return isinstance(model, Encodes) and takes_labels(model, model.decode)
 

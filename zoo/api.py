@@ -145,15 +145,15 @@ def diagnose(
 def _load(which: str | Path, device: str | None) -> tuple[GenerativeModel, Mapping[str, Any] | None, dict[str, Any]]:
     """Return the model, the spec of its data and what is known of its training."""
     from zoo.hub import load
-    from zoo.runs import run_facts
+    from zoo.runs import run_metadata
 
     parsed = parse_name(which)
     model = load(which, device=device)
     if not parsed.is_run:
         return model, None, _shipped(model)
-    facts = run_facts(parsed.path)
-    known = {"cost": facts.get("cost") or {}, "ema": facts["ema"] is not None if "ema" in facts else None}
-    return model, facts.get("data"), known
+    metadata = run_metadata(parsed.path)
+    known = {"cost": metadata.get("cost") or {}, "ema": metadata["ema"] is not None if "ema" in metadata else None}
+    return model, metadata.get("data"), known
 
 
 def _shipped(model: GenerativeModel) -> dict[str, Any]:

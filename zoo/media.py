@@ -166,7 +166,7 @@ def check_ending(model: GenerativeModel, path: str | Path) -> None:
 
 
 def save_samples(
-    model: Any, x: Tensor, path: str | Path, *, captions: Sequence[str] | None = None, **facts: Any
+    model: Any, x: Tensor, path: str | Path, *, captions: Sequence[str] | None = None, **metadata: Any
 ) -> list[Path]:
     """Write samples (n, *shape) in data range to a file of the kind that its ending names, and return what was written.
 
@@ -177,7 +177,7 @@ def save_samples(
             whose spectrogram is written beside it; ``.gif`` or ``.apng`` for videos, with a sheet of one clip a row
             beside it, or ``.png`` for that sheet alone.
         captions: the text of each image, which goes below it.
-        facts: further entries of an ``.npz`` file.
+        metadata: further entries of an ``.npz`` file.
 
     Raises:
         ConfigError: an ending that does not fit the model.
@@ -186,7 +186,7 @@ def save_samples(
     check_ending(model, path)
     if path.suffix == ".npz":
         stream = io.BytesIO()
-        np.savez_compressed(stream, samples=x.cpu().numpy(), **facts)
+        np.savez_compressed(stream, samples=x.cpu().numpy(), **metadata)
         files = {".npz": stream.getvalue()}
     else:
         files = samples_of(model, x, captions=captions, ending=path.suffix)

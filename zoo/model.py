@@ -106,20 +106,20 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         steps_to_move: training steps after which every trainable tensor has moved.
-        still: names of trainable tensors that never move, with the reason.
+        never_updated: names of trainable tensors that never move, with the reason.
         trained_parts: what it builds on that is trained before it, by the argument that takes it, which is also an
             attribute and an option of ``zoo fit``.
         training_parts: names of parts that only training needs, such as a frozen teacher, a network that follows, or a
             buffer of earlier samples: they are in checkpoints, not in what is published; None where they are absent.
         quantizes: whether examples of any floating type are brought to their levels, so that none is converted before.
         source: where the weights came from.
-        accumulate, clip: gradient accumulation and clipping by global norm of manually optimised families, set by the
+        accumulate, gradient_clip: accumulation and clipping by global norm of manually optimised families, set by the
             engine.
     """
 
     family: ClassVar[str] = ""
     generates: ClassVar[bool] = True
-    still: Mapping[str, str] = {}
+    never_updated: Mapping[str, str] = {}
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {}
     training_parts: ClassVar[tuple[str, ...]] = ()
     quantizes: ClassVar[bool] = False
@@ -139,7 +139,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         self.terms: dict[str, Tensor] = {}
         self.source = Source("new")
         self.accumulate = 1
-        self.clip: float | None = None
+        self.gradient_clip: float | None = None
         self._pending: dict[str, int] = {}
         self._steps_done = 0
         self._streams: Sequence[torch.Generator] = ()
@@ -454,8 +454,8 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient of the player whose turn it is: here it is unscaled, whatever the precision."""
-        if self.clip is not None:
-            self.clip_gradients(optimizer, self.clip, "norm")
+        if self.gradient_clip is not None:
+            self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [

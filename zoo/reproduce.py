@@ -109,15 +109,15 @@ def compare(metrics: Mapping[str, Metric], expected: Mapping[str, Sequence[float
 
 def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts: Mapping[str, str | Path]) -> Path:
     """Train, or go on, or find that there is nothing left to train; return the run folder."""
-    from zoo.runs import run_facts
+    from zoo.runs import run_metadata
     from zoo.training.fit import Run, Stopped
 
     resume = folder is not None and is_run(folder)
     if resume:
-        facts = run_facts(folder)
-        if facts.get("name") != entry.name:
-            raise RunError(f"{folder} is a run of {facts.get('name')}, not of {entry.name}; give another folder")
-        if facts.get("status") == "finished":
+        metadata = run_metadata(folder)
+        if metadata.get("name") != entry.name:
+            raise RunError(f"{folder} is a run of {metadata.get('name')}, not of {entry.name}; give another folder")
+        if metadata.get("status") == "finished":
             return folder
     elif folder is not None and folder.exists():
         raise RunError(f"the folder {folder} exists already and is no run; give another one")

@@ -30,7 +30,7 @@ __all__ = [
     "load_run",
     "read_checkpoint",
     "read_model_checkpoint",
-    "run_facts",
+    "run_metadata",
     "sha256_of",
     "verify_run",
 ]
@@ -126,23 +126,23 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise CheckpointError(f"checkpoint {path} cannot be read as plain tensors: {type(error).__name__}") from error
 
 
-def run_facts(run: str | Path) -> dict[str, Any]:
+def run_metadata(run: str | Path) -> dict[str, Any]:
     """Return what ``run.json`` says: name, data, command, cost. Raises `RunError`."""
     path = Path(run) / "run.json"
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise RunError(f"{path} has more than the {_MAX_BYTES:,} bytes that a run.json may have")
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {str(error)[:200]}; is {run} a run folder?") from error
-    if not isinstance(facts, dict):
-        raise RunError(f"{path} must hold a mapping, it holds a {type(facts).__name__}")
+    if not isinstance(metadata, dict):
+        raise RunError(f"{path} must hold a mapping, it holds a {type(metadata).__name__}")
     for key, kinds in _FACTS.items():
-        if facts.get(key) is not None and not isinstance(facts[key], kinds):
-            raise RunError(f"{path}: {key!r} cannot be {str(facts[key])[:100]!r}; the file was edited or is damaged")
-    if facts.get("data") is not None and not is_spec(facts["data"]):
+        if metadata.get(key) is not None and not isinstance(metadata[key], kinds):
+            raise RunError(f"{path}: {key!r} cannot be {str(metadata[key])[:100]!r}; the file was edited or is damaged")
+    if metadata.get("data") is not None and not is_spec(metadata["data"]):
         raise RunError(f"{path}: 'data' must have a class_path, and init_args at most")
-    return facts
+    return metadata
 
 
 def read_model_checkpoint(path: Path) -> dict[str, Any]:
@@ -154,10 +154,10 @@ def read_model_checkpoint(path: Path) -> dict[str, Any]:
     content = read_checkpoint(path)
     if not isinstance(content, dict) or "zoo" not in content:
         raise CheckpointError(f"checkpoint {path} was not written by the zoo: it has no model specification")
-    facts, state, ema = content["zoo"], content.get("state_dict"), content.get("ema")
-    if not isinstance(facts, dict) or not is_spec(facts.get("spec")):
+    metadata, state, ema = content["zoo"], content.get("state_dict"), content.get("ema")
+    if not isinstance(metadata, dict) or not is_spec(metadata.get("spec")):
         raise CheckpointError(f"checkpoint {path}: 'zoo' holds no specification of a model")
-    if not isinstance(facts.get("name"), (str, type(None))) or not isinstance(facts.get("step", 0), int):
+    if not isinstance(metadata.get("name"), (str, type(None))) or not isinstance(metadata.get("step", 0), int):
         raise CheckpointError(f"checkpoint {path}: its name must be text, and its step a whole number")
     states = [state] if ema is None else [state, ema.get("parameters") if isinstance(ema, dict) else None]
     for tensors in states:
@@ -184,14 +184,14 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
     """
     path = Path(checkpoint) if checkpoint is not None else last_checkpoint(run)
     content = read_model_checkpoint(path)
-    facts = content["zoo"]
-    model = _built(facts["spec"], path)
+    metadata = content["zoo"]
+    model = _built(metadata["spec"], path)
     state = content["state_dict"]
     if ema and content.get("ema"):
         state = {**state, **content["ema"]["parameters"]}
     fill(model, state, path)
-    model.source = replace(Source("run"), path=str(run), name=facts.get("name"))
-    model.class_names = checked_names(facts.get("class_names"), model.num_classes)
+    model.source = replace(Source("run"), path=str(run), name=metadata.get("name"))
+    model.class_names = checked_names(metadata.get("class_names"), model.num_classes)
     return model.eval()
 
 

@@ -1,6 +1,6 @@
 """Several requests for samples computed side by side, each with the noise that it would have drawn alone.
 
-A family's ``draw`` asks for noise of ``n`` rows from one generator. `Streams` stands between: every such call is
+A family's ``draw`` asks for noise of ``n`` rows from one generator. `NoiseStreams` stands between: every such call is
 answered by one generator a request, side by side, and the rows that fill up the batch repeat others. So a family is
 written for one request, and what one request gets does not depend on who else asked.
 
@@ -24,7 +24,19 @@ from torch.overrides import TorchFunctionMode
 from zoo.checking import seed_of
 from zoo.errors import ConfigError
 
-__all__ = ["Draw", "Labels", "Rows", "Samples", "Streams", "Watch", "grouped", "pulse", "resting", "seeded", "together"]
+__all__ = [
+    "BatchSize",
+    "Draw",
+    "Interruptible",
+    "Labels",
+    "NoiseStreams",
+    "Samples",
+    "grouped",
+    "interruptible_loop",
+    "interruption_point",
+    "seeded",
+    "together",
+]
 
 Labels = Sequence[int] | Sequence[str] | Tensor | int | str | None
 """The class or the text of each example, or one for all."""
@@ -96,7 +108,7 @@ def grouped(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | N
         groups.setdefault(key, []).append(i)
     found: dict[int, Tensor] = {}
     for members in groups.values():
-        with Watch(check):
+        with Interruptible(check):
             found.update(zip(members, together(model, [draws[i] for i in members], check), strict=True))
     return [found[i] for i in range(len(draws))]
 
@@ -116,18 +128,18 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator(device=model.device)
-        with Streams(counts, generators, total, token, check):
-            x = model.draw(Rows(total), token, y, **options)
+        with NoiseStreams(counts, generators, total, token, check):
+            x = model.draw(BatchSize(total), token, y, **options)
         return list(x.detach()[:n].split(counts))  # a sampler that differentiates may have left a graph
     finally:
         model.train(training)
 
 
-class Rows(int):
-    """A number of rows, by which `Streams` finds the batch among the sizes of a tensor of noise."""
+class BatchSize(int):
+    """A number of rows, by which `NoiseStreams` finds the batch among the sizes of a tensor of noise."""
 
 
-class Watch(TorchFunctionMode):
+class Interruptible(TorchFunctionMode):
     """Ask, before every operation of torch, whether to go on: ``check`` raises what ends the work."""
 
     def __init__(self, check: Callable[[], None] | None = None) -> None:
@@ -151,7 +163,7 @@ class Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Streams(Watch):
+class NoiseStreams(Interruptible):
     """Answer for noise from ``token`` with noise from several generators, side by side.
 
     Args:
@@ -159,9 +171,9 @@ class Streams(Watch):
         generators: of each request.
         total: rows of the batch; those beyond the requests' repeat their noise.
         token: what the family is given as its generator; its numbers are never drawn.
-        check: see `Watch`.
+        check: see `Interruptible`.
 
-    A size that is a `Rows` says which dimension is the batch; without one it is the first.
+    A size that is a `BatchSize` says which dimension is the batch; without one it is the first.
 
     Raises:
         ConfigError: noise drawn by another function than ``torch.rand``, ``randn`` or ``randint``, or of other sizes:
@@ -199,7 +211,7 @@ class Streams(Watch):
             sizes = list(args.pop())
         else:
             sizes, args = args, []
-        marked = [i for i, size in enumerate(sizes) if isinstance(size, Rows)]
+        marked = [i for i, size in enumerate(sizes) if isinstance(size, BatchSize)]
         dim = marked[0] if marked else 0
         if len(marked) > 1 or not sizes or sizes[dim] != self.total:
             raise ConfigError(f"noise of sizes {tuple(map(int, sizes))} is not that of {self.total} rows")
@@ -214,24 +226,25 @@ class Streams(Watch):
         return x.contiguous()
 
 
-def pulse() -> None:
-    """Ask whether to go on, between the rows, tokens or steps of a loop that runs while `resting`."""
+def interruption_point() -> None:
+    """Ask whether to go on, between the rows, tokens or steps of a loop that runs while `interruptible_loop`."""
     mode = getattr(_here, "resting", None)
     if mode is not None and mode.check is not None:
         mode.check()
 
 
 @contextmanager
-def resting() -> Iterator[None]:
-    """Take the mode out of the way of a loop of small operations that draws no noise; `pulse` asks in its place."""
+def interruptible_loop() -> Iterator[None]:
+    """Take the mode out of the way of a loop of small operations that draws no noise; `interruption_point`
+    asks in its place."""
     mode = getattr(_here, "mode", None)
     if mode is None:
         yield
         return
     mode.__exit__(None, None, None)
-    _here.resting = mode
+    _here.interruptible_loop = mode
     try:
         yield
     finally:
-        _here.resting = None
+        _here.interruptible_loop = None
         mode.__enter__()

@@ -42,12 +42,12 @@ def run(args: argparse.Namespace) -> int:
         args.which, args.data, only=args.only.split(",") if args.only is not None else None, examples=args.examples,
         pair=tuple(pair) if pair else None, device=args.device, out=out, **sets,
     )  # fmt: skip
-    facts = found.facts()
+    summary = found.summary()
     if args.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(summary, indent=1))
         return 0
-    print(f"{args.which} on {facts['data']['examples']:,} test examples of {facts['data']['name']}")
-    for name, values in facts["diagnostics"].items():
+    print(f"{args.which} on {summary['data']['examples']:,} test examples of {summary['data']['name']}")
+    for name, values in summary["diagnostics"].items():
         print(f"  {name:<16} {_short(values)}")
     print(f"written to {out}: diagnostics.png, diagnostics.json, {', '.join(f'{n}.png' for n in found.findings)}")
     return 0

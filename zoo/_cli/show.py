@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     registry = load_registry(*args.registry)
     if is_path(args.name):
-        facts = _folder(Path(args.name).expanduser())
-        print(json.dumps(facts, indent=2) if args.json else "\n".join(_folder_lines(args.name, facts)))
+        metadata = _folder(Path(args.name).expanduser())
+        print(json.dumps(metadata, indent=2) if args.json else "\n".join(_folder_lines(args.name, metadata)))
         return 0
     entry = registry.resolve(args.name)
     results, parts = _results(entry), _parts(entry)
@@ -59,28 +59,29 @@ def _folder(path: Path) -> dict[str, Any]:
 
     file = path / ("run.json" if (path / "run.json").is_file() else "config.json")
     try:
-        facts = json.loads(read_file(file))
+        metadata = json.loads(read_file(file))
     except (ModelFolderError, ValueError, RecursionError) as error:
         raise RunError(f"{path} has no run.json or config.json that can be read; is it a run or a model?") from error
-    return facts if isinstance(facts, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
-def _folder_lines(name: str, facts: dict[str, Any]) -> list[str]:
+def _folder_lines(name: str, metadata: dict[str, Any]) -> list[str]:
     """Return what is known of a run or a model folder; its text is foreign, so that it is shown as plain text only."""
     from zoo.hub.layout import shown
 
-    spec, cost = facts.get("spec") or {}, facts.get("cost") or {}
-    arguments = spec.get("init_args") or facts.get("args") or {}
-    lines = [f"{shown(name)}: " + shown(facts.get("name") or "a model folder")]
-    lines.append("model     " + shown(spec.get("class_path") or facts.get("model") or ""))
+    spec, cost = metadata.get("spec") or {}, metadata.get("cost") or {}
+    arguments = spec.get("init_args") or metadata.get("args") or {}
+    lines = [f"{shown(name)}: " + shown(metadata.get("name") or "a model folder")]
+    lines.append("model     " + shown(spec.get("class_path") or metadata.get("model") or ""))
     lines += [f"            {shown(k)}: {shown(_short(v), 200)}" for k, v in arguments.items()]
-    data = facts.get("data") or {}
+    data = metadata.get("data") or {}
     if isinstance(data, dict):
         lines.append("data      " + shown(_short(data), 300))
-    lines += _class_lines([shown(n) for n in facts.get("class_names") or ()])
-    if "step" in facts:
+    lines += _class_lines([shown(n) for n in metadata.get("class_names") or ()])
+    if "step" in metadata:
         lines.append(
-            f"training  {shown(facts.get('status'))} at step {shown(facts['step'])} of {shown(facts.get('steps'))}"
+            f"training  {shown(metadata.get('status'))} at step {shown(metadata['step'])} of "
+            f"{shown(metadata.get('steps'))}"
         )
     if cost.get("training_tflop") is not None:
         lines.append(f"compute   {shown(cost['training_tflop'])} TFLOP in {shown(cost.get('seconds'))} s")

@@ -19,7 +19,7 @@ from zoo.diagnostics.latents import (
     plot_scatter,
 )
 from zoo.diagnostics.posterior import Collapse, plot_collapse, posterior_collapse
-from zoo.diagnostics.ways import Inversion, inversion, plot_inversion, plot_trajectories
+from zoo.diagnostics.trajectories import Inversion, inversion, plot_inversion, plot_trajectories
 
 __all__ = [
     "DIAGNOSTICS",

@@ -28,8 +28,8 @@ from zoo.abilities import (
     Travels,
     draws_images,
     in_batches,
-    is_told,
     reconstruct,
+    takes_class,
     takes_option,
 )
 from zoo.diagnostics.codes import codebook_usage, plot_usage
@@ -46,7 +46,7 @@ from zoo.diagnostics.latents import (
     scatter_of,
 )
 from zoo.diagnostics.posterior import plot_collapse, posterior_collapse
-from zoo.diagnostics.ways import inversion, plot_inversion, plot_trajectories, travel
+from zoo.diagnostics.trajectories import inversion, plot_inversion, plot_trajectories, travel
 from zoo.media import feature_picture, medium
 from zoo.metrics.probes import effective_rank, feature_std
 
@@ -82,7 +82,7 @@ class Subject:
 class Finding:
     """What one diagnostic found: plain data, and a picture, uint8 (height, width, 3)."""
 
-    facts: dict[str, Any]
+    summary: dict[str, Any]
     picture: np.ndarray
 
 
@@ -103,19 +103,19 @@ class Diagnostic:
 
 def _posterior(subject: Subject) -> Finding:
     report = posterior_collapse(subject.model, subject.x, subject.labels)
-    return Finding(report.facts(), plot_collapse(report))
+    return Finding(report.summary(), plot_collapse(report))
 
 
 def _codebook(subject: Subject) -> Finding:
     report = codebook_usage(subject.model, subject.x)
-    return Finding(report.facts(), plot_usage(report))
+    return Finding(report.summary(), plot_usage(report))
 
 
 def _scatter(subject: Subject) -> Finding:
     report = latent_scatter(subject.model, subject.x, subject.labels)
     shown = slice(None, 5_000)  # more would hide each other
     return Finding(
-        report.facts(),
+        report.summary(),
         plot_scatter(dataclasses.replace(report, points=report.points[shown], labels=subject.classes[shown])),
     )
 
@@ -125,14 +125,14 @@ def _interpolation(subject: Subject) -> Finding:
     steps, ends, labels = 11, subject.x[[i, j]], subject.labels[[i, j]]
     strip = interpolation(subject.model, ends, steps, labels)
     change = (strip[1:] - strip[:-1]).flatten(1).double().norm(dim=1)
-    facts = {"examples": [i, j], "labels": labels.tolist(), "steps": steps, "distance_between_steps": change.tolist()}
-    return Finding(facts, sheet_of(torch.cat([ends[:1], strip, ends[1:]]), columns=steps + 2))
+    summary = {"examples": [i, j], "labels": labels.tolist(), "steps": steps, "distance_between_steps": change.tolist()}
+    return Finding(summary, sheet_of(torch.cat([ends[:1], strip, ends[1:]]), columns=steps + 2))
 
 
 def _pair(subject: Subject) -> tuple[int, int]:
     """Choose the first example and the next of another class, or of the same one where the model is told the class."""
     same = subject.classes[1:] == subject.classes[0]
-    wanted = same if is_told(subject.model) else ~same
+    wanted = same if takes_class(subject.model) else ~same
     return 0, 1 + (int(wanted.nonzero()[0]) if bool(wanted.any()) else 0)
 
 
@@ -142,57 +142,57 @@ def _arithmetic(subject: Subject) -> Finding:
         first, second = closest_classes(subject.model, subject.x, subject.classes)
         without, having = [first], [second]
     found = attribute_arithmetic(subject.model, subject.x, subject.classes, without, having)
-    facts = {
+    summary = {
         "without": without, "having": having, "shares": found.shares.tolist(),
         "length_of_vector": float(found.vector.double().norm()),
     }  # fmt: skip
-    return Finding(facts, sheet_of(found.images.flatten(0, 1), columns=len(found.shares), width=500))
+    return Finding(summary, sheet_of(found.images.flatten(0, 1), columns=len(found.shares), width=500))
 
 
 def _reconstructions(subject: Subject) -> Finding:
     again = reconstruct(subject.model, subject.x, subject.labels)
     error = float((again.double() - subject.x.double()).square().mean())
     spread = float((subject.x.double() - subject.x.double().mean(0)).square().mean())
-    facts = {
+    summary = {
         "mean_squared_error": error, "explained_variance": 1 - error / spread if spread else None,
         "examples": len(again),
     }  # fmt: skip
     columns = min(12, len(again))
-    return Finding(facts, sheet_of(torch.cat([subject.x[:columns], again[:columns]]), columns=columns))
+    return Finding(summary, sheet_of(torch.cat([subject.x[:columns], again[:columns]]), columns=columns))
 
 
 def _analogies(subject: Subject) -> Finding:
     classes, rows = subject.model.num_classes, 6
     x, labels = subject.x[:rows], subject.labels[:rows]
     images = analogies(subject.model, x, labels, classes)
-    facts = {"examples": list(range(len(x))), "labels": labels.tolist(), "classes": classes}
-    return Finding(facts, sheet_of(torch.cat([x[:, None], images], 1).flatten(0, 1), columns=classes + 1, width=600))
+    summary = {"examples": list(range(len(x))), "labels": labels.tolist(), "classes": classes}
+    return Finding(summary, sheet_of(torch.cat([x[:, None], images], 1).flatten(0, 1), columns=classes + 1, width=600))
 
 
 def _walk(subject: Subject) -> Finding:
     strips = walk(subject.model)
     change = (strips[:, 1:] - strips[:, :-1]).flatten(2).double().norm(dim=2)  # (rows, steps - 1)
-    facts = {"rows": len(strips), "steps": strips.shape[1], "distance_between_steps": change.mean(0).tolist()}
-    return Finding(facts, sheet_of(strips.flatten(0, 1), columns=strips.shape[1]))
+    summary = {"rows": len(strips), "steps": strips.shape[1], "distance_between_steps": change.mean(0).tolist()}
+    return Finding(summary, sheet_of(strips.flatten(0, 1), columns=strips.shape[1]))
 
 
 def _class_grid(subject: Subject) -> Finding:
     grid = class_grid(subject.model)
-    facts = {"rows": len(grid), "classes": grid.shape[1]}
-    return Finding(facts, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
+    summary = {"rows": len(grid), "classes": grid.shape[1]}
+    return Finding(summary, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
 
 
 def _truncation(subject: Subject) -> Finding:
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     rows = truncation_rows(subject.model, shares)
-    facts = {"shares": list(shares), "variety": rows.double().std(1).flatten(1).mean(1).tolist()}
-    return Finding(facts, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
+    summary = {"shares": list(shares), "variety": rows.double().std(1).flatten(1).mean(1).tolist()}
+    return Finding(summary, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
 
 
 def _mixing(subject: Subject) -> Finding:
     grid = mixing_grid(subject.model)
-    facts = {"layers": subject.model.depth, "mixed_from": max(1, subject.model.depth // 2)}
-    return Finding(facts, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
+    summary = {"layers": subject.model.depth, "mixed_from": max(1, subject.model.depth // 2)}
+    return Finding(summary, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
 
 
 def _denoising(subject: Subject) -> Finding:
@@ -201,40 +201,40 @@ def _denoising(subject: Subject) -> Finding:
     states, seen = (t.cpu() for t in subject.model.denoising(n, frames))  # (frames, n, *shape) each
     rows = torch.stack([states, seen]).permute(2, 0, 1, 3, 4, 5)  # (n, 2, frames, C, H, W)
     last = seen[-1:].double()
-    facts = {
+    summary = {
         "samples": n, "frames": frames,
         "distance_to_sample": (seen.double() - last).flatten(2).norm(dim=2).mean(1).tolist(),
     }  # fmt: skip
-    return Finding(facts, sheet_of(rows.flatten(0, 2), columns=frames))
+    return Finding(summary, sheet_of(rows.flatten(0, 2), columns=frames))
 
 
 def _trajectories(subject: Subject) -> Finding:
     images, frames = len(subject.model.shape) == 3, 9
     states, times = travel(subject.model, 8 if images else 1_000, frames)
     change = (states[1:] - states[:-1]).flatten(2).double().norm(dim=2).mean(1)  # (frames - 1,)
-    facts = {"curves": states.shape[1], "times": times.tolist(), "distance_between_frames": change.tolist()}
+    summary = {"curves": states.shape[1], "times": times.tolist(), "distance_between_frames": change.tolist()}
     if isinstance(subject.model, HasStraightness):
-        facts["straightness_per_dimension"] = subject.model.straightness(128, seed=0)
-    return Finding(facts, plot_trajectories(states, times))
+        summary["straightness_per_dimension"] = subject.model.straightness(128, seed=0)
+    return Finding(summary, plot_trajectories(states, times))
 
 
 def _inversion(subject: Subject) -> Finding:
     found = inversion(subject.model, subject.x[:64], subject.labels[:64])
-    return Finding(found.facts(), plot_inversion(found))
+    return Finding(found.summary(), plot_inversion(found))
 
 
 def _energies(subject: Subject) -> Finding:
     found = energies(subject.model, subject.x, subject.labels)
-    return Finding(found.facts(), plot_energies(found))
+    return Finding(found.summary(), plot_energies(found))
 
 
 def _features(subject: Subject) -> Finding:
     z = in_batches(subject.model, subject.model.features, subject.x)
     report, shown = scatter_of(z.double(), subject.classes), slice(None, 5_000)
-    facts = {**report.facts(), "feature_dim": z.shape[1], "effective_rank": effective_rank(z)[0],
+    summary = {**report.summary(), "feature_dim": z.shape[1], "effective_rank": effective_rank(z)[0],
              "feature_std": feature_std(z)[0]}  # fmt: skip
     return Finding(
-        facts,
+        summary,
         plot_scatter(dataclasses.replace(report, points=report.points[shown], labels=subject.classes[shown])),
     )
 
@@ -279,12 +279,12 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     "interpolation": Diagnostic("Two test images, and the line between their latents", _decodes, _interpolation),
     "arithmetic": Diagnostic(
         "Latents moved along the difference of two classes' means",
-        lambda m: _decodes(m) and not is_told(m),
+        lambda m: _decodes(m) and not takes_class(m),
         _arithmetic,
     ),
     "analogies": Diagnostic(
         "A test image, and its latent under every class",
-        lambda m: _decodes(m) and is_told(m) and m.num_classes > 0,
+        lambda m: _decodes(m) and takes_class(m) and m.num_classes > 0,
         _analogies,
     ),
     "walk": Diagnostic("Random latents, and the great circle between each two", _generates, _walk),

@@ -48,7 +48,7 @@ class Usage:
         """exp(entropy), the mean over codebooks: how many codes there would be, were all used evenly."""
         return float(self.entropy.exp().mean())
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the numbers as plain data."""
         groups, size = self.counts.shape
         return {

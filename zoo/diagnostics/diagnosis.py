@@ -37,9 +37,9 @@ class Diagnosis:
     about: dict[str, Any]
     findings: dict[str, Finding] = field(default_factory=dict)
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the content of diagnostics.json."""
-        return {**self.about, "diagnostics": {name: f.facts for name, f in self.findings.items()}}
+        return {**self.about, "diagnostics": {name: f.summary for name, f in self.findings.items()}}
 
     def overview(self) -> np.ndarray:
         """Return all pictures on one page, uint8 (height, width, 3)."""
@@ -50,7 +50,7 @@ class Diagnosis:
         folder = Path(folder)
         files = {f"{name}.png": png(f.picture) for name, f in self.findings.items()}
         files[OVERVIEW] = png(self.overview())
-        files[FILE] = (json.dumps(self.facts(), indent=1, allow_nan=False) + "\n").encode()
+        files[FILE] = (json.dumps(self.summary(), indent=1, allow_nan=False) + "\n").encode()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():

@@ -31,7 +31,7 @@ class Energies:
     noise: Tensor
     samples: Tensor | None = None
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the numbers as plain data."""
         groups = {"test": self.test, "noise": self.noise, "samples": self.samples}
         found: dict[str, Any] = {f"{name}_energy": float(e.mean()) for name, e in groups.items() if e is not None}

@@ -50,7 +50,7 @@ class Scatter:
     explained: tuple[float, float]
     class_share: float | None
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the numbers as plain data."""
         return {
             "explained_variance": list(self.explained),

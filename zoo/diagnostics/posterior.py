@@ -48,7 +48,7 @@ class Collapse:
         """Number of active dimensions; 0 is a collapsed posterior."""
         return int(self.active.sum())
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the numbers as plain data."""
         return {
             "active_units": self.active_units,

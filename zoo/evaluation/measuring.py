@@ -23,7 +23,7 @@ from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
 from zoo.evaluation.energies import energy_estimates
-from zoo.evaluation.facts import cost_of, data_of, identity_of, versions
+from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
 from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
@@ -126,7 +126,7 @@ def measure(
     drawn = samples if reference is not None else min(samples, batch_size)
     protocol |= reference.protocol(samples) if reference is not None else {}
     features = FeatureProtocol(model, data, quick, asked_limit) if isinstance(model, HasFeatures) else None
-    constants = {"features": features.facts()} if features is not None else {}
+    constants = {"features": features.summary()} if features is not None else {}
     constants |= {"energies": {"examples": len(stored)}} if isinstance(model, HasEnergy) else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}

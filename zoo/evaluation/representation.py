@@ -59,7 +59,7 @@ class FeatureProtocol:
         self.splits: list[Examples] = [(data.transform(images, generator), labels), data.split("validation"), test]
         self.classes = int(labels.max()) + 1 if labels.ndim == 1 else 0
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return what the numbers depend on."""
         names = ("training_examples", "validation_examples", "test_examples")
         return {**dict(zip(names, (len(x) for x, _ in self.splits), strict=True)), **PROBE}

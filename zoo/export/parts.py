@@ -60,7 +60,7 @@ class Part:
         inputs: name -> (shape without the batch, type); a shape of None is one number for the whole batch.
         outputs: names.
         example: (name, batch) -> a tensor for an input, for tracing and checking.
-        facts: plain numbers and texts that a sampler outside needs.
+        metadata: plain numbers and texts that a sampler outside needs.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Part:
     inputs: Mapping[str, tuple[tuple[int, ...] | None, torch.dtype]]
     outputs: tuple[str, ...]
     example: Callable[[str, int], Tensor]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def examples(self, batch: int) -> tuple[Tensor, ...]:
         """Return inputs of so many rows, the same on every call."""
@@ -174,7 +174,7 @@ class _Velocity(nn.Module):
 def _guided(
     model: Any, function: Callable[..., Tensor], x: Tensor, t: Tensor, first: Tensor | None, second: Tensor | None
 ) -> Tensor:
-    """Return (1 - w) worse + w f; what is told are the inputs of `_told`: labels where there are classes, then w."""
+    """Return (1 - w) worse + w f; the inputs of `_guidance_inputs` are labels, where there are classes, then w."""
     labels, w = (first, second) if is_conditional(model) else (None, first)
     if w is None:
         return function(x, t)
@@ -254,7 +254,7 @@ def _conditions(model: Any, batch: int) -> Tensor:
     return torch.arange(batch * model.context[0]).view(batch, -1) % len(model.alphabet)
 
 
-def _of_examples(kind: str, module: Any, facts: dict[str, Any]) -> Part:
+def _of_examples(kind: str, module: Any, metadata: dict[str, Any]) -> Part:
     """Return a part that takes examples in data range, and labels where its method does."""
     model = module.model
 
@@ -264,17 +264,17 @@ def _of_examples(kind: str, module: Any, facts: dict[str, Any]) -> Part:
     told = _labels(model) if kind == "energy" and takes_labels(model, model.energy) else {}
     inputs = {"x": (tuple(model.shape), torch.float32), **told}
     output = "features" if kind == "encoder" else "energy"
-    facts = {**facts, "shape": list(model.shape), "classes": model.num_classes}
-    return Part(kind, module, inputs, (output,), example, facts)
+    metadata = {**metadata, "shape": list(model.shape), "classes": model.num_classes}
+    return Part(kind, module, inputs, (output,), example, metadata)
 
 
-def _told(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _guidance_inputs(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a guided model is told beside x and its time, as inputs, and the facts on it."""
-    facts: dict[str, Any] = {"classes": model.num_classes}
+    metadata: dict[str, Any] = {"classes": model.num_classes}
     if not is_conditional(model) and weak_of(model) is None:
-        return {}, facts
+        return {}, metadata
     return {**_labels(model), "guidance_scale": (None, torch.float32)}, {
-        **facts,
+        **metadata,
         "guidance_scale": model.guidance_scale,
     }
 
@@ -282,13 +282,13 @@ def _told(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def _decoder(model: Any) -> Part:
     if isinstance(model, HasCodes):
         shape, kind = tuple(model.grid), torch.int64
-        facts = {"codes": model.codebook_size}
+        metadata = {"codes": model.codebook_size}
     elif isinstance(model, DecodesNoise):
-        shape, kind, facts = (model.latent_dim,), torch.float32, {"latent": "standard normal"}
+        shape, kind, metadata = (model.latent_dim,), torch.float32, {"latent": "standard normal"}
     else:  # a flow: noise of the form that encoding gives
         with torch.no_grad():
             z = model.encode(torch.full((1, *model.shape), 0.5))
-        shape, kind, facts = tuple(z.shape[1:]), torch.float32, {"latent": "standard normal"}
+        shape, kind, metadata = tuple(z.shape[1:]), torch.float32, {"latent": "standard normal"}
 
     def example(name: str, batch: int) -> Tensor:
         if name == "labels":
@@ -298,9 +298,9 @@ def _decoder(model: Any) -> Part:
 
     told = _labels(model) if takes_labels(model, model.decode) else {}
     inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **told}
-    facts = {**facts, "classes": model.num_classes if told else 0}
+    metadata = {**metadata, "classes": model.num_classes if told else 0}
     if not isinstance(model, HasStyles):
-        return Part("decoder", _Decoder(model), inputs, ("x",), example, facts)
+        return Part("decoder", _Decoder(model), inputs, ("x",), example, metadata)
     styled = _Styled(model)
     size = sum(math.prod(s) for s in styled.shapes)
 
@@ -308,7 +308,7 @@ def _decoder(model: Any) -> Part:
         return _random((size,), batch, seed=1) if name == "noise" else example(name, batch)
 
     inputs = {"z": inputs["z"], "noise": ((size,), torch.float32), **told}
-    return Part("decoder", styled, inputs, ("x",), styled_example, facts)
+    return Part("decoder", styled, inputs, ("x",), styled_example, metadata)
 
 
 def _step(model: Any) -> Part:
@@ -329,10 +329,10 @@ def _step(model: Any) -> Part:
         "values": ((T,), torch.int64), "place": (None, torch.int64), "u": ((), torch.float32),
         "temperature": (None, torch.float32), **_labels(model),
     }  # fmt: skip
-    facts = {"shape": list(model.shape), "levels": L, "classes": model.num_classes}
-    facts |= {"alphabet": model.alphabet} if writes_text(model) else {}
-    facts |= {"rate": model.rate} if writes_sound(model) else {}
-    return Part("step", _Step(model), inputs, ("next_values", "p"), example, facts)
+    metadata = {"shape": list(model.shape), "levels": L, "classes": model.num_classes}
+    metadata |= {"alphabet": model.alphabet} if writes_text(model) else {}
+    metadata |= {"rate": model.rate} if writes_sound(model) else {}
+    return Part("step", _Step(model), inputs, ("next_values", "p"), example, metadata)
 
 
 def _denoiser(model: Any) -> Part:
@@ -349,10 +349,10 @@ def _denoiser(model: Any) -> Part:
         return torch.linspace(-2, 2, batch) + (1.0 if name == "next_log_snr" else 0.0)
 
     level: tuple[tuple[int, ...], torch.dtype] = ((), torch.float32)
-    told, facts = _told(model)
+    told, metadata = _guidance_inputs(model)
     inputs = {"x": (tuple(model.shape), torch.float32), "log_snr": level, "next_log_snr": level, **told}
-    facts |= {"shape": list(model.shape), "log_snr": grid.tolist(), "start": start}
-    return Part("denoiser", _Denoiser(model), inputs, ("next_x", "data"), example, facts)
+    metadata |= {"shape": list(model.shape), "log_snr": grid.tolist(), "start": start}
+    return Part("denoiser", _Denoiser(model), inputs, ("next_x", "data"), example, metadata)
 
 
 def _velocity(model: Any) -> Part:
@@ -365,8 +365,8 @@ def _velocity(model: Any) -> Part:
             return torch.tensor(1.5)
         return torch.linspace(0.05, 0.9, batch)
 
-    told, facts = _told(model)
+    told, metadata = _guidance_inputs(model)
     inputs = {"x": (tuple(model.shape), torch.float32), "t": ((), torch.float32), **told}
-    facts |= {"shape": list(model.shape), "end": end_of_time(model), "levels": model.levels,
+    metadata |= {"shape": list(model.shape), "end": end_of_time(model), "levels": model.levels,
               "steps": model.steps}  # fmt: skip
-    return Part("velocity", _Velocity(model), inputs, ("v",), example, facts)
+    return Part("velocity", _Velocity(model), inputs, ("v",), example, metadata)

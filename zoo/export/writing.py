@@ -156,7 +156,7 @@ def run_onnx(session: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
 def _facts(part: Part, what: str) -> dict[str, Any]:
     from zoo import __version__
 
-    return {"zoo": __version__, "name": what, "kind": part.kind, **part.facts}
+    return {"zoo": __version__, "name": what, "kind": part.kind, **part.metadata}
 
 
 def _tuple(value: Any) -> Sequence[Tensor]:

@@ -105,7 +105,7 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
         _check(n_critic, lazy, num_classes, features, augment, penalty, r1, r2, clip)
         self.automatic_optimization = False
         if num_classes:
-            generator = self.told(generator, num_classes, class_dim)
+            generator = self.conditioned(generator, num_classes, class_dim)
             critic = ProjectionCritic(critic, num_classes, features)
         self.generator, self.critic = generator, critic
         self.latent_dim, self.shape, self.levels = latent_dim, tuple(shape), None
@@ -123,7 +123,7 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
         if self.objective.shift_free:
             _freeze_constant(critic)
 
-    def told(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
+    def conditioned(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
         """Return a generator that is given the class too."""
         return ClassInput(generator, num_classes, class_dim)
 

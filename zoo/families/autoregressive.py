@@ -23,7 +23,7 @@ from zoo.maths.completion import known_values
 from zoo.maths.decoding import Decoding, ValueState, decode
 from zoo.model import Batch, LikelihoodModel
 from zoo.nets.decoding_states import FullPasses
-from zoo.sampling import Labels, pulse, resting
+from zoo.sampling import Labels, interruptible_loop, interruption_point
 
 __all__ = ["AutoregressiveModel", "scores"]
 
@@ -174,10 +174,10 @@ class AutoregressiveModel(LikelihoodModel):
         noise = torch.rand(T, n, generator=generator, device=self.device, dtype=self.dtype)
 
         def chosen(logits: Tensor, u: Tensor) -> Tensor:
-            pulse()
+            interruption_point()
             return choose(logits, u)
 
-        with resting(), torch.inference_mode():  # a tenth less work for each of the many small operations
+        with interruptible_loop(), torch.inference_mode():  # a tenth less work for each of the many small operations
             if compiled:
                 k = self.decode_compiled(noise, *fixed, labels, choose)
             else:

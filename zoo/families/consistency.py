@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
-from zoo.maths.conversions import SIGMA_DATA, input_scale
+from zoo.maths.conversions import input_scale
 from zoo.maths.samplers import heun_step
 from zoo.maths.schedules import EDM, Schedule
 from zoo.model import Batch, Player, TrainedPart
@@ -46,13 +46,9 @@ class Consistency(Diffusion):
         schedule: of the noise, one in which alpha is 1; EDM if left out.
         table: levels of noise, neighbours of which make pairs.
         decay: of the copy that follows the network, a step; 0 to take the network itself.
-        num_classes: labels that the network is conditioned on, 0 for none.
-        label_dropout: share of the labels that training replaces by the null label.
         steps: default of sampling.
-        levels: grey levels of the data, None for continuous data.
-        sigma_data: s, standard deviation of the data.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.diffusion.Diffusion`, ``sigma_data`` being s.
 
     Raises:
         ConfigError: a teacher of other examples, a schedule of another kind, or numbers out of range.
@@ -77,17 +73,12 @@ class Consistency(Diffusion):
         schedule: Schedule | None = None,
         table: int = 40,
         decay: float = 0.95,
-        num_classes: int = 0,
-        label_dropout: float = 0.1,
         steps: int = 2,
-        levels: int | None = 256,
-        sigma_data: float = SIGMA_DATA,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.99),
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            network, shape, schedule or EDM(), "edm", num_classes, label_dropout, 1.0, "consistency", steps, levels,
-            sigma_data, lr, betas,
+            network, shape, schedule or EDM(), predict="edm", guidance_scale=1.0, weak_batches=0, sampler="consistency",
+            steps=steps, **kwargs,
         )  # fmt: skip
         if self.schedule.kind != "ve":
             raise ConfigError(
@@ -96,10 +87,10 @@ class Consistency(Diffusion):
             )
         if table < 2 or not 0 <= decay < 1:
             raise ConfigError(f"table must be at least 2 and decay lie between 0 and 1, got {table} and {decay}")
-        if teacher is not None and (tuple(teacher.shape), teacher.num_classes) != (self.shape, num_classes):
+        if teacher is not None and (tuple(teacher.shape), teacher.num_classes) != (self.shape, self.num_classes):
             raise ConfigError(
                 f"the teacher draws examples of shape {tuple(teacher.shape)} with {teacher.num_classes} classes, the "
-                f"model {self.shape} with {num_classes}; make them equal"
+                f"model {self.shape} with {self.num_classes}; make them equal"
             )
         self.table, self.decay = table, decay
         self.teacher = teacher.requires_grad_(False) if teacher is not None else None
@@ -153,9 +144,9 @@ class Consistency(Diffusion):
         x, labels = batch
         x_0 = self.centre(x, self.rand(*x.shape))
         column = (-1, *[1] * (x.ndim - 1))
-        n = (self._even(len(x)) * (self.table - 1)).long()
+        n = (self.even(len(x)) * (self.table - 1)).long()
         later, earlier = (self.log_snrs[i].to(x.dtype).view(column) for i in (n, n + 1))
-        y = self._dropped(labels)
+        y = self.dropped(labels)
         x_a, x_b = self.pair(x_0, self.randn(*x.shape), later, earlier, y)
         with torch.no_grad():
             f_b = self.jump(self.target if self.decay else self.network, x_b, earlier, y)
@@ -184,6 +175,6 @@ class Consistency(Diffusion):
         return x_a, heun_step(guided, x_a, later, earlier, self.schedule)
 
     def _grid(self, sampler: str, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
-        """Return the levels from which to jump; the last one of the grid, at which a jump is no jump, is left out."""
-        levels = self.schedule.grid(steps + 1, spacing or "rho", self.first_time())[:-1]
+        """Return the levels from which to jump, and the last one of the grid, at which a jump is no jump."""
+        levels = self.schedule.grid(steps + 1, spacing or "rho", self.first_time())
         return levels, levels

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,8 @@ from zoo.errors import ConfigError
 from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
 from zoo.families.noise_latents import NoiseLatents
-from zoo.maths.conversions import SIGMA_DATA
 from zoo.maths.samplers import Reverse
-from zoo.maths.schedules import Cosine, Schedule, posterior, transition
+from zoo.maths.schedules import Cosine, Schedule, posterior, posterior_variance, transition
 from zoo.model import Batch, HasLikelihood, seeded
 
 __all__ = ["DDPM"]
@@ -48,20 +47,12 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         shape: of an example.
         schedule: of the noise, one that preserves variance; a cosine if left out.
         table: T.
-        predict: eps, x0, v, score or edm.
         variance: of p(x_s | x_t): ``small``, that of q(x_s | x_t, x_0); ``large``, that of q(x_t | x_s); ``learned``,
             between both in logarithm, trained by the bound with the means held fixed.
-        num_classes: labels that the network is conditioned on, 0 for none.
-        label_dropout: share of the labels that training replaces by the null label.
-        guidance_scale: default of sampling, 1 for none.
-        weak_batches: after how many batches a weak version of the network is kept for guidance, 0 for none.
-        sampler: default of sampling.
-        steps: default of sampling.
-        levels: grey levels of the data, None for continuous data, which then have no likelihood.
-        likelihood_examples: over how many test examples an evaluation takes the mean of `log_prob`, None for all.
-        sigma_data: standard deviation of the data that the prediction ``edm`` supposes.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+        likelihood_examples: over how many test examples an evaluation takes the mean of `log_prob`, None for all;
+            continuous data have no likelihood.
+
+    The other arguments are those of `zoo.families.diffusion.Diffusion`.
 
     Raises:
         ConfigError: an unknown variance or prediction, a schedule of another kind, or numbers out of range.
@@ -75,24 +66,11 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         shape: Sequence[int],
         schedule: Schedule | None = None,
         table: int = 1000,
-        predict: str = "v",
         variance: str = "large",
-        num_classes: int = 0,
-        label_dropout: float = 0.1,
-        guidance_scale: float = 1.0,
-        weak_batches: int = 0,
-        sampler: str = "dpm_solver",
-        steps: int = 15,
-        levels: int | None = 256,
-        sigma_data: float = SIGMA_DATA,
         likelihood_examples: int | None = None,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.99),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            network, shape, schedule or Cosine(), predict, num_classes, label_dropout, guidance_scale, sampler,
-            steps, levels, sigma_data, lr, betas, weak_batches,
-        )  # fmt: skip
+        super().__init__(network, shape, schedule or Cosine(), **kwargs)
         if variance not in VARIANCES or table < 2:
             raise ConfigError(
                 f"variance must be small, large or learned and table at least 2, got {variance!r}, {table}"
@@ -123,9 +101,13 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
             earlier: lambda at s.
         """
         large = torch.log(transition(self.schedule, later, earlier)[1])
+        return self._chosen(large, rest, later, earlier)
+
+    def _chosen(self, large: Tensor, rest: Tensor, later: Tensor, earlier: Tensor) -> Tensor:
+        """Return the larger log variance, that of q(x_s | x_t, x_0), or what the network says between both."""
         if self.variance == "large":
             return large
-        small = torch.log(self.schedule.coefficients(earlier)[1] ** 2 * -torch.expm1(later - earlier))
+        small = torch.log(posterior_variance(self.schedule, later, earlier))
         return small if self.variance == "small" else small + ((rest + 1) / 2).clamp(0, 1) * (large - small)
 
     def reverse(self, denoise: Denoise) -> Reverse:
@@ -164,7 +146,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         later = self.log_snrs[(i - 1).clamp(min=1)].view(column)  # the first step has its own term below
         earlier = self.log_snrs[(i - 2).clamp(min=0)].view(column)
         log_p = self.log_variance(rest, later, earlier)
-        log_q = torch.log(self.schedule.coefficients(earlier)[1] ** 2 * -torch.expm1(later - earlier))
+        log_q = torch.log(posterior_variance(self.schedule, later, earlier))
         gap = posterior(self.schedule, torch.zeros_like(x_0), value - x_0, later, earlier)[0]  # of the means
         kl = 0.5 * (log_p - log_q + torch.exp(log_q - log_p) + gap**2 * torch.exp(-log_p) - 1)
         if self.levels is None:
@@ -175,11 +157,7 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
     def _first_log_variance(self, rest: Tensor) -> Tensor:
         """Return log variance of p(x_0 | x_{1/T}): that of the second step where it would be 0 (Nichol)."""
         large = torch.log(self.schedule.coefficients(self.log_snrs[0])[1] ** 2)
-        if self.variance == "large":
-            return large
-        later, earlier = self.log_snrs[1], self.log_snrs[0]
-        small = torch.log(self.schedule.coefficients(earlier)[1] ** 2 * -torch.expm1(later - earlier))
-        return small if self.variance == "small" else small + ((rest + 1) / 2).clamp(0, 1) * (large - small)
+        return self._chosen(large, rest, self.log_snrs[1], self.log_snrs[0])
 
     @torch.no_grad()
     def vlb(

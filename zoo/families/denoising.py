@@ -10,18 +10,33 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.maths.completion import known_values
 from zoo.maths.guidance import Field, guide
 
-if TYPE_CHECKING:
-    from zoo.families.diffusion import Diffusion
+__all__ = ["Denoise", "Noised", "known_pixels"]
 
-__all__ = ["Denoise", "known_pixels"]
+
+class Noised(Protocol):
+    """What is asked of a model here; `zoo.families.diffusion.Diffusion` says what each of it is."""
+
+    shape: tuple[int, ...]
+    num_classes: int
+    weak: nn.Module | None
+    device: torch.device
+    dtype: torch.dtype
+
+    def output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor: ...
+
+    def weak_output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None) -> Tensor: ...
+
+    def data_of(self, value: Tensor, x: Tensor, log_snr: Tensor) -> Tensor: ...
+
+    def centre(self, x: Tensor, noise: Tensor | None = None) -> Tensor: ...
 
 
 class Denoise:
@@ -36,7 +51,7 @@ class Denoise:
     """
 
     def __init__(
-        self, model: Diffusion, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None
+        self, model: Noised, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None
     ) -> None:
         self.model, self.clip, self.known = model, clip, known
         null = model.num_classes if model.num_classes else None
@@ -60,7 +75,7 @@ class Denoise:
 
 
 def known_pixels(
-    model: Diffusion, n: int, given: Tensor | None, known: Tensor | int | None
+    model: Noised, n: int, given: Tensor | None, known: Tensor | int | None
 ) -> tuple[Tensor, Tensor] | None:
     """Return the values that are given in the model's range, and where they count, both (n, C, H, W)."""
     found = known_values(model.shape, n, given, known, model.device)

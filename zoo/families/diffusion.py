@@ -20,16 +20,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, close_matches
+from zoo.errors import ConfigError, close_matches
 from zoo.families.denoising import Denoise, known_pixels
+from zoo.families.guided import Guided
 from zoo.maths import samplers
-from zoo.maths.conversions import KINDS, input_scale, noise_of, prediction_of, to_data
+from zoo.maths.conversions import KINDS, SIGMA_DATA, input_scale, noise_of, prediction_of, to_data
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import calls_per_step
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
 from zoo.model import Batch, ScoreModel, seeded
-from zoo.nets.early import EarlySelf
 
 __all__ = ["SAMPLERS", "Diffusion"]
 
@@ -40,7 +40,7 @@ _SPACING = {"heun": "rho", "dpm_solver": "log_snr", "ode": "log_snr"}
 """What is even between levels where it is not time."""
 
 
-class Diffusion(ScoreModel):
+class Diffusion(Guided, ScoreModel):
     """Base of the diffusion models: objective, samplers, encoding, completion.
 
     Args:
@@ -52,7 +52,7 @@ class Diffusion(ScoreModel):
         label_dropout: share of the labels that training replaces by the null label ``num_classes``.
         guidance_scale: default of sampling, 1 for none.
         weak_batches: after how many batches of training a weak version of the network is kept for guidance, 0 for none;
-            see `zoo.nets.early.EarlySelf`.
+            see `zoo.nets.weak_copy.WeakCopy`.
         sampler: default of sampling, of those that the class takes.
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data of about unit size, which are taken as they are.
@@ -75,39 +75,35 @@ class Diffusion(ScoreModel):
         network: nn.Module,
         shape: Sequence[int],
         schedule: Schedule,
-        predict: str,
-        num_classes: int,
-        label_dropout: float,
-        guidance_scale: float,
-        sampler: str,
-        steps: int,
-        levels: int | None,
-        sigma_data: float,
-        lr: float,
-        betas: tuple[float, float],
+        predict: str = "v",
+        num_classes: int = 0,
+        label_dropout: float = 0.1,
+        guidance_scale: float = 1.0,
         weak_batches: int = 0,
+        sampler: str = "dpm_solver",
+        steps: int = 15,
+        levels: int | None = 256,
+        sigma_data: float = SIGMA_DATA,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         super().__init__()
         if predict not in KINDS:
             raise ConfigError(
                 f"unknown prediction {predict!r}.{close_matches(predict, KINDS)} It is {', '.join(KINDS)}"
             )
-        if num_classes < 0 or not 0 <= label_dropout < 1 or sigma_data <= 0:
-            raise ConfigError(
-                f"num_classes must not be negative, label_dropout lie between 0 and 1 and sigma_data be positive, got "
-                f"{num_classes}, {label_dropout} and {sigma_data}"
-            )
+        if sigma_data <= 0:
+            raise ConfigError(f"sigma_data must be positive, got {sigma_data}")
         self.check_sampler(sampler)
         if guidance_scale != 1 and not num_classes and not weak_batches:
             raise ConfigError(
                 f"guidance needs classes or weak_batches, and there are none; leave guidance_scale at 1, got "
                 f"{guidance_scale}"
             )
-        self.weak = EarlySelf(network, weak_batches) if weak_batches else None
+        self.set_guidance(network, num_classes, label_dropout, guidance_scale, weak_batches)
         self.network, self.schedule, self.predict = network, schedule, predict
-        self.shape, self.levels, self.num_classes = tuple(shape), levels, num_classes
-        self.label_dropout, self.sigma_data = label_dropout, sigma_data
-        self.default_sampler, self.steps, self.guidance_scale = sampler, steps, guidance_scale
+        self.shape, self.levels, self.sigma_data = tuple(shape), levels, sigma_data
+        self.default_sampler, self.steps = sampler, steps
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
         self.steps_to_move = getattr(network, "steps_to_move", 2)
 
@@ -156,24 +152,11 @@ class Diffusion(ScoreModel):
     def noisy(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return x_0 in the model's range, x_t, its lambda (B,), and labels of which some are the null label."""
         x, labels = batch
-        if self.weak is not None and self.training:
-            self.weak.observe(self.network)
+        self.keep_early()
         x_0 = self.centre(x, self.rand(*x.shape) if self.dequantizes else None)
-        log_snr = self.training_levels(self._even(len(x)))
+        log_snr = self.training_levels(self.even(len(x)))
         alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
-        return x_0, alpha * x_0 + sigma * self.randn(*x.shape), log_snr, self._dropped(labels)
-
-    def _even(self, n: int) -> Tensor:
-        """Draw n numbers in [0, 1), one in each n-th of it for each rank's share: every batch sees all levels."""
-        share = n // max(1, len(self._streams))
-        return (torch.arange(n, device=self.device) % share + self.rand(n)) / share
-
-    def _dropped(self, labels: Tensor) -> Tensor | None:
-        if not self.num_classes:
-            return None
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise DataError(f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes")
-        return labels.masked_fill(self.rand(len(labels)) < self.label_dropout, self.num_classes)
+        return x_0, alpha * x_0 + sigma * self.randn(*x.shape), log_snr, self.dropped(labels)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``mse``, the mean squared error of the prediction per dimension, which is ``loss``."""

@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +51,8 @@ class FFJORD(NormalisingFlow):
         jacobian: weight of the regulariser int |e^T dv/dx|^2 dt, which is unbiased for the Frobenius norm; it needs the
             trace by Hutchinson.
         time_scale: of the time that the network is told.
-        levels: grey levels of the data, None for continuous data.
-        alpha: of the logit that grey levels go through, None for no logit.
-        dequantisation: ``uniform`` or ``variational``.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.normalising_flow.NormalisingFlow`.
 
     Raises:
         ConfigError: unknown or contradictory options.
@@ -71,13 +69,9 @@ class FFJORD(NormalisingFlow):
         kinetic: float = 0.0,
         jacobian: float = 0.0,
         time_scale: float = 10.0,
-        levels: int | None = 256,
-        alpha: float | None = None,
-        dequantisation: str = "uniform",
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, alpha, dequantisation, "normal", lr, betas)
+        super().__init__(shape, prior="normal", width=32, **kwargs)
         for name, value, known in (("solver", solver, (*SOLVERS, *ADAPTIVE)), ("trace", trace, TRACES)):
             if value not in known:
                 raise ConfigError(f"unknown {name} {value!r}.{close_matches(value, known)} There are: {known}")
@@ -138,7 +132,7 @@ class FFJORD(NormalisingFlow):
 
     def density(self, x: Tensor, randn: Draw | None = None) -> Tensor:
         """Return log p(x) of continuous examples, (B,): by the exact trace on up to 16 dimensions, or without noise."""
-        exact = randn is None or math.prod(self.shape) <= _EXACT
+        exact = randn is None or not self.estimated
         z, log_det, _ = self.transported(x, None if exact else randn(*x.shape), differentiable=torch.is_grad_enabled())
         return self._log_prior(z) + log_det
 
@@ -196,8 +190,14 @@ class FFJORD(NormalisingFlow):
         z = torch.randn(n, *self.shape, generator=seeded(seed, self.device), device=self.device, dtype=self.dtype)
         return self.data_range(trajectory(self.velocity, z, times, "rk4")), torch.tensor(times)
 
+    @property
+    def estimated(self) -> bool:
+        """Whether the trace is Hutchinson's estimate: above 16 dimensions, where the exact one is too dear."""
+        return math.prod(self.shape) > _EXACT
+
     def likelihood(self, k: int = 1) -> str:
-        return super().likelihood(k).replace("exact", "ode")
+        said = super().likelihood(k)
+        return said.replace("exact", "ode") if "exact" in said else f"ode+{said}"
 
     @property
     def calls_per_sample(self) -> int:

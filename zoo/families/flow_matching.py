@@ -18,6 +18,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,24 +64,11 @@ class FlowMatching(OdeLikelihood, VelocityModel):
         path: str = "linear",
         pairing: str = "independent",
         times: str = "uniform",
-        num_classes: int = 0,
-        label_dropout: float = 0.1,
-        guidance_scale: float = 1.0,
-        weak_batches: int = 0,
-        steps: int = 10,
-        solver: str = "midpoint",
-        time_scale: float = 10.0,
-        data_scale: float | None = None,
         likelihood_steps: int = 20,
         likelihood_examples: int = 1_000,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            network, shape, levels, num_classes=num_classes, label_dropout=label_dropout,
-            guidance_scale=guidance_scale, weak_batches=weak_batches, steps=steps, solver=solver, time_scale=time_scale,
-            data_scale=data_scale, lr=lr, betas=betas,
-        )  # fmt: skip
+        super().__init__(network, shape, levels, **kwargs)
         for value, known, what in ((pairing, PAIRINGS, "pairing"), (times, TIMES, "distribution of times")):
             if value not in known:
                 near = close_matches(value, known)
@@ -94,8 +83,7 @@ class FlowMatching(OdeLikelihood, VelocityModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean squared error of the velocity, per dimension."""
         x, labels = batch
-        if self.weak is not None and self.training:
-            self.weak.observe(self.network)
+        self.keep_early()
         x_1 = self.training_examples(x)
         x_0 = self.paired(self.randn(*x.shape), x_1, labels)
         t = self.training_times(len(x))
@@ -105,7 +93,7 @@ class FlowMatching(OdeLikelihood, VelocityModel):
 
     def training_times(self, n: int) -> Tensor:
         """Draw n times, (n,)."""
-        t = self.random_times(n)
+        t = self.even(n)
         if self.times == "logit_normal":
             tiny = torch.finfo(t.dtype).eps
             t = torch.special.ndtri(t.clamp(tiny, 1 - tiny)).sigmoid()

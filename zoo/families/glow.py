@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -29,11 +30,8 @@ class Glow(NormalisingFlow):
         kernel: of their first and last convolutions.
         context: width of the part of them that sees the whole image, 0 for none.
         coupling: ``affine``, ``additive`` or ``spline``.
-        levels: grey levels of the data, None for continuous data.
-        alpha: of the logit that grey levels go through, None for no logit.
-        dequantisation: ``uniform`` or ``variational``.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.normalising_flow.NormalisingFlow`.
 
     Raises:
         ConfigError: unknown or contradictory options, or sides that cannot be squeezed so.
@@ -48,13 +46,10 @@ class Glow(NormalisingFlow):
         kernel: int = 3,
         context: int = 0,
         coupling: str = "affine",
-        levels: int | None = 256,
         alpha: float | None = 0.05,
-        dequantisation: str = "uniform",
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, alpha, dequantisation, "normal", lr, betas, width)
+        super().__init__(shape, alpha=alpha, prior="normal", width=width, **kwargs)
         if not steps or len(steps) != len(squeezes):
             raise ConfigError(f"each level needs its steps and its squeeze, got {list(steps)} and {list(squeezes)}")
         C, H, W = self.image = tuple(shape) if len(shape) == 3 else (shape[0], 1, 1)

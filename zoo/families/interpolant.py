@@ -58,21 +58,12 @@ class Interpolant(OdeLikelihood, VelocityModel):
         levels: int | None = 256,
         path: str = "trigonometric_noisy",
         diffusion: float = 0.0,
-        num_classes: int = 0,
-        label_dropout: float = 0.1,
-        guidance_scale: float = 1.0,
         steps: int = 20,
-        solver: str = "midpoint",
-        time_scale: float = 10.0,
         likelihood_steps: int = 20,
         likelihood_examples: int = 1_000,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            network, shape, levels, num_classes=num_classes, label_dropout=label_dropout,
-            guidance_scale=guidance_scale, steps=steps, solver=solver, time_scale=time_scale, lr=lr, betas=betas,
-        )  # fmt: skip
+        super().__init__(network, shape, levels, steps=steps, weak_batches=0, data_scale=None, **kwargs)
         self.path, self.diffusion = path_of(path), _checked(diffusion)
         self.end = 1 - self.path.margin
         self.smoothing = self.path.a if self.path.g is None else self.path.g
@@ -93,7 +84,7 @@ class Interpolant(OdeLikelihood, VelocityModel):
         """Return the sum of the mean squared errors of velocity and noise, per dimension, and both."""
         x, labels = batch
         x_1 = self.training_examples(x)
-        x_0, z, t = self.randn(*x.shape), self.randn(*x.shape), self.random_times(len(x)) * self.end
+        x_0, z, t = self.randn(*x.shape), self.randn(*x.shape), self.even(len(x)) * self.end
         x_t, dx_t = self.path.state(x_0, x_1, t, z), self.path.velocity(x_0, x_1, t, z)
         v, e = self.both(x_t, t, self.dropped(labels)).chunk(2, 1)
         mse, mse_noise = F.mse_loss(v, dx_t), F.mse_loss(e, x_0 if self.path.g is None else z)

@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,8 @@ class NICE(NormalisingFlow):
         hidden: widths of the hidden layers of each coupling's network.
         activation: of these layers (see `zoo.nets.activations`).
         prior: of the noise, ``logistic`` or ``normal``.
-        levels: grey levels of the data, None for continuous data.
-        alpha: of a logit that grey levels go through; None, as in the paper, for no logit.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.normalising_flow.NormalisingFlow`; the paper has no logit.
 
     Raises:
         ConfigError: unknown or contradictory options.
@@ -45,12 +44,9 @@ class NICE(NormalisingFlow):
         hidden: list[int] = (1000, 1000, 1000, 1000, 1000),
         activation: str = "relu",
         prior: str = "logistic",
-        levels: int | None = 256,
-        alpha: float | None = None,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, alpha, "uniform", prior, lr, betas)
+        super().__init__(shape, dequantisation="uniform", prior=prior, width=32, **kwargs)
         D = math.prod(shape)
         if couplings < 2 or D < 2:
             raise ConfigError(f"NICE needs at least 2 couplings and 2 dimensions, got {couplings} and {D}")

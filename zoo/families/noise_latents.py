@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
 from zoo.maths import samplers
+from zoo.maths.paths import arc
 
 __all__ = ["NoiseLatents"]
 
@@ -48,9 +49,4 @@ class NoiseLatents(Diffusion):
     def _latent_way(self, labels: Tensor | None, steps: int) -> tuple[Tensor, Denoise]:
         return self._grid("ddim", steps, None)[0], Denoise(self, labels, 1.0, False, None)
 
-    @staticmethod
-    def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-        """Return the point between two noises on the arc, where noise of full length lies, not on the chord."""
-        cosine = (a.flatten(1) * b.flatten(1)).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
-        angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4).view(-1, *[1] * (a.ndim - 1))
-        return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+    between = staticmethod(arc)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, close_matches
 from zoo.maths.dequantisation import dequantise, from_continuous, logit_normal
 from zoo.maths.transforms import from_logit, to_logit
-from zoo.model import Batch, LikelihoodModel, Player, seeded
+from zoo.model import Batch, LikelihoodModel, seeded
 from zoo.nets.coupling import CouplingNet
 
 __all__ = ["NormalisingFlow"]
@@ -59,12 +59,12 @@ class NormalisingFlow(LikelihoodModel):
     def __init__(
         self,
         shape: Sequence[int],
-        levels: int | None,
-        alpha: float | None,
-        dequantisation: str,
-        prior: str,
-        lr: float,
-        betas: Sequence[float],
+        levels: int | None = 256,
+        alpha: float | None = None,
+        dequantisation: str = "uniform",
+        prior: str = "normal",
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
         width: int = 32,
     ) -> None:
         super().__init__()
@@ -83,9 +83,6 @@ class NormalisingFlow(LikelihoodModel):
                 raise ConfigError(f"variational dequantisation is one of images, examples have shape {self.shape}")
             fold = max(f for f in (4, 2, 1) if all(s % f == 0 for s in self.shape[1:]))
             self.dequantiser = CouplingNet(self.shape[0], 2 * self.shape[0], self.shape[1:], width, fold=fold)
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas)}
 
     # -- what a family defines ----------------------------------------------------------------------------------------
 
@@ -182,7 +179,9 @@ class NormalisingFlow(LikelihoodModel):
     ) -> Tensor:
         """Return log p(x) of continuous examples, exactly, or a bound on log P(x) of grey levels: -> (B,), nats.
 
-        The bound draws k places within the intervals, and takes the log of the mean of what each says of P.
+        The bound draws k places within the intervals, and takes the log of the mean of what each says of P. Where the
+        density is only estimated (`estimated`), it takes the mean of the logs: the log of a mean of noisy estimates
+        exceeds the truth.
 
         Raises:
             ConfigError: k below 1, or labels.
@@ -203,13 +202,19 @@ class NormalisingFlow(LikelihoodModel):
         for _ in range(k if self.levels is not None else 1):
             y, offset = self._continuous(x, rand, randn)
             draws.append(self.density(y, randn) + offset)
-        return torch.stack(draws).logsumexp(0) - math.log(len(draws))
+        log_p = torch.stack(draws)  # (k, B)
+        return log_p.mean(0) if self.estimated else log_p.logsumexp(0) - math.log(len(draws))
+
+    @property
+    def estimated(self) -> bool:
+        """Whether `density` is an unbiased estimate of log p(x) with a noise of its own, and not log p(x) itself."""
+        return False
 
     def likelihood(self, k: int = 1) -> str:
         if self.levels is None:
             return "exact"
         kind = "dequant" if self.dequantiser is None else "variational_dequant"
-        return f"exact+{kind}" if k == 1 else f"iwae-{k}+{kind}"
+        return f"exact+{kind}" if k == 1 or self.estimated else f"iwae-{k}+{kind}"
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

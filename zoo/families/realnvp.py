@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,11 +40,8 @@ class RealNVP(NormalisingFlow):
         kernel: of their first and last convolutions.
         context: width of the part of them that sees the whole image, 0 for none.
         coupling: ``affine``, ``additive`` or ``spline``.
-        levels: grey levels of the data, None for continuous data.
-        alpha: of the logit that grey levels go through, None for no logit.
-        dequantisation: ``uniform`` or ``variational``.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.normalising_flow.NormalisingFlow`.
 
     Raises:
         ConfigError: unknown or contradictory options, or sides that cannot be halved so often.
@@ -58,13 +56,10 @@ class RealNVP(NormalisingFlow):
         kernel: int = 3,
         context: int = 0,
         coupling: str = "affine",
-        levels: int | None = 256,
         alpha: float | None = 0.05,
-        dequantisation: str = "uniform",
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, alpha, dequantisation, "normal", lr, betas, width)
+        super().__init__(shape, alpha=alpha, prior="normal", width=width, **kwargs)
         if couplings < 1 or not folds:
             raise ConfigError(f"RealNVP needs couplings and at least one scale, got {couplings} and folds {folds}")
         self.coupling, self._net = coupling, partial(CouplingNet, width=width, kernel=kernel, context=context)

@@ -16,7 +16,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,21 +72,14 @@ class RectifiedFlow(VelocityModel):
         teacher_solver: str = "midpoint",
         one_step: float = 0.0,
         warm_start: bool = True,
-        num_classes: int = 0,
         label_dropout: float = 0.0,
-        guidance_scale: float = 1.0,
         steps: int = 1,
         solver: str = "euler",
-        time_scale: float = 10.0,
-        data_scale: float | None = None,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            network, shape, levels, num_classes=num_classes, label_dropout=label_dropout,
-            guidance_scale=guidance_scale, steps=steps, solver=solver, time_scale=time_scale,
-            data_scale=data_scale, lr=lr, betas=betas,
-        )  # fmt: skip
+            network, shape, levels, label_dropout=label_dropout, steps=steps, solver=solver, weak_batches=0, **kwargs
+        )
         if not 0 <= one_step <= 1 or pair_batches < 1:
             raise ConfigError(
                 f"one_step must lie between 0 and 1 and pair_batches be at least 1, got {one_step} and {pair_batches}"
@@ -165,7 +158,7 @@ class RectifiedFlow(VelocityModel):
             z_0 = self.randn(*x.shape)
             z_1 = self.pairs(z_0, labels if self.num_classes else None)
         first = self.rand(len(x)) < self.one_step
-        t = self.random_times(len(x)).masked_fill(first, 0.0)
+        t = self.even(len(x)).masked_fill(first, 0.0)
         beside = t.reshape(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
         v = self.velocity((1 - beside) * z_0 + beside * z_1, t, self.dropped(labels))
         errors = (v - (z_1 - z_0)).square().flatten(1).mean(1)  # (B,)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ from zoo.errors import ConfigError
 from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
 from zoo.families.noise_latents import NoiseLatents
-from zoo.maths.conversions import SIGMA_DATA
 from zoo.maths.ode_likelihood import normal_log_density, rademacher, transport
 from zoo.maths.samplers import velocity
 from zoo.maths.schedules import VP, Schedule
@@ -47,19 +46,10 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         network: (B, C, ...), lambda (B,), labels (B,) or None -> (B, C, ...).
         shape: of an example.
         schedule: VP, SubVP, VE, EDM, or any other; VP if left out.
-        predict: eps, x0, v, score or edm.
-        num_classes: labels that the network is conditioned on, 0 for none.
-        label_dropout: share of the labels that training replaces by the null label.
-        guidance_scale: default of sampling, 1 for none.
-        weak_batches: after how many batches a weak version of the network is kept for guidance, 0 for none.
-        sampler: default of sampling.
-        steps: default of sampling.
-        levels: grey levels of the data, None for continuous data.
-        sigma_data: standard deviation of the data that the prediction ``edm`` supposes.
         likelihood_steps: steps of the Runge-Kutta method of order 4 for `log_prob`.
         likelihood_examples: over how many test examples an evaluation takes the mean of `log_prob`.
-        lr: peak learning rate.
-        betas: Adam's decay rates.
+
+    The other arguments are those of `zoo.families.diffusion.Diffusion`.
 
     Raises:
         ConfigError: an unknown prediction, or numbers out of range.
@@ -73,24 +63,11 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
         network: nn.Module,
         shape: Sequence[int],
         schedule: Schedule | None = None,
-        predict: str = "v",
-        num_classes: int = 0,
-        label_dropout: float = 0.1,
-        guidance_scale: float = 1.0,
-        weak_batches: int = 0,
-        sampler: str = "dpm_solver",
-        steps: int = 15,
-        levels: int | None = 256,
-        sigma_data: float = SIGMA_DATA,
         likelihood_steps: int = 12,
         likelihood_examples: int | None = 1000,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.99),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            network, shape, schedule or VP(), predict, num_classes, label_dropout, guidance_scale, sampler,
-            steps, levels, sigma_data, lr, betas, weak_batches,
-        )  # fmt: skip
+        super().__init__(network, shape, schedule or VP(), **kwargs)
         if likelihood_steps < 1:
             raise ConfigError(f"likelihood_steps must be at least 1, got {likelihood_steps}")
         self.likelihood_steps, self.likelihood_examples = likelihood_steps, likelihood_examples

@@ -50,7 +50,7 @@ class SecondStage(GenerativeModel):
         self.num_classes, self.context = prior.num_classes, prior.context
         self.alphabet = prior.alphabet if prior.context else None
         self.steps_to_move, self.first_steps, self.period = prior.steps_to_move, prior.first_steps, prior.period
-        self.still = {f"prior.{name}": why for name, why in prior.still.items()}
+        self.never_updated = {f"prior.{name}": why for name, why in prior.never_updated.items()}
 
     def train(self, mode: bool = True) -> SecondStage:
         """Set the prior's mode; the autoencoder stays in eval mode."""

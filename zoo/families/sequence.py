@@ -19,7 +19,7 @@ from torch import Tensor
 from zoo.errors import ConfigError
 from zoo.families.autoregressive import AutoregressiveModel, scores
 from zoo.maths.decoding import BeamState, Decoding, beam_search, inverse_cdf, known_beginning
-from zoo.maths.scheduled import mix, teacher_probability
+from zoo.maths.scheduled_sampling import mix, teacher_probability
 
 __all__ = ["SequenceModel"]
 
@@ -37,7 +37,7 @@ class SequenceModel(AutoregressiveModel):
         rate: of a model of audio: samples a second, the values being mu-law codes.
         lr: peak learning rate.
         betas: Adam's decay rates.
-        scheduled: schedule of scheduled sampling, see `zoo.maths.scheduled`; none for teacher forcing.
+        scheduled: schedule of scheduled sampling, see `zoo.maths.scheduled_sampling`; none for teacher forcing.
         scheduled_k: constant of that schedule.
 
     Raises:

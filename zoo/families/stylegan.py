@@ -80,7 +80,7 @@ class StyleGAN(AdversarialModel):
         self.mixing = mixing
         self.register_buffer("w_mean", torch.zeros(style_dim))
 
-    def told(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
+    def conditioned(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
         """Return the generator whose mapping is given the class."""
         generator.mapping = ClassInput(generator.mapping, num_classes, class_dim)
         return generator

@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, close_matches
+from zoo.errors import ConfigError, close_matches
+from zoo.families.guided import Guided
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import Field, calls_per_step, guide
 from zoo.maths.ode_likelihood import ode_log_density, rademacher
+from zoo.maths.paths import arc, straightness
 from zoo.maths.paths import path as path_of
-from zoo.maths.paths import straightness
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import FlowModel, HasLikelihood, seeded
-from zoo.nets.early import EarlySelf
 
 __all__ = ["OdeLikelihood", "VelocityModel"]
 
 
-class VelocityModel(FlowModel):
+class VelocityModel(Guided, FlowModel):
     """A network that says where to go, and a solver that goes there.
 
     Args:
@@ -41,7 +41,7 @@ class VelocityModel(FlowModel):
         label_dropout: chance that training tells the null label instead, which guidance needs.
         guidance_scale: default of sampling.
         weak_batches: after how many batches of training a weak version of the network is kept for guidance, 0 for none;
-            see `zoo.nets.early.EarlySelf`.
+            see `zoo.nets.weak_copy.WeakCopy`.
         steps: default number of steps of sampling.
         solver: default of sampling.
         time_scale: of the time that the network is told.
@@ -78,11 +78,8 @@ class VelocityModel(FlowModel):
     ) -> None:
         super().__init__()
         _check_solver(solver)
-        if not 0 <= label_dropout < 1:
-            raise ConfigError(f"label_dropout must be at least 0 and below 1, got {label_dropout}")
-        self.weak = EarlySelf(network, weak_batches) if weak_batches else None
-        self.network, self.shape, self.levels, self.num_classes = network, tuple(shape), levels, num_classes
-        self.label_dropout, self.guidance_scale = label_dropout, guidance_scale
+        self.set_guidance(network, num_classes, label_dropout, guidance_scale, weak_batches)
+        self.network, self.shape, self.levels = network, tuple(shape), levels
         self.steps, self.solver, self.time_scale, self.data_scale = steps, solver, time_scale, data_scale
         self.path = path_of("linear")
         self.lr, self.betas = lr, betas
@@ -106,20 +103,6 @@ class VelocityModel(FlowModel):
             scale = 1.0
         weak = None if self.weak is None else partial(self.velocity, network=self.weak)
         return guide(self.velocity, scale, labels, self.num_classes or None, weak)
-
-    def dropped(self, labels: Tensor) -> Tensor | None:
-        """Return training labels, some replaced by the null label; None without classes. Raises `DataError`."""
-        if not self.num_classes:
-            return None
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise DataError(f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes")
-        return labels.masked_fill(self.rand(len(labels)) < self.label_dropout, self.num_classes)
-
-    def random_times(self, n: int) -> Tensor:
-        """Draw n times uniform in [0, 1), one in each n-th of it for each rank's share, which spreads them evenly."""
-        share = n // max(1, len(self._streams))
-        places = torch.arange(n, device=self.device) % share
-        return (places + self.rand(n)) / share
 
     # -- data range and back ------------------------------------------------------------------------------------------
 
@@ -189,12 +172,7 @@ class VelocityModel(FlowModel):
         """Return the examples that noise goes to: (B, *shape) -> (B, *shape) in data range."""
         return self.data_range(self.solve(self.field(labels, 1.0), z, self.steps, self.solver))
 
-    @staticmethod
-    def between(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-        """Return the point between two noises on the arc, where noise of full length lies, not on the chord."""
-        cosine = (a.flatten(1) * b.flatten(1)).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
-        angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4).view(-1, *[1] * (a.ndim - 1))
-        return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
+    between = staticmethod(arc)
 
     @torch.no_grad()
     def trajectory(

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "PushResult": "zoo.hub.upload",
-    "Waits": "zoo.hub.patience",
+    "Waits": "zoo.hub.timeouts",
     "build_card": "zoo.hub.cards",
     "card": "zoo.hub.loading",
     "list": "zoo.hub.listing",
     "load": "zoo.hub.loading",
     "load_pretrained": "zoo.hub.folder",
-    "merge_card": "zoo.hub.blocks",
+    "merge_card": "zoo.hub.card_blocks",
     "pull": "zoo.hub.loading",
     "push": "zoo.hub.upload",
     "resolve": "zoo.hub.loading",
     "save_pretrained": "zoo.hub.saving",
     "verify": "zoo.hub.layout",
-    "waits": "zoo.hub.patience",
+    "waits": "zoo.hub.timeouts",
 }
 
 __all__ = [
@@ -44,14 +44,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from zoo.hub.blocks import merge_card
+    from zoo.hub.card_blocks import merge_card
     from zoo.hub.cards import build_card
     from zoo.hub.folder import load_pretrained
     from zoo.hub.layout import verify
     from zoo.hub.listing import list
     from zoo.hub.loading import card, load, pull, resolve
-    from zoo.hub.patience import Waits, waits
     from zoo.hub.saving import save_pretrained
+    from zoo.hub.timeouts import Waits, waits
     from zoo.hub.upload import PushResult, push
 
 

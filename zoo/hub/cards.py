@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.errors import CardError
-from zoo.hub.blocks import assemble
+from zoo.hub.card_blocks import assemble
 from zoo.hub.layout import SAMPLES, SOUND, TEXTS
 from zoo.registry import load_registry
 
@@ -216,8 +216,8 @@ def _paper(paper: Mapping[str, Any] | None) -> str:
     if not paper:
         return ""
     link = paper.get("url") or (f"https://arxiv.org/abs/{paper['arxiv']}" if paper.get("arxiv") else "")
-    facts = [str(paper[k]) for k in ("authors", "title", "year") if paper.get(k)]
-    return f"Paper: {', '.join(facts)}{f', <{link}>' if link else ''}.\n"
+    metadata = [str(paper[k]) for k in ("authors", "title", "year") if paper.get(k)]
+    return f"Paper: {', '.join(metadata)}{f', <{link}>' if link else ''}.\n"
 
 
 def _classes(names: Sequence[str]) -> str:
@@ -236,9 +236,9 @@ def _results(results: Mapping[str, Any] | None, metrics: Mapping[str, float]) ->
     rows = "".join(f"| {name} | {value:.6g}{_error(results, name)} |\n" for name, value in metrics.items())
     text = f"## Results\n\n| metric | value |\n|---|---|\n{rows}"
     for title in ("data", "protocol", "cost"):
-        facts = (results or {}).get(title)
-        if facts:
-            lines = [f"- {k}: {v}" for k, v in _flat(facts)] if isinstance(facts, Mapping) else [f"- {facts}"]
+        metadata = (results or {}).get(title)
+        if metadata:
+            lines = [f"- {k}: {v}" for k, v in _flat(metadata)] if isinstance(metadata, Mapping) else [f"- {metadata}"]
             text += f"\n{title.capitalize()}:\n\n" + "\n".join(lines) + "\n"
     return text + "\nAll numbers, with their protocol, are in `eval.json`.\n"
 
@@ -249,8 +249,8 @@ def _error(results: Mapping[str, Any] | None, name: str) -> str:
     return f" ± {error:.2g}" if isinstance(error, (int, float)) else ""
 
 
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _flat(metadata: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     pairs = []
-    for key, value in facts.items():
+    for key, value in metadata.items():
         pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
     return pairs

@@ -29,8 +29,8 @@ from zoo.errors import (
 )
 from zoo.hub.cache import Snapshot, cached, link_to, storage, write_ref
 from zoo.hub.layout import CONFIG, FILES, LIMITS, WEIGHTS, is_pickle_name, parse_config, shown
-from zoo.hub.patience import passing, patient, pause_before, waits
 from zoo.hub.session import FAILURES, Hub, log
+from zoo.hub.timeouts import is_transient, pause_before, waits, with_timeouts
 from zoo.names import COMMIT
 
 __all__ = ["content", "fetch", "fetch_or_cached"]
@@ -180,10 +180,10 @@ def _receive(hub: Hub, name: str, url: str, size: int, stream: BinaryIO) -> None
                 return
             failure = None
         except FAILURES as error:
-            if isinstance(error, OSError) and not passing(error) and not hasattr(error, "response"):
+            if isinstance(error, OSError) and not is_transient(error) and not hasattr(error, "response"):
                 raise  # the disk, not the network
             failure = error
-            if not passing(error):
+            if not is_transient(error):
                 raise hub.explain(error, revision=None) from error
         if stream.tell() > size:
             break
@@ -208,7 +208,7 @@ def _stream(hub: Hub, url: str, size: int, stream: BinaryIO) -> bool:
     if stream.tell():
         headers["Range"] = f"bytes={stream.tell()}-"
     with (
-        patient(hub),
+        with_timeouts(hub),
         get_session().stream("GET", url, headers=headers, timeout=waits.timeout, follow_redirects=True) as response,
     ):
         hf_raise_for_status(response)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, ModelFolderError, ResultError
 from zoo.hub import cards
-from zoo.hub.blocks import merge_card
+from zoo.hub.card_blocks import merge_card
 from zoo.hub.folder import model_names, public_names, tied
 from zoo.hub.layout import (
     CARD,

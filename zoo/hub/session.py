@@ -25,7 +25,7 @@ from huggingface_hub.utils import build_hf_headers, httpx
 import zoo
 from zoo import errors
 from zoo.hub.layout import shown
-from zoo.hub.patience import passing, patient, pause_before, waits
+from zoo.hub.timeouts import is_transient, pause_before, waits, with_timeouts
 
 __all__ = ["FAILURES", "Hub", "cache_folder", "offline"]
 
@@ -119,11 +119,11 @@ class Hub:
         started = time.monotonic()
         for attempt in range(1, waits.tries + 1):
             try:
-                with patient(self):
+                with with_timeouts(self):
                     return action()
             except FAILURES as error:
                 spent = time.monotonic() - started
-                if not passing(error) or attempt == waits.tries or spent > waits.limit:
+                if not is_transient(error) or attempt == waits.tries or spent > waits.limit:
                     raise self.explain(error, revision=revision, writing=writing, tried=(attempt, spent)) from error
                 time.sleep(pause_before(attempt, error))
         raise AssertionError("unreachable")
@@ -187,14 +187,14 @@ class Hub:
 
     def _user(self) -> str:
         try:
-            with patient(self):
+            with with_timeouts(self):
                 return f"user {self.api.whoami()['name']!r}"
         except (*FAILURES, errors.ZooError):
             return "this user"
 
     def _known_revisions(self) -> str:
         try:
-            with patient(self):
+            with with_timeouts(self):
                 refs = self.api.list_repo_refs(self.repo_id)
         except (*FAILURES, errors.ZooError):
             return "its revisions cannot be listed"

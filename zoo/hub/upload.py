@@ -20,12 +20,12 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from tqdm import tqdm
 
 from zoo.errors import AuthError, CardError, OfflineError, PushConflictError, PushError
-from zoo.hub.blocks import join_cards
+from zoo.hub.card_blocks import join_cards
 from zoo.hub.fetch import content
 from zoo.hub.layout import CARD, FILES, SUMS, sums_text
-from zoo.hub.parcel import collect
-from zoo.hub.patience import passing, patient, pause_before, waits
 from zoo.hub.session import FAILURES, Hub, offline
+from zoo.hub.staging import collect
+from zoo.hub.timeouts import is_transient, pause_before, waits, with_timeouts
 from zoo.names import check_repo_id, check_revision
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
         operations: list[Any] = [CommitOperationAdd(n, _Watched(data, bar, hub)) for n, data in files.items()]
         operations += [CommitOperationDelete(n) for n in FILES if n in remote and n not in files]
         try:
-            with patient(hub), _plain_transfer():
+            with with_timeouts(hub), _plain_transfer():
                 return hub.api.create_commit(
                     hub.repo_id, operations, commit_message="Publish the model", revision=revision, parent_commit=head
                 ).oid
@@ -193,7 +193,7 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
             if isinstance(error, ValueError) and f"metadata in {CARD}" in str(error):
                 raise CardError(f"{hub.here}: {' '.join(str(error).split())}") from error
             moved = isinstance(error, HfHubHTTPError) and error.response.status_code in (409, 412)
-            if not moved and not passing(error):
+            if not moved and not is_transient(error):
                 tried = (attempt, time.monotonic() - started)
                 raise hub.explain(error, revision=revision, writing=True, tried=tried) from error
             now = hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision)).sha
@@ -248,7 +248,7 @@ def _read_back(hub: Hub, files: Mapping[str, bytes], commit: str) -> None:
 
 def _tag(hub: Hub, tag: str, commit: str) -> None:
     try:
-        with patient(hub):
+        with with_timeouts(hub):
             hub.api.create_tag(hub.repo_id, tag=tag, revision=commit)
     except FAILURES as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, close_matches
 
-__all__ = ["PATHS", "NoisePath", "path", "straightness"]
+__all__ = ["PATHS", "NoisePath", "arc", "path", "straightness"]
 
 Coefficient = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Times, of any shape -> the coefficient and its derivative, of the same shape."""
@@ -164,3 +164,15 @@ def straightness(velocities: Tensor, states: Tensor) -> Tensor:
     """
     bend = (states[-1] - states[0] - velocities).flatten(2).square().sum(2).mean(1)  # (T,)
     return torch.trapezoid(bend, dx=1 / (len(bend) - 1))
+
+
+def arc(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Return the point between two noises on the arc, where noise of full length lies, not on the chord.
+
+    Args:
+        a, b: (B, ...) each.
+        share: of the way from a to b, what broadcasts to them.
+    """
+    cosine = (a.flatten(1) * b.flatten(1)).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1))
+    angle = cosine.clamp(-1, 1).acos().clamp(min=1e-4).view(-1, *[1] * (a.ndim - 1))
+    return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)

@@ -8,14 +8,18 @@ evaluation at lambda_N whose answer is the sample: N levels of noise are N calls
 
     ancestral            x_s ~ p(x_s | x_t), which the model gives                           N calls
     ddim                 x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 v) eps + eta sqrt(v) z   N
-    euler_maruyama       the reverse equation, step by step in time                          N
+    euler_maruyama       the reverse equation, step by step in time, where that is stable    N
     predictor_corrector  the same, and a Langevin step after each                            2N - 1
     ode                  the probability-flow equation in lambda, by any solver              solver's calls (N - 1) + 1
     heun                 the same equation in q = sigma / alpha, trapezoid rule              2N - 1
     dpm_solver           exponential integrator of second order, two evaluations remembered  N
-    consistency          x_0 at once, noise again, x_0 at once, ...                          N
+    consistency          x_0 at once, noise again, x_0 at once, ...; from N of N + 1 levels  N
 
 v is the variance of q(x_s | x_t, x_0). DDIM with eta = 0 is Euler's method for d(x / alpha) / dq = eps.
+
+Where steps are so few, or a schedule so steep, that a method would blow up, a form of the same step that cannot takes
+its place: `euler_maruyama` draws from q(x_s | x_t, x_0), `heun` averages x_0 instead of eps, `ode` follows
+x / sqrt(alpha^2 + sigma^2), and the Langevin step of `predictor_corrector` has a largest size.
 
 References:
     J. Ho, A. Jain, P. Abbeel, Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239.
@@ -37,7 +41,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.maths.conversions import noise_of
-from zoo.maths.schedules import Schedule
+from zoo.maths.schedules import Schedule, posterior, transition
 from zoo.maths.solvers import integrate
 
 __all__ = [
@@ -66,6 +70,10 @@ Reverse = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 Noise = Callable[[], Tensor]
 """Draws standard normal noise of the shape of x."""
+
+
+_LARGEST = 3.0  # step in lambda of an explicit method
+_STEEPEST = 10.0  # fall of q in one step of the trapezoid rule
 
 
 def _cast(levels: Tensor, x: Tensor) -> Tensor:
@@ -149,19 +157,36 @@ def velocity(denoise: Denoiser, schedule: Schedule) -> Callable[[Tensor, Tensor]
 
 
 def ode(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, method: str = "rk4") -> Tensor:
-    """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end."""
-    if len(levels) > 1:
-        x = integrate(velocity(denoise, schedule), x, levels, method)
-    return denoise(x, _cast(levels, x)[-1])
+    """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end.
+
+    Where variance explodes, dx / d lambda = (x_0 - x) / 2, and steps above 3 throw an x of hundreds beyond x_0; then
+    x / sqrt(1 + sigma^2) is followed, of which the same holds as where variance is preserved.
+    """
+    flow, end = velocity(denoise, schedule), _cast(levels, x)[-1]
+    if len(levels) > 1 and schedule.kind == "ve" and float(levels.diff().max()) > _LARGEST:
+        preserved = Schedule()
+
+        def scaled(y: Tensor, log_snr: Tensor) -> Tensor:
+            return denoise(y / preserved.coefficients(log_snr)[0], log_snr)
+
+        y = integrate(velocity(scaled, preserved), x * preserved.coefficients(levels[0].to(x))[0], levels, method)
+        return scaled(y, end)
+    return denoise(integrate(flow, x, levels, method) if len(levels) > 1 else x, end)
 
 
 def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, schedule: Schedule) -> Tensor:
-    """Go one step of the trapezoid rule in q; the lambdas are numbers, or (B, 1, ...) for steps of several kinds."""
+    """Go one step of the trapezoid rule in q; the lambdas are numbers, or (B, 1, ...) for steps of several kinds.
+
+    The rule multiplies what x_0 changes by q_t / q_s. Where that is above 10, the mean of both x_0 is taken instead.
+    """
     (a_t, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
     x_0 = denoise(x, later)
     guess = _ddim_step(x, x_0, later, earlier, schedule)
-    change = noise_of(guess, denoise(guess, earlier), a_s, s_s) - noise_of(x, x_0, a_t, s_t)
-    return guess + 0.5 * (s_s - a_s * s_t / a_t) * change
+    again = denoise(guess, earlier)
+    change = noise_of(guess, again, a_s, s_s) - noise_of(x, x_0, a_t, s_t)
+    ruled = guess + 0.5 * (s_s - a_s * s_t / a_t) * change
+    mean = _ddim_step(x, 0.5 * (x_0 + again), later, earlier, schedule)
+    return torch.where(earlier - later > 2 * math.log(_STEEPEST), mean, ruled)
 
 
 def heun(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
@@ -200,6 +225,9 @@ def euler_maruyama(
 ) -> Tensor:
     """Simulate the reverse equation, dx = (f x - g^2 score) dt + g dw with t falling, in equal or other steps of t.
 
+    Given x_0, a step multiplies x by 1 - h (f + g^2 / sigma^2). Where that is below -1, Euler's method would throw x
+    further than it was; such a step is a draw from q(x_s | x_t, x_0), which has the equation as its limit.
+
     Args:
         denoise: the denoiser.
         x: state at the first time, (B, ...).
@@ -209,15 +237,37 @@ def euler_maruyama(
         correct: (x, lambda) -> x, called after each step.
     """
     times = times.double()
-    levels = _cast(schedule.log_snr(times), x)
-    steps = zip(
-        (-times.diff()).tolist(), schedule.drift(times).tolist(), schedule.diffusion(times).tolist(), strict=False
+    log_snr, h, f, g2 = (
+        schedule.log_snr(times),
+        -times.diff(),
+        schedule.drift(times)[:-1],
+        schedule.diffusion(times)[:-1],
     )
-    for (h, f, g2), (now, after) in zip(steps, pairwise(levels), strict=True):
-        score = _score(denoise, x, now, schedule)
-        x = x - h * (f * x - g2 * score) + math.sqrt(h * g2) * noise()
+    stable = h * (f + g2 / schedule.coefficients(log_snr[:-1])[1] ** 2) <= 2
+    levels = _cast(log_snr, x)
+    for (now, after), *step in zip(pairwise(levels), *(v.tolist() for v in (stable, h, f, g2)), strict=True):
+        x = _reverse_step(denoise, x, now, after, schedule, noise, *step)
         x = x if correct is None else correct(x, after)
     return denoise(x, levels[-1])
+
+
+def _reverse_step(
+    denoise: Denoiser,
+    x: Tensor,
+    now: Tensor,
+    after: Tensor,
+    schedule: Schedule,
+    noise: Noise,
+    stable: bool,
+    h: float,
+    f: float,
+    g2: float,
+) -> Tensor:
+    if stable:
+        score = _score(denoise, x, now, schedule)
+        return x - h * (f * x - g2 * score) + math.sqrt(h * g2) * noise()
+    mean, variance = posterior(schedule, x, denoise(x, now), now, after)
+    return mean + torch.sqrt(variance) * noise()
 
 
 def langevin(x: Tensor, score: Tensor, noise: Tensor, step: Tensor | float) -> Tensor:
@@ -231,30 +281,35 @@ def predictor_corrector(
     """Simulate the reverse equation with one Langevin step after each, whose size keeps to a signal-to-noise ratio.
 
     step = 2 alpha^2 (snr |z| / |score|)^2 with norms averaged over the batch, alpha^2 that of the schedule where it
-    preserves variance and 1 where it explodes (Song, algorithms 4 and 5).
+    preserves variance and 1 where it explodes (Song, algorithms 4 and 5). |z| / |score| is about the standard deviation
+    of x, and is held below twice that of x for data of unit size, so that a vanishing score makes no endless step.
     """
 
     def correct(x: Tensor, log_snr: Tensor) -> Tensor:
         score, z = _score(denoise, x, log_snr, schedule), noise()
         ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
-        return langevin(x, score, z, 2 * schedule.coefficients(log_snr)[0] ** 2 * (snr * ratio) ** 2)
+        alpha, sigma = schedule.coefficients(log_snr)
+        ratio = ratio.clamp(max=2 * float(torch.sqrt(alpha**2 + sigma**2)))
+        return langevin(x, score, z, 2 * alpha**2 * (snr * ratio) ** 2)
 
     return euler_maruyama(denoise, x, times, schedule, noise, correct)
 
 
 def consistency(function: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
-    """Jump to the data, add the noise of the next level, and jump again.
+    """Jump to the end of the trajectory, go back from there to the next level by noise, and jump again.
+
+    Where alpha is 1, the way back is x + sqrt(sigma^2 - sigma_min^2) z: x has the noise of the end already.
 
     Args:
-        function: f(x, lambda) -> x_0 on the trajectory through x, (B, ...).
+        function: f(x, lambda) -> the state at the end of the trajectory through x, (B, ...).
         x: state at the first level.
-        levels: rising lambdas, (N,).
+        levels: rising lambdas, (N + 1,), from which to jump, and the end, where a jump is none.
         schedule: alpha and sigma of a lambda.
         noise: for each step but the first.
     """
-    levels = _cast(levels, x)
-    x_0 = function(x, levels[0])
+    *levels, end = _cast(levels, x)
+    x = function(x, levels[0])
     for level in levels[1:]:
-        alpha, sigma = schedule.coefficients(level)
-        x_0 = function(alpha * x_0 + sigma * noise(), level)
-    return x_0
+        factor, variance = transition(schedule, level, end)
+        x = function(factor * x + torch.sqrt(variance) * noise(), level)
+    return x

@@ -32,7 +32,10 @@ from torch import Tensor
 from zoo.errors import ConfigError
 from zoo.spec import Recorded
 
-__all__ = ["EDM", "VE", "VP", "Cosine", "Linear", "Schedule", "Sigmoid", "SubVP", "posterior", "transition"]
+__all__ = [
+    "EDM", "VE", "VP", "Cosine", "Linear", "Schedule", "Sigmoid", "SubVP", "posterior", "posterior_variance",
+    "transition",
+]  # fmt: skip
 
 
 class Schedule(Recorded):
@@ -281,6 +284,8 @@ class EDM(Schedule):
 def transition(schedule: Schedule, later: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
     """Return the factor and the variance of q(x_t | x_s), t later than s: x_t = factor x_s + N(0, variance).
 
+    Of one step of a chain that preserves variance, they are sqrt(1 - beta_t) and beta_t (Ho, eq. 2).
+
     Args:
         schedule: of both.
         later: lambda at t, the smaller one.
@@ -288,6 +293,17 @@ def transition(schedule: Schedule, later: Tensor, earlier: Tensor) -> tuple[Tens
     """
     (a_t, s_t), (a_s, _) = schedule.coefficients(later), schedule.coefficients(earlier)
     return a_t / a_s, -(s_t**2) * torch.expm1(later - earlier)
+
+
+def posterior_variance(schedule: Schedule, later: Tensor, earlier: Tensor) -> Tensor:
+    """Return the variance of q(x_s | x_t, x_0), which of one step of a chain is beta tilde_t (Ho, eq. 7).
+
+    Args:
+        schedule: of both.
+        later: lambda at t.
+        earlier: lambda at s, the larger one; infinity gives 0.
+    """
+    return schedule.coefficients(earlier)[1] ** 2 * -torch.expm1(later - earlier)
 
 
 def posterior(schedule: Schedule, x: Tensor, x_0: Tensor, later: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,7 +316,7 @@ def posterior(schedule: Schedule, x: Tensor, x_0: Tensor, later: Tensor, earlier
         later: lambda at t, one number or what broadcasts to x.
         earlier: lambda at s; infinity gives x_0 itself.
     """
-    (a_t, _), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
+    (a_t, _), (a_s, _) = schedule.coefficients(later), schedule.coefficients(earlier)
     kept = torch.exp(later - earlier)  # (alpha_t sigma_s / (alpha_s sigma_t))^2
-    share = -torch.expm1(later - earlier)
-    return a_s / a_t * kept * x + a_s * share * x_0, s_s**2 * share
+    mean = a_s / a_t * kept * x + a_s * -torch.expm1(later - earlier) * x_0
+    return mean, posterior_variance(schedule, later, earlier)

@@ -20,10 +20,9 @@ from starlette.exceptions import HTTPException
 from zoo import __version__
 from zoo.errors import ZooError
 from zoo.media import medium
-from zoo.serving.answers import MEDIA_TYPES, encoded
-from zoo.serving.gate import Gate
+from zoo.serving.middleware import AccessControl
 from zoo.serving.problems import Problem, error_body
-from zoo.serving.questions import (
+from zoo.serving.request_types import (
     FORMATS,
     draw_of,
     examples_type,
@@ -32,6 +31,7 @@ from zoo.serving.questions import (
     sample_type,
     scores,
 )
+from zoo.serving.response_bodies import MEDIA_TYPES, encoded
 from zoo.serving.service import Service, load_models
 from zoo.serving.settings import Settings, key_from
 
@@ -117,7 +117,7 @@ def build(service: Service, *, check_host: bool = True) -> Any:
                 _add_examples(app, service, name, what)
     _describe(app)
     hostnames = settings.hostnames if check_host else None
-    return Gate(app, hostnames=hostnames, key=key_from(settings.key_file))
+    return AccessControl(app, hostnames=hostnames, key=key_from(settings.key_file))
 
 
 def _add_sample(app: FastAPI, service: Service, name: str) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError
-from zoo.sampling import Draw, Watch
-from zoo.serving.costs import Costs
-from zoo.serving.meters import Meters
+from zoo.sampling import Draw, Interruptible
+from zoo.serving.latency import Costs
+from zoo.serving.metrics import Meters
 from zoo.serving.problems import Problem
 
-__all__ = ["Engine", "Served", "Work"]
+__all__ = ["SamplingEngine", "Served", "Work"]
 
 log = logging.getLogger("zoo.serving")
 
@@ -88,7 +88,7 @@ class Work:
         return self.costs.guess(rows, self.calls)
 
 
-class Engine:
+class SamplingEngine:
     """The one compute thread of a process.
 
     Args:
@@ -264,7 +264,7 @@ class Engine:
 
         first = batch[0]
         if first.compute is not None:
-            with Watch(check):
+            with Interruptible(check):
                 return [first.compute()]
         return first.served.model.sample_many([work.draw for work in batch], check=check)
 

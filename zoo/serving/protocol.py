@@ -13,7 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["Protocol"]
+__all__ = ["HTTPProtocol"]
 
 HEAD_BYTES, HEAD_SECONDS = 32 * 1024, 10.0
 
@@ -42,7 +42,7 @@ class _Joined:
         return getattr(self._transport, name)
 
 
-class Protocol(HttpToolsProtocol):
+class HTTPProtocol(HttpToolsProtocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

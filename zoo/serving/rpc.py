@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from zoo.errors import ConfigError
-from zoo.serving.answers import MEDIA_TYPES, encoded
-from zoo.serving.gate import BODY_BYTES, DEPTH
+from zoo.serving.middleware import BODY_BYTES, DEPTH
 from zoo.serving.problems import Problem
-from zoo.serving.questions import draw_of, sample_type
+from zoo.serving.request_types import draw_of, sample_type
+from zoo.serving.response_bodies import MEDIA_TYPES, encoded
 from zoo.serving.service import Service
 from zoo.serving.settings import key_from, same_key
 

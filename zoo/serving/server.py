@@ -28,7 +28,7 @@ def serve(settings: Settings) -> int:
         import prometheus_client  # noqa: F401
         from uvicorn import Config
 
-        from zoo.serving.protocol import Protocol
+        from zoo.serving.protocol import HTTPProtocol
         from zoo.serving.supervisor import Supervisor
     except ImportError as error:
         raise ConfigError(
@@ -41,7 +41,7 @@ def serve(settings: Settings) -> int:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = Config(
-        "zoo.serving.app:application", factory=True, workers=settings.workers, http=Protocol, ws="none",
+        "zoo.serving.app:application", factory=True, workers=settings.workers, http=HTTPProtocol, ws="none",
         access_log=False, log_level="warning", server_header=False, timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.deadline) + 5, timeout_worker_healthcheck=_HEALTHCHECK,
         backlog=2048, proxy_headers=False,

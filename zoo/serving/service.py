@@ -13,10 +13,10 @@ import torch
 from zoo.abilities import is_conditional, takes_labels, takes_option
 from zoo.media import medium
 from zoo.sampling import Draw
-from zoo.serving.engine import Engine, Served, Work
-from zoo.serving.meters import Meters
+from zoo.serving.engine import SamplingEngine, Served, Work
+from zoo.serving.metrics import Meters
 from zoo.serving.problems import Problem
-from zoo.serving.questions import FORMATS, gives_energies, gives_features, images_of, option_fields, scores
+from zoo.serving.request_types import FORMATS, gives_energies, gives_features, images_of, option_fields, scores
 from zoo.serving.settings import Settings, served_name
 
 __all__ = ["Service", "load_models"]
@@ -45,7 +45,9 @@ class Service:
             torch.set_num_threads(1)
             for served in self.served.values():
                 _warm(served)
-        self.engine = Engine(self.meters, queue=settings.queue, max_rows=settings.max_rows, deadline=settings.deadline)
+        self.engine = SamplingEngine(
+            self.meters, queue=settings.queue, max_rows=settings.max_rows, deadline=settings.deadline
+        )
 
     def deadline(self, milliseconds: str | None) -> float:
         """Return the deadline on the clock of ``time.monotonic``: the server's, or an earlier one.

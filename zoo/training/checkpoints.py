@@ -24,13 +24,15 @@ class Checkpoints(Checkpoint):
         engine: knows whether a signal has come.
         every: steps between checkpoints.
         keep: how many of the newest are kept.
-        facts: plain data stored under ``zoo``: name, spec, planned steps.
+        metadata: plain data stored under ``zoo``: name, spec, planned steps.
     """
 
-    def __init__(self, folder: str | Path, engine: Engine, *, every: int, keep: int = 2, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: str | Path, engine: Engine, *, every: int, keep: int = 2, metadata: dict[str, Any]
+    ) -> None:
         super().__init__()
         self.folder = Path(folder) / "checkpoints"
-        self.engine, self.every, self.keep, self.facts = engine, every, keep, facts
+        self.engine, self.every, self.keep, self.metadata = engine, every, keep, metadata
         self._saved = -1  # the step of the last one: what is on the disk, other processes may be about to change
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -80,4 +82,4 @@ class Checkpoints(Checkpoint):
                     sidecar(path).unlink(missing_ok=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["zoo"] = {**self.facts, "step": trainer.global_step}
+        checkpoint["zoo"] = {**self.metadata, "step": trainer.global_step}

@@ -19,7 +19,7 @@ from zoo.errors import ConfigError, ZooError
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED, class_of, class_paths
 from zoo.trained_parts import declared
-from zoo.training.messages import sentence
+from zoo.training.parser_errors import sentence
 from zoo.training.settings import TrainingSettings
 
 __all__ = ["EntryCLI"]

@@ -23,6 +23,7 @@ from zoo.data.base import TensorData, derive_seed
 from zoo.errors import CheckpointError, ConfigError, RunError, ZooError
 from zoo.model import GenerativeModel
 from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint
+from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
@@ -39,12 +40,11 @@ from zoo.training.devices import (
 )
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
+from zoo.training.gan_monitor import monitors_for
 from zoo.training.hooks import Hooks, NoProfiler
 from zoo.training.loop import run_lean
-from zoo.training.memory import keep_freed_memory
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
-from zoo.training.watch import watch_for
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
 
@@ -137,7 +137,7 @@ class Run:
         if self.arguments.get("gradient_clip_val") is not None:
             if self.arguments.get("gradient_clip_algorithm") not in (None, "norm"):
                 raise ConfigError(f"{type(self.model).__name__} is clipped by norm only; drop gradient_clip_algorithm")
-            self.model.clip = float(self.arguments["gradient_clip_val"])
+            self.model.gradient_clip = float(self.arguments["gradient_clip_val"])
             self.arguments["gradient_clip_val"] = None
 
     def _process(self) -> None:
@@ -177,7 +177,7 @@ class Run:
         """Return what the run will cost: TFLOP, parameters, checkpoint size, and time from a few measured steps."""
         return estimate(self)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return the plain data by which the run is known later."""
         return {
             "name": self.name,
@@ -196,8 +196,8 @@ class Run:
         """Return the engine's callbacks in the order in which they must run."""
         assert self.folder is not None
         engine = Engine(self.settings, self.total, self.ranks)
-        facts = self.facts()
-        run = {**facts, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
+        metadata = self.metadata()
+        run = {**metadata, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
                "ema": self.settings.ema, "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
         metrics = MetricsLog(self.settings.log_every)
         ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
@@ -208,9 +208,9 @@ class Run:
             *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
             CostReport(self.folder, run, self.spent, self.earlier),
             # what is trained is safe before anything is drawn from it
-            Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, facts=facts),
+            Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, metadata=metadata),
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
-            *watch_for(self.model, self.data, self.settings.sample_every, ema, metrics),
+            *monitors_for(self.model, self.data, self.settings.sample_every, ema, metrics),
         ]
 
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:

@@ -57,7 +57,7 @@ class CostReport(Callback):
 
     Args:
         folder: the run folder.
-        facts: what identifies the run (name, data, command, ...).
+        metadata: what identifies the run (name, data, command, ...).
         spent: operations of so many training steps over all devices.
         earlier: TFLOP of the trainings that this one builds on, by name, None where that is not known; they count.
     """
@@ -65,12 +65,12 @@ class CostReport(Callback):
     def __init__(
         self,
         folder: str | Path,
-        facts: dict[str, Any],
+        metadata: dict[str, Any],
         spent: Callable[[int], float],
         earlier: Mapping[str, float | None] | None = None,
     ) -> None:
         self.path = Path(folder) / "run.json"
-        self.facts, self.spent, self.earlier = facts, spent, dict(earlier or {})
+        self.metadata, self.spent, self.earlier = metadata, spent, dict(earlier or {})
         self.seconds_before, self.examples_before = 0.0, 0
         self._start = time.perf_counter()
         self._examples = 0
@@ -112,7 +112,7 @@ class CostReport(Callback):
             return
         step, seconds = trainer.global_step, self._seconds()
         own = round(self.spent(step) / 1e12, 6)
-        stages = {**self.earlier, self.facts["name"]: own}
+        stages = {**self.earlier, self.metadata["name"]: own}
         cost = {
             "training_tflop": None if None in stages.values() else round(sum(stages.values()), 6),
             **({"stages": stages} if self.earlier else {}),
@@ -123,7 +123,7 @@ class CostReport(Callback):
             "peak_memory_bytes": peak_memory(),
             "hardware": hardware(),
         }
-        content = {**self.facts, "status": self._status, "step": step, "cost": cost, "versions": versions()}
+        content = {**self.metadata, "status": self._status, "step": step, "cost": cost, "versions": versions()}
         write_atomic(self.path, (json.dumps(content, indent=2) + "\n").encode())
 
 

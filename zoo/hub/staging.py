@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import CardError, ModelFolderError, ResultError, UnsafeWeightsError
 from zoo.hub import cards
-from zoo.hub.blocks import metadata
+from zoo.hub.card_blocks import metadata
 from zoo.hub.layout import (
     CARD,
     EVAL,
@@ -57,7 +57,7 @@ def collect(what: str | Path | GenerativeModel, repo_id: str) -> dict[str, bytes
 
 def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:
     """Return the files of a run; what they say of folders on this machine is cut down to the last part."""
-    from zoo.runs import load_run, run_facts
+    from zoo.runs import load_run, run_metadata
 
     try:
         results = json.loads(read_file(run / EVAL)) if (run / EVAL).is_file() else None
@@ -66,7 +66,7 @@ def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:
     model = load_run(run)
     _check_identity(results, model, run)
     samples = {SAMPLES: read_file(run / SAMPLES)} if (run / SAMPLES).is_file() else None
-    command = run_facts(run).get("command") if (run / "run.json").is_file() else None
+    command = run_metadata(run).get("command") if (run / "run.json").is_file() else None
     command = without_folders(command)
     command = " ".join(map(str, command)) if isinstance(command, list) else command
     return _of_model(model, repo_id, without_folders(results), samples, command)

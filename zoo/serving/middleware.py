@@ -12,7 +12,7 @@ from typing import Any
 from zoo.serving.problems import Problem, error_body
 from zoo.serving.settings import same_key
 
-__all__ = ["BODY_BYTES", "Gate"]
+__all__ = ["BODY_BYTES", "AccessControl"]
 
 SWALLOWED_BYTES = 16 * 2**20  # read and dropped, so that the client gets the refusal and not a reset
 HEAD_BYTES = 16 * 1024
@@ -34,7 +34,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Gate:
+class AccessControl:
     """Check host, key, media type, size and form of a request before the application sees it.
 
     Args:

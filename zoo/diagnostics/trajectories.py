@@ -33,7 +33,7 @@ class Inversion:
         """Absolute difference, (N, *shape)."""
         return (self.again - self.x).abs()
 
-    def facts(self) -> dict[str, float | int]:
+    def summary(self) -> dict[str, float | int]:
         """Return how far examples come back from where they were, and the moments of the latents as numbers."""
         z = self.z.double()
         return {

@@ -22,7 +22,7 @@ from zoo.data.base import TensorData
 from zoo.model import GenerativeModel
 from zoo.training.engine import MetricsLog
 
-__all__ = ["COVERED", "Watch", "symptoms", "watch_for"]
+__all__ = ["COVERED", "GANMonitor", "monitors_for", "symptoms"]
 
 COVERED = 0.03
 """Share of the samples from which on a digit counts as covered."""
@@ -36,43 +36,43 @@ _DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold")
 log = logging.getLogger("zoo.training")
 
 
-def symptoms(facts: Mapping[str, float], digits: bool) -> list[str]:
+def symptoms(metrics: Mapping[str, float], digits: bool) -> list[str]:
     """Return a sentence for each sign of failure.
 
     Args:
-        facts: ``variety``, ``digit_share_0`` ... ``digit_share_9`` where ``digits``, and the means of the loss terms.
+        metrics: ``variety``, ``digit_share_0`` ... ``digit_share_9`` where ``digits``, and means of the loss terms.
         digits: whether the samples are digits.
     """
     found = []
-    broken = sorted(k for k, v in facts.items() if not math.isfinite(v))
+    broken = sorted(k for k, v in metrics.items() if not math.isfinite(v))
     if broken:
         found.append(
             f"{', '.join(broken)} is not a finite number any more: the run has diverged; lower the learning rate"
         )
-    if facts["variety"] < _ALIKE:
+    if metrics["variety"] < _ALIKE:
         found.append(
-            f"the samples vary {100 * facts['variety']:.0f} % as much as the data: the generator has collapsed to few "
-            f"images; lower the learning rate, or strengthen the critic's penalty"
+            f"the samples vary {100 * metrics['variety']:.0f} % as much as the data: the generator has collapsed to "
+            f"few images; lower the learning rate, or strengthen the critic's penalty"
         )
-    lost = [k for k in range(10) if digits and facts[f"digit_share_{k}"] < COVERED]
+    lost = [k for k in range(10) if digits and metrics[f"digit_share_{k}"] < COVERED]
     if lost:
         found.append(
             f"{'digit' if len(lost) == 1 else 'digits'} {', '.join(map(str, lost))} under {100 * COVERED:.0f} % of "
             f"{_COUNT} samples: the generator misses modes of the data"
         )
-    if facts.get("generator_gradient", 1.0) < _NO_GRADIENT:
+    if metrics.get("generator_gradient", 1.0) < _NO_GRADIENT:
         found.append(
-            f"the generator's gradient has norm {facts['generator_gradient']:.1g}: the critic tells data from samples "
-            f"too well to teach it; weaken the critic, or add a penalty on its gradient"
+            f"the generator's gradient has norm {metrics['generator_gradient']:.1g}: the critic tells data from "
+            f"samples too well to teach it; weaken the critic, or add a penalty on its gradient"
         )
     return found
 
 
-class Watch(Callback):
+class GANMonitor(Callback):
     """Look at samples every so many steps, and at the end.
 
     Attributes:
-        facts: what was seen last.
+        metrics: what was seen last.
 
     Args:
         spread: standard deviation of the data over examples, averaged over pixels.
@@ -92,7 +92,7 @@ class Watch(Callback):
         classify: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.spread, self.every, self.ema, self.metrics, self.classify = spread, every, ema, metrics, classify
-        self.facts: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self._said: set[str] = set()
         self._step = -1
 
@@ -116,15 +116,15 @@ class Watch(Callback):
     def _look(self, trainer: Trainer, model: GenerativeModel) -> None:
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             x = model.sample(_COUNT, seed=1).float().cpu()
-        self.facts = {"variety": float(x.std(0).mean()) / self.spread}
+        self.metrics = {"variety": float(x.std(0).mean()) / self.spread}
         if self.classify is not None:
             shares = self.classify(x).bincount(minlength=10).double() / len(x)
-            self.facts |= {f"digit_share_{k}": float(share) for k, share in enumerate(shares)}
-            self.facts["digits_covered"] = float((shares >= COVERED).sum())
+            self.metrics |= {f"digit_share_{k}": float(share) for k, share in enumerate(shares)}
+            self.metrics["digits_covered"] = float((shares >= COVERED).sum())
         for logger in trainer.loggers:
-            logger.log_metrics({f"watch/{k}": v for k, v in self.facts.items()}, step=trainer.global_step)
+            logger.log_metrics({f"watch/{k}": v for k, v in self.metrics.items()}, step=trainer.global_step)
         terms = {k.removeprefix("train/"): v for k, v in (self.metrics.last if self.metrics else {}).items()}
-        for sentence in symptoms({**terms, **self.facts}, self.classify is not None):
+        for sentence in symptoms({**terms, **self.metrics}, self.classify is not None):
             self._warn(sentence)
 
     def _warn(self, sentence: str) -> None:
@@ -134,7 +134,7 @@ class Watch(Callback):
             log.warning("step %d: %s", self._step, sentence)
 
 
-def watch_for(
+def monitors_for(
     model: GenerativeModel, data: TensorData, every: int, ema: EMA | None, metrics: MetricsLog
 ) -> list[Callback]:
     """Return what watches a run: something for models with a critic that draw images, unless pictures are off.
@@ -146,7 +146,7 @@ def watch_for(
     few = max(16, min(2 * _COUNT, _BYTES // (4 * math.prod(data.shape))))
     x = data.to_float(data.split("train")[0][:few])
     classify = _digits if data.name in _DIGITS and tuple(model.shape) == (1, 28, 28) else None
-    return [Watch(float(x.std(0).mean()), every=every, ema=ema, metrics=metrics, classify=classify)]
+    return [GANMonitor(float(x.std(0).mean()), every=every, ema=ema, metrics=metrics, classify=classify)]
 
 
 @torch.no_grad()

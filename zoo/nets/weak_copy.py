@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 
-__all__ = ["EarlySelf"]
+__all__ = ["WeakCopy"]
 
 
-class EarlySelf(nn.Module):
+class WeakCopy(nn.Module):
     """The mean of a network's weights over an early stretch of its training; called like the network.
 
     Args:
@@ -60,5 +60,5 @@ class EarlySelf(nn.Module):
             torch._foreach_lerp_(mean, live, 1 / taken)
 
 
-def _recount(module: EarlySelf, keys: Any) -> None:
+def _recount(module: WeakCopy, keys: Any) -> None:
     module._count = None

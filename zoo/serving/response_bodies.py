@@ -32,7 +32,7 @@ def whole_numbers(model: Any, x: Tensor) -> np.ndarray:
 
 
 def encoded(model: Any, name: str, x: Tensor, seed: int, form: str, scale: int = 1) -> bytes:
-    """Return samples (n, *shape) in data range as a body in one of `zoo.serving.questions.FORMATS`."""
+    """Return samples (n, *shape) in data range as a body in one of `zoo.serving.request_types.FORMATS`."""
     if medium(model) == "video" and form == "png":
         return clips_png(x, scale=scale)
     if form in ("gif", "apng"):

@@ -15,11 +15,11 @@ from huggingface_hub.utils import get_session, httpx
 
 from zoo.errors import HubUnavailableError
 
-__all__ = ["Waits", "passing", "patient", "pause_before", "waits"]
+__all__ = ["Waits", "is_transient", "pause_before", "waits", "with_timeouts"]
 
 _BUSY = (408, 429, 500, 502, 503, 504)
 _lock = threading.Lock()
-_waiting: dict[int, int] = {}  # threads inside `patient`, and how often
+_waiting: dict[int, int] = {}  # threads inside `with_timeouts`, and how often
 
 
 @dataclass
@@ -61,7 +61,7 @@ waits = Waits()
 """The setting in force; assign its fields to change it."""
 
 
-def passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Tell whether trying again may help."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _BUSY
@@ -77,7 +77,7 @@ def pause_before(attempt: int, error: BaseException | None = None) -> float:
 
 
 @contextmanager
-def patient(hub: Answering) -> Iterator[None]:
+def with_timeouts(hub: Answering) -> Iterator[None]:
     """Give every request of the client a timeout, and an end to its own retries.
 
     The client has one session for all threads: each thread answers for its own requests, and for those of the threads

@@ -1,0 +1,54 @@
+"""What guidance needs of training: labels of which some are hidden, and an early self of the network.
+
+    y' = null label with probability p, else y     one network learns the conditional and the average model
+    weak = mean of the network's weights over its first batches
+
+References:
+    J. Ho, T. Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv:2207.12598, algorithm 1.
+    T. Karras and others, Guiding a Diffusion Model with a Bad Version of Itself, 2024, arXiv:2406.02507.
+    D. P. Kingma and others, Variational Diffusion Models, 2021, arXiv:2107.00630, appendix I.1: even times.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError
+from zoo.nets.weak_copy import WeakCopy
+
+__all__ = ["Guided"]
+
+
+class Guided:
+    """Mixin of a `GenerativeModel` with a ``network`` that is told a time, and labels where there are classes."""
+
+    def set_guidance(
+        self, network: nn.Module, num_classes: int, label_dropout: float, guidance_scale: float, weak_batches: int
+    ) -> None:
+        """Take over what guidance depends on, before the network itself. Raises `ConfigError`: numbers out of range."""
+        if num_classes < 0 or not 0 <= label_dropout < 1:
+            raise ConfigError(
+                f"num_classes must not be negative, and label_dropout be at least 0 and below 1, got {num_classes} "
+                f"and {label_dropout}"
+            )
+        self.weak = WeakCopy(network, weak_batches) if weak_batches else None
+        self.num_classes, self.label_dropout, self.guidance_scale = num_classes, label_dropout, guidance_scale
+
+    def keep_early(self) -> None:
+        """Take the weights of one more batch of training into the early self, where there is one."""
+        if self.weak is not None and self.training:
+            self.weak.observe(self.network)
+
+    def dropped(self, labels: Tensor) -> Tensor | None:
+        """Return training labels, some replaced by the null label; None without classes. Raises `DataError`."""
+        if not self.num_classes:
+            return None
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise DataError(f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes")
+        return labels.masked_fill(self.rand(len(labels)) < self.label_dropout, self.num_classes)
+
+    def even(self, n: int) -> Tensor:
+        """Draw n numbers in [0, 1), one in each n-th of it for each rank's share: every batch sees all times."""
+        share = n // max(1, len(self._streams))
+        return (torch.arange(n, device=self.device) % share + self.rand(n)) / share
