@@ -46,33 +46,34 @@ def make_pictures(folder: Path, count: int, side: int) -> None:
         Image.fromarray((127 + 120 * waves).astype(np.uint8)).save(path, quality=90)
 
 
-def speed(data: Any) -> float:
-    """Return pictures a second of the training stream, after the first batches."""
+def speed(data: Any) -> str:
+    """Return pictures a second of the training stream, and milliseconds of CPU each, after the first."""
     stream = iter(data.train_dataloader())
     for _ in range(3):
         next(stream)
-    begin, seen = time.perf_counter(), 0
+    begin, used, seen = time.perf_counter(), time.process_time(), 0
     for x, _ in stream:
         seen += len(x)
         if seen >= SEEN * BATCH:
             break
-    return seen / (time.perf_counter() - begin)
+    spent, used = time.perf_counter() - begin, time.process_time() - used
+    return f"{seen / spent:10,.0f} {1000 * used / seen:10.3f}"
 
 
 def speeds(folder: Path, work: Path, side: int, some: int) -> None:
     """Print pictures a second of each way, on the first ``some`` pictures where they must fit into memory."""
-    print(f"{'way':<44} pictures/s")
+    print(f"{'way':<44} pictures/s CPU ms each")
     begin = time.perf_counter()
     memory = ImageFolder(str(folder), side, batch_size=BATCH, memory=64, limit=some)
     memory.split("train")
     spent = time.perf_counter() - begin
-    print(f"{'in memory (after decoding all once)':<44} {speed(memory):10,.0f}   decoding: {spent:.1f} s")
+    print(f"{'in memory (after decoding all once)':<44} {speed(memory)}   decoding: {spent:.1f} s")
     for workers in (1, 2, 4):
         lazy = ImageFolder(str(folder), side, batch_size=BATCH, memory=0, workers=workers)
         begin = time.perf_counter()
         lazy.split("train")
         spent = time.perf_counter() - begin
-        print(f"{f'on the fly, {workers} thread(s)':<44} {speed(lazy):10,.0f}   looking at all: {spent:.1f} s")
+        print(f"{f'on the fly, {workers} thread(s)':<44} {speed(lazy)}   looking at all: {spent:.1f} s")
     files = sorted(folder.rglob("*.jpg"))[:some]
     if importlib.util.find_spec("datasets") is not None:
         import datasets
@@ -85,9 +86,9 @@ def speeds(folder: Path, work: Path, side: int, some: int) -> None:
         features = datasets.Features({"image": datasets.Image()})
         datasets.Dataset.from_list(rows, features=features).to_parquet(work / "t.parquet")
         how = {"path": str(work / "t.parquet"), "size": side, "batch_size": BATCH, "workers": 2}
-        print(f"{'table (Parquet), 2 threads':<44} {speed(HuggingFaceImages(**how, memory=0)):10,.0f}")
+        print(f"{'table (Parquet), 2 threads':<44} {speed(HuggingFaceImages(**how, memory=0))}")
         stream = HuggingFaceStream(**how, validation=100, test=100, buffer=200)
-        print(f"{'stream (Parquet), 2 threads':<44} {speed(stream):10,.0f}")
+        print(f"{'stream (Parquet), 2 threads':<44} {speed(stream)}")
     if importlib.util.find_spec("webdataset") is not None:
         from zoo.data.webdataset import WebDatasetImages
 
@@ -100,7 +101,7 @@ def speeds(folder: Path, work: Path, side: int, some: int) -> None:
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
         shards = WebDatasetImages(str(work / "shards"), side, batch_size=BATCH, workers=2, buffer=200)
-        print(f"{'tar shards, 2 threads':<44} {speed(shards):10,.0f}")
+        print(f"{'tar shards, 2 threads':<44} {speed(shards)}")
 
 
 # -- memory and resume, in processes of their own ----------------------------------------------------------------------
