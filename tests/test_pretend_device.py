@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from pretend_device import DeviceMistakeError, Pretend, pretend_device, send
+from pretend_device import DEVICE, DeviceMistakeError, Pretend, pretend_device, send
 
 from zoo.abilities import has_likelihood
 from zoo.model import GenerativeModel
@@ -74,3 +75,14 @@ def _answers(model: GenerativeModel, options: dict[str, Any]) -> dict[str, torch
         labels = {"labels": 1} if model.num_classes else {}
         found["log_prob"] = model.log_prob(found["samples"].clamp(0, 1), seed=0, **labels)
     return found
+
+
+def test_latents_are_scaled_before_the_model_is_placed() -> None:
+    """Lightning calls ``setup`` when the module says that it is on the device, and its weights are not there yet."""
+    entry = load_registry()["latent_diffusion-mnist"]
+    model, data = entry.build_model(), entry.build_data(limit=400)
+    model._device = DEVICE
+    model._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    with pretend_device():
+        model.setup("fit")
+    assert model.scale > 0 and model.scale != 1

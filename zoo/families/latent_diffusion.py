@@ -123,10 +123,10 @@ class LatentDiffusion(SecondStage, ScoreModel):
 
     @torch.no_grad()
     def setup(self, stage: str) -> None:
-        """Measure the scale on the first training examples, the same for every process."""
+        """Measure the scale on the first training examples, the same for every process; the model is not placed yet."""
         if stage == "fit":
             data = self.trainer.datamodule
-            x = data.to_float(data.split("train")[0][:_SCALED_BY], self.dtype).to(self.device)
+            x = data.to_float(data.split("train")[0][:_SCALED_BY], self.dtype).to(self.scale.device)
             self.scale.copy_(1 / self.autoencoder.latents(x).std())
 
     # -- data, latents, and back --------------------------------------------------------------------------------------
