@@ -72,7 +72,7 @@ class GANMonitor(Callback):
     """Look at samples every so many steps, and at the end.
 
     Attributes:
-        metrics: what was seen last.
+        seen: what was seen last.
 
     Args:
         spread: standard deviation of the data over examples, averaged over pixels.
@@ -92,7 +92,7 @@ class GANMonitor(Callback):
         classify: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.spread, self.every, self.ema, self.metrics, self.classify = spread, every, ema, metrics, classify
-        self.metrics: dict[str, float] = {}
+        self.seen: dict[str, float] = {}
         self._said: set[str] = set()
         self._step = -1
 
@@ -116,15 +116,15 @@ class GANMonitor(Callback):
     def _look(self, trainer: Trainer, model: GenerativeModel) -> None:
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             x = model.sample(_COUNT, seed=1).float().cpu()
-        self.metrics = {"variety": float(x.std(0).mean()) / self.spread}
+        self.seen = {"variety": float(x.std(0).mean()) / self.spread}
         if self.classify is not None:
             shares = self.classify(x).bincount(minlength=10).double() / len(x)
-            self.metrics |= {f"digit_share_{k}": float(share) for k, share in enumerate(shares)}
-            self.metrics["digits_covered"] = float((shares >= COVERED).sum())
+            self.seen |= {f"digit_share_{k}": float(share) for k, share in enumerate(shares)}
+            self.seen["digits_covered"] = float((shares >= COVERED).sum())
         for logger in trainer.loggers:
-            logger.log_metrics({f"watch/{k}": v for k, v in self.metrics.items()}, step=trainer.global_step)
+            logger.log_metrics({f"watch/{k}": v for k, v in self.seen.items()}, step=trainer.global_step)
         terms = {k.removeprefix("train/"): v for k, v in (self.metrics.last if self.metrics else {}).items()}
-        for sentence in symptoms({**terms, **self.metrics}, self.classify is not None):
+        for sentence in symptoms({**terms, **self.seen}, self.classify is not None):
             self._warn(sentence)
 
     def _warn(self, sentence: str) -> None:
