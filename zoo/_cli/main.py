@@ -69,7 +69,7 @@ def _help() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, an error's (2 where the user can mend it), 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verbose = argv[:1] in (["-v"], ["--verbose"])
     argv = argv[verbose:]
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _main(argv)
     except ZooError as error:
         print(f"zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except ImportError as error:
         told = refused_import(error)
         if told is None:
