@@ -1,4 +1,4 @@
-"""A run that is asked for nothing, diverges, is stopped twice, or goes on with other options: said, and nothing lost."""
+"""A run that is asked for nothing, diverges, is stopped twice, or goes on with other options."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_no_steps_are_refused_before_anything_is_written(options: tuple[str, ...
     ("options", "steps"),
     [
         (("--trainer.max_epochs", "3", "--trainer.limit_train_batches", "2"), 6),
-        (("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "0.5"), 2 * 11),
+        (("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "0.5"), 2 * 12),
         (("--trainer.max_epochs", "2", "--trainer.overfit_batches", "1"), 2),
-        (("--trainer.max_epochs", "2", "--trainer.overfit_batches", "0"), 2 * 22),
-        (("--trainer.max_epochs", "1", "--trainer.accumulate_grad_batches", "4"), 6),
+        (("--trainer.max_epochs", "2", "--trainer.overfit_batches", "0"), 2 * 25),
+        (("--trainer.max_epochs", "1", "--trainer.accumulate_grad_batches", "4"), 7),
     ],
 )
 def test_epochs_are_counted_within_their_limits(options: tuple[str, ...], steps: int) -> None:
     run = tiny.vae("--trainer.max_steps", "-1", *options)
-    assert len(run.data.split("train")[0]) // run.data.batch_size == 22 and run.total == steps
+    assert len(run.data.split("train")[0]) // run.data.batch_size == 25 and run.total == steps
 
 
 class Break(Callback):
@@ -70,9 +70,7 @@ class Break(Callback):
 def test_a_run_that_diverges_ends_within_a_row_and_keeps_its_good_checkpoint(make: Any, tmp_path: Path) -> None:
     run = make(*MANY, "--training.checkpoint_every", "4", "--training.log_every", "5", folder=tmp_path / "run")
     run.arguments["callbacks"] = [Break(9)]
-    with pytest.raises(
-        DivergedError, match=r"(?s)not finite \(NaN or infinity\) at step 1\d.*last good checkpoint is"
-    ) as told:
+    with pytest.raises(DivergedError, match=r"not finite .* at step 1\d.*last good checkpoint is") as told:
         run.start()
     assert told.value.exit_code == 1 and "--model.lr" in str(told.value)
     assert last_checkpoint(tmp_path / "run").name == "step-00000008.ckpt"
@@ -83,7 +81,7 @@ def test_a_run_that_diverges_ends_within_a_row_and_keeps_its_good_checkpoint(mak
 def test_no_checkpoint_is_written_of_broken_weights(tmp_path: Path) -> None:
     run = tiny.vae(*MANY, "--training.checkpoint_every", "10", folder=tmp_path / "run")
     run.arguments["callbacks"] = [Break(5)]
-    with pytest.raises(DivergedError, match="the weights .* there was no checkpoint yet"):
+    with pytest.raises(DivergedError, match=r"the weights .* there was no checkpoint yet"):
         run.start()
     assert not list((tmp_path / "run").glob("checkpoints/*.ckpt"))
 

@@ -173,8 +173,8 @@ def _one_interrupt(training: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is not None:  # the command is at its end where it was stopped, and so are Python's own handlers
-            signal.signal(signal.SIGINT, before if training.stopping is None else signal.SIG_IGN)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _first_process() -> bool:

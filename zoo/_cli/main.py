@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -91,6 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def console() -> int:
+    """Run the command of this process; a Ctrl-C when it has stopped already does not change its exit code."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = 130
+    if code in (130, 143):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 def _main(argv: list[str]) -> int:
