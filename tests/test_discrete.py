@@ -60,9 +60,11 @@ def _decoder(spec: Mapping[str, Any], pixels: int) -> list[int]:
 
 
 def _search(spec: Mapping[str, Any], pixels: int) -> int:
-    """Distances to all codes; a finite scalar quantiser has none."""
+    """Distances to all codes at each depth; scalars have none, bits the odds of all codes of a group, and back."""
     args = spec["init_args"]
-    return pixels * args["size"] * args["dim"] if "size" in args else 0
+    if "bits" in args:
+        return pixels * 2 * args["bits"] * 2 ** args["joint"]
+    return pixels * args["size"] * args["dim"] * args.get("depth", 1) if "size" in args else 0
 
 
 def vq_vae(args: Mapping[str, Any]) -> float:

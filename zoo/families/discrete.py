@@ -147,7 +147,7 @@ class DiscreteAutoencoder(LikelihoodModel):
             terms["reconstruction"] = error.flatten(1).sum(1).mean()
             held = DiscretizedLogistic(p.location.detach(), p.log_scale, self.levels)
             loss = terms["reconstruction"] - held.log_prob(x).flatten(1).sum(1).mean()
-        for name in ("codebook", "commitment"):
+        for name in ("codebook", "commitment", "entropy"):
             found = [q.losses[name] for q in made.values() if name in q.losses]
             if found:
                 terms[name] = torch.stack(found).sum()

@@ -5,7 +5,8 @@
     L = -log p(x | e)  +  ||sg[z_e] - e||^2  +  beta ||z_e - sg[e]||^2
 
 With a `zoo.nets.quantisers.VectorQuantiser` this is the VQ-VAE, with `zoo.nets.quantisers.FSQ`, which has no auxiliary
-loss, the autoencoder of finite scalar quantisation.
+loss, the autoencoder of finite scalar quantisation, with `zoo.nets.residual_quantiser.ResidualQuantiser` the RQ-VAE,
+and with `zoo.nets.binary_quantisers.LFQ` or `BSQ`, which add a loss of entropies, an autoencoder with bits for codes.
 
 References:
     A. van den Oord, O. Vinyals, K. Kavukcuoglu, Neural Discrete Representation Learning, 2017, arXiv:1711.00937.
@@ -34,7 +35,7 @@ class VQVAE(DiscreteAutoencoder):
         encoder: (B, *shape) -> (B, ...), D h w numbers, D being the quantiser's channels: a map, or a flat vector.
         decoder: (B, D, h, w) -> (B, ...), one value a dimension of x (logits or locations), twice as many with
             predicted scales: locations, then scales.
-        quantiser: between the two: `VectorQuantiser` or `FSQ`.
+        quantiser: between the two: `VectorQuantiser`, `FSQ`, `ResidualQuantiser`, `LFQ` or `BSQ`.
         shape: of an example.
         grid: (h, w), positions of the codes.
         likelihood: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
