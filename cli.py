@@ -2,7 +2,7 @@
 
 import sys
 
-from zoo._cli import main
+from zoo._cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

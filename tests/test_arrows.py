@@ -122,6 +122,15 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         visit(name, ())
 
 
+def test_no_two_rooms_have_a_class_of_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
 def test_every_room_is_in_the_table() -> None:
     rooms = {_room(p) for p in ROOT.rglob("*.py")} - {"__init__", "__main__", "_cli", "api"}
     assert rooms <= set(MAY), f"rooms without a rule: {rooms - set(MAY)}"

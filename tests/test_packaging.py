@@ -77,7 +77,7 @@ def test_console_script_is_declared(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     archive = zipfile.ZipFile(wheel)
     points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
-    assert "zoo = zoo._cli:main" in points
+    assert "zoo = zoo._cli:console" in points
 
 
 def test_checkout_runs_as_cli_py_and_as_an_editable_install_would(checkout: Path, tmp_path: Path) -> None:

@@ -2,6 +2,6 @@
 
 import sys
 
-from zoo._cli import main
+from zoo._cli import console
 
-sys.exit(main())
+sys.exit(console())

@@ -19,6 +19,7 @@ __all__ = [
     "ConfigError",
     "CorruptWeightsError",
     "DataError",
+    "DivergedError",
     "DownloadError",
     "HubUnavailableError",
     "InvalidNameError",
@@ -47,10 +48,22 @@ MOST = 2000
 
 
 class ZooError(Exception):
-    """Base of all errors that the zoo raises on purpose."""
+    """Base of all errors that the zoo raises on purpose.
+
+    Attributes:
+        exit_code: of a command that ends by it: 2 for what the user can mend, 1 for what came out otherwise.
+    """
+
+    exit_code = 2
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(_cut(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+class DivergedError(ZooError):
+    """A training whose loss or weights are not finite any more."""
+
+    exit_code = 1
 
 
 class RegistryError(ZooError):

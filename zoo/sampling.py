@@ -69,6 +69,8 @@ class Samples(Protocol):
     device: torch.device
     training: bool
 
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]: ...
+
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor: ...
 
     def granule(self, options: Mapping[str, Any]) -> int: ...
@@ -123,20 +125,34 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [_single(model.draw(n, generators[0], labels[0], **options))]
+            return [_checked(model, model.draw(n, generators[0], labels[0], **options))]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator()
         with NoiseStreams(counts, generators, total, token, check):
             x = model.draw(BatchSize(total), token, y, **options)
-        return list(_single(x)[:n].split(counts))
+        return list(_checked(model, x)[:n].split(counts))
     finally:
         model.train(training)
 
 
-def _single(x: Tensor) -> Tensor:
-    """Return samples in single precision or better, without the graph that a sampler may have left."""
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x.detach()
+def _checked(model: Samples, x: Tensor) -> Tensor:
+    """Return samples in single precision or better, without the graph that a sampler may have left.
+
+    Raises:
+        ConfigError: they are not finite, for the weights are not.
+    """
+    x = x.detach()
+    if not x.is_floating_point():
+        return x
+    if not x.is_meta and not bool(x.isfinite().all()):
+        broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+        if broken:
+            raise ConfigError(
+                f"the weights of this {type(model).__name__} hold NaN or infinity, first in {broken[0]}: its training "
+                f"diverged; take an earlier checkpoint"
+            )
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class BatchSize(int):

@@ -4,6 +4,6 @@ Each command is a module ``zoo._cli.<command>`` with ``add_arguments(parser)`` a
 nothing heavy at the top. `fit`, `validate` and `test` hand their options on to LightningCLI.
 """
 
-from zoo._cli.main import main
+from zoo._cli.main import console, main
 
-__all__ = ["main"]
+__all__ = ["console", "main"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -113,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
         show_help(args)
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
+    if args.resume is not None:
+        _check_same_model(args, entry)
     named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
     if args.resume is None and args.init_from is None and not args.dry_run:
         check_named(entry, named)
@@ -141,15 +146,35 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(json.dumps(training.estimate(), indent=2))
         return 0
-    try:
-        done = training.start()
-    except Stopped as stop:
-        kept = training.folder
-        print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
-        return 143 if stop.signal_name == "SIGTERM" else 130
+    with _one_interrupt(training):
+        try:
+            done = training.start()
+        except Stopped as stop:
+            kept = training.folder
+            if _first_process():
+                print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
+            return 130 if stop.signal_name == "SIGINT" else 143
     pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
+    if not _first_process():
+        return 0
     print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
+
+
+@contextlib.contextmanager
+def _one_interrupt(training: Any) -> Iterator[None]:
+    """Let a Ctrl-C that follows one which has ended the training change nothing: the message is still to be printed."""
+
+    def receive(number: int, frame: Any) -> None:
+        if training.stopping is None:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, receive) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _first_process() -> bool:
@@ -164,9 +189,24 @@ def _check_folders(args: argparse.Namespace) -> None:
         raise RunError(
             f"{args.resume} is not a run folder: it has no config.yaml; zoo fit --model NAME starts a new run"
         )
+    if args.resume is not None and args.data is not None:
+        raise RunError(
+            f"--resume goes on with the data of the run; leave --data out, or start a new run from its weights: "
+            f"zoo fit --model NAME --data {args.data} --init_from {args.resume}"
+        )
     if args.run is not None and _first_process() and Path(args.run).exists():
         raise RunError(
             f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"
+        )
+
+
+def _check_same_model(args: argparse.Namespace, entry: Entry) -> None:
+    """Refuse another model than the one that is gone on with. Raises `RunError`."""
+    saved = _read_config(str(Path(args.resume) / "config.yaml")).get("name")
+    if args.model is not None and args.model != saved and entry.name != saved:
+        raise RunError(
+            f"{args.resume} is a run of {saved}, and --resume goes on with that; leave --model {args.model} out, or "
+            f"start a new run: zoo fit --model {args.model}"
         )
 
 

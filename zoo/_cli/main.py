@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def _help() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, an error's (2 where the user can mend it), 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verbose = argv[:1] in (["-v"], ["--verbose"])
     argv = argv[verbose:]
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _main(argv)
     except ZooError as error:
         print(f"zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except ImportError as error:
         told = refused_import(error)
         if told is None:
@@ -91,6 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def console() -> int:
+    """Run the command of this process; a Ctrl-C when it has stopped already does not change its exit code."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = 130
+    if code in (130, 143):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 def _main(argv: list[str]) -> int:

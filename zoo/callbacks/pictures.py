@@ -6,6 +6,7 @@ import contextlib
 import csv
 import errno
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,7 +153,7 @@ def plot_losses(metrics: Path, path: Path) -> None:
     for row in rows:
         for column, value in row.items():
             split, _, term = (column or "").partition("/")
-            if term and value:
+            if term and value and math.isfinite(float(value)):
                 terms.setdefault(term, {}).setdefault(split, []).append((int(row["step"]), float(value)))
     if not terms:
         return

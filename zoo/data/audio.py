@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.data.base import Split, TensorData, derive_seed
 from zoo.data.layout import arrange, divide, share
 from zoo.data.recordings import ENDINGS, FOREIGN, read_recording, read_wav
-from zoo.data.sources import Parts, Source, open_source, with_endings
+from zoo.data.sources import FileSource, Parts, open_source, with_endings
 from zoo.errors import ConfigError, DataError
 from zoo.maths.mulaw import mulaw_encode
 from zoo.maths.resample import resample
@@ -192,7 +192,7 @@ class WavFolder(_Audio):
                 share(value, 1, f"--data.{split}")
 
     @functools.cached_property
-    def source(self) -> Source:
+    def source(self) -> FileSource:
         """Where the files are."""
         return open_source(self.folder, "--data.folder", "audio folder")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoo.data.folder import PictureFiles
 from zoo.data.pictures import ENDINGS, Preparation, parse_size
-from zoo.data.sources import Parts, Source, data_root, open_source, with_endings
+from zoo.data.sources import FileSource, Parts, data_root, open_source, with_endings
 from zoo.errors import ConfigError, DataError, close_matches
 
 __all__ = ["CelebA"]
@@ -69,7 +69,7 @@ class CelebA(PictureFiles):
         self.attribute = attribute
 
     @functools.cached_property
-    def source(self) -> Source:  # type: ignore[override]
+    def source(self) -> FileSource:  # type: ignore[override]
         found = [self.folder / name for name in _PICTURES if (self.folder / name).exists()]
         if not found or not (self.folder / _PARTITION).is_file():
             raise DataError(

@@ -21,7 +21,7 @@ from zoo.data.images import ImageData
 from zoo.data.layout import Example, Layout, arrange, divide, share
 from zoo.data.pictures import ENDINGS, FOREIGN, BadPicture, Preparation, parse_size
 from zoo.data.rows import Rows
-from zoo.data.sources import Parts, Source, data_root, open_source, with_endings
+from zoo.data.sources import FileSource, Parts, data_root, open_source, with_endings
 from zoo.errors import ConfigError, DataError
 
 __all__ = ["ImageFolder", "ImageNet64", "PictureFiles", "data_root"]
@@ -69,7 +69,7 @@ class PictureFiles(ImageData):
         self._said: set[str] = set()
 
     @property
-    def source(self) -> Source:
+    def source(self) -> FileSource:
         """Where the files are."""
         raise NotImplementedError
 
@@ -239,7 +239,7 @@ class ImageFolder(PictureFiles):
                 share(value, 1, f"--data.{split}")
 
     @functools.cached_property
-    def source(self) -> Source:  # type: ignore[override]
+    def source(self) -> FileSource:  # type: ignore[override]
         return open_source(self.folder, "--data.folder", "image folder")
 
     @functools.cached_property

@@ -17,7 +17,7 @@ from zoo.classes import same_text
 from zoo.data.folder import PictureFiles
 from zoo.data.layout import SPLIT_NAMES, divide, share
 from zoo.data.pictures import Preparation, parse_size
-from zoo.data.sources import Parts, Source
+from zoo.data.sources import FileSource, Parts
 from zoo.errors import ConfigError, DataError, close_matches
 
 __all__ = ["HuggingFaceImages", "as_files", "cell_bytes", "column_of", "open_table"]
@@ -109,7 +109,7 @@ def cell_bytes(cell: Any) -> bytes:
     return Path(cell["path"]).read_bytes()
 
 
-class _Table(Source):
+class _Table(FileSource):
     """The rows of the splits of a table as files, ``("train", "17")``."""
 
     def __init__(self, tables: Mapping[str, Any], image: str, where: str) -> None:
@@ -184,7 +184,7 @@ class HuggingFaceImages(PictureFiles):
         return {split: as_files(table, self.image, self.path) for split, table in found.items()}
 
     @functools.cached_property
-    def source(self) -> Source:  # type: ignore[override]
+    def source(self) -> FileSource:  # type: ignore[override]
         return _Table(self._tables, self.image, self.path)
 
     @functools.cached_property

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from zoo.errors import DataError
 
-__all__ = ["Archive", "Folder", "Parts", "Source", "data_root", "is_stray", "open_source"]
+__all__ = ["Archive", "FileSource", "Folder", "Parts", "data_root", "is_stray", "open_source"]
 
 Parts = tuple[str, ...]
 """Names of the folders and of the file, below the source."""
@@ -36,7 +36,7 @@ def is_stray(name: str) -> bool:
     return name.startswith((".", "~")) or name.endswith("~") or name.casefold() in _STRAY
 
 
-class Source:
+class FileSource:
     """Files below one place.
 
     Attributes:
@@ -58,7 +58,7 @@ class Source:
         return os.path.join(self.where, *parts)
 
 
-class Folder(Source):
+class Folder(FileSource):
     """A folder, links to folders and files included."""
 
     def __init__(self, path: Path) -> None:
@@ -91,7 +91,7 @@ class Folder(Source):
         return self.path.joinpath(*parts).open("rb")
 
 
-class Archive(Source):
+class Archive(FileSource):
     """A zip archive, read in place."""
 
     def __init__(self, path: Path) -> None:
@@ -123,7 +123,7 @@ class Archive(Source):
         return self._archive.open(member)  # type: ignore[return-value]
 
 
-def open_source(path: Path, option: str, what: str) -> Source:
+def open_source(path: Path, option: str, what: str) -> FileSource:
     """Return the folder or the archive of this path.
 
     Args:

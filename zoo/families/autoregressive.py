@@ -31,10 +31,10 @@ __all__ = ["AutoregressiveModel", "scores"]
 _FORMS = {1: "(T,)", 3: "(C, H, W)"}
 
 
-def scores(logits: Tensor, k: Tensor) -> Tensor:
+def scores(logits: Tensor, values: Tensor) -> Tensor:
     """Return the log-probabilities of examples, summed over their values: (B, ..., L), int64 (B, ...) -> (B,)."""
-    log_p = -F.cross_entropy(logits.flatten(0, -2), k.flatten(), reduction="none")
-    return log_p.view(k.shape).flatten(1).sum(1)
+    log_p = -F.cross_entropy(logits.flatten(0, -2), values.flatten(), reduction="none")
+    return log_p.view(values.shape).flatten(1).sum(1)
 
 
 class AutoregressiveModel(LikelihoodModel):
@@ -77,7 +77,7 @@ class AutoregressiveModel(LikelihoodModel):
 
     # -- what a family gives ------------------------------------------------------------------------------------------
 
-    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return all logits at once, each from the values before its own: `arranged` (B, ...) -> (B, ..., L)."""
         raise NotImplementedError
 
@@ -85,11 +85,11 @@ class AutoregressiveModel(LikelihoodModel):
         """Return the state of cached evaluation of ``n`` examples, before their first value."""
         raise NotImplementedError
 
-    def arranged(self, k: Tensor) -> Tensor:
+    def arranged(self, values: Tensor) -> Tensor:
         """Return the values of examples, int64 (B, *shape), as `forward` takes them."""
         raise NotImplementedError
 
-    def predict(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
+    def predict(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the logits of the next value by one full pass: the values so far, int64 (B, t) -> (B, L)."""
         raise NotImplementedError
 
@@ -112,12 +112,12 @@ class AutoregressiveModel(LikelihoodModel):
             DataError: values outside [0, 1].
         """
         x = x if x.is_floating_point() else from_levels(self, x, f"{type(self).__name__}.quantize")
-        k = (x * (self.levels - 1)).round().long()
-        if k.numel() and (k.min() < 0 or k.max() >= self.levels):
+        values = (x * (self.levels - 1)).round().long()
+        if values.numel() and (values.min() < 0 or values.max() >= self.levels):
             raise DataError(
                 f"{type(self).__name__} takes values in [0, 1], got some from {float(x.min()):g} to {float(x.max()):g}"
             )
-        return k
+        return values
 
     def to_sequence(self, x: Tensor) -> Tensor:
         """Arrange examples (B, *shape) as sequences (B, T): images pixel by pixel, the colours of one side by side."""
@@ -141,22 +141,22 @@ class AutoregressiveModel(LikelihoodModel):
         """
         return self._log_prob(self.arranged(self.quantize(x)), self.given_labels(len(x), labels))
 
-    def _log_prob(self, k: Tensor, labels: Tensor | None) -> Tensor:
-        return scores(self(k, labels), k)
+    def _log_prob(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        return scores(self(values, labels), values)
 
     def likelihood(self, k: int = 1) -> str:
         return "exact"
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the mean of -log p(x) over the batch, in nats, and the same in bits a value."""
-        k = self.arranged(self.quantize(batch[0]))
-        labels = self.given_labels(len(k), batch[1]) if self.num_classes else None
-        nll = -self.training_log_prob(k, labels).mean()
+        values = self.arranged(self.quantize(batch[0]))
+        labels = self.given_labels(len(values), batch[1]) if self.num_classes else None
+        nll = -self.training_log_prob(values, labels).mean()
         return {"loss": nll, self.bits: nll / (self.length * math.log(2))}
 
-    def training_log_prob(self, k: Tensor, labels: Tensor | None) -> Tensor:
+    def training_log_prob(self, values: Tensor, labels: Tensor | None) -> Tensor:
         """Return what `loss` raises, log p(x) unless a family says otherwise."""
-        return self._log_prob(k, labels)
+        return self._log_prob(values, labels)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -180,13 +180,13 @@ class AutoregressiveModel(LikelihoodModel):
 
         with interruptible_loop(), torch.inference_mode():  # a tenth less work for each of the many small operations
             if compiled:
-                k = self.decode_compiled(noise, *fixed, labels, choose)
+                values = self.decode_compiled(noise, *fixed, labels, choose)
             else:
-                k = decode(state(), chosen, noise, *fixed)
-        return self._data(k)
+                values = decode(state(), chosen, noise, *fixed)
+        return self._data(values)
 
-    def _data(self, k: Tensor) -> Tensor:
-        return self.from_sequence(k).to(self.dtype).div_(self.levels - 1)
+    def _data(self, values: Tensor) -> Tensor:
+        return self.from_sequence(values).to(self.dtype).div_(self.levels - 1)
 
     def _state(self, n: int, labels: Tensor | None, cached: bool) -> ValueState:
         return self.start(n, labels) if cached else FullPasses(self.predict, n, labels, self.device)

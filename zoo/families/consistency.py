@@ -176,5 +176,5 @@ class Consistency(Diffusion):
 
     def _grid(self, sampler: str, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
         """Return the levels from which to jump, and the last one of the grid, at which a jump is no jump."""
-        levels = self.schedule.grid(steps + 1, spacing or "rho", self.first_time())
-        return levels, levels
+        log_snrs = self.schedule.grid(steps + 1, spacing or "rho", self.first_time())
+        return log_snrs, log_snrs

@@ -213,20 +213,20 @@ class Diffusion(Guided, ScoreModel):
         sampler = self.default_sampler if sampler is None else sampler
         self.check_sampler(sampler, eta)
         noise = self._noise_of(n, generator)
-        levels, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
+        log_snrs, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
         kept = known_pixels(self, n, given, known)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         denoise = Denoise(self, labels, scale, clip and self.levels is not None, kept)
-        x = self._start(levels[0], noise, kept)
+        x = self._start(log_snrs[0], noise, kept)
         run: dict[str, Callable[[], Tensor]] = {
-            "ancestral": lambda: samplers.ancestral(denoise, x, levels, self.reverse(denoise), noise),
-            "ddim": lambda: samplers.ddim(denoise, x, levels, self.schedule, noise, eta),
+            "ancestral": lambda: samplers.ancestral(denoise, x, log_snrs, self.reverse(denoise), noise),
+            "ddim": lambda: samplers.ddim(denoise, x, log_snrs, self.schedule, noise, eta),
             "euler_maruyama": lambda: samplers.euler_maruyama(denoise, x, times, self.schedule, noise),
             "predictor_corrector": lambda: samplers.predictor_corrector(denoise, x, times, self.schedule, noise, snr),
-            "ode": lambda: samplers.ode(denoise, x, levels, self.schedule, solver),
-            "heun": lambda: samplers.heun(denoise, x, levels, self.schedule),
-            "dpm_solver": lambda: samplers.dpm_solver(denoise, x, levels, self.schedule),
-            "consistency": lambda: samplers.consistency(denoise, x, levels, self.schedule, noise),
+            "ode": lambda: samplers.ode(denoise, x, log_snrs, self.schedule, solver),
+            "heun": lambda: samplers.heun(denoise, x, log_snrs, self.schedule),
+            "dpm_solver": lambda: samplers.dpm_solver(denoise, x, log_snrs, self.schedule),
+            "consistency": lambda: samplers.consistency(denoise, x, log_snrs, self.schedule, noise),
         }
         return self.uncentre(run[sampler]())
 
@@ -254,8 +254,8 @@ class Diffusion(Guided, ScoreModel):
 
     def _grid(self, sampler: str, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
         """Return rising lambdas, and the falling times of samplers that go by time."""
-        levels = self.schedule.grid(steps, spacing or _SPACING.get(sampler, "time"), self.first_time())
-        return levels, torch.linspace(1.0, self.first_time(), steps, dtype=torch.float64)
+        log_snrs = self.schedule.grid(steps, spacing or _SPACING.get(sampler, "time"), self.first_time())
+        return log_snrs, torch.linspace(1.0, self.first_time(), steps, dtype=torch.float64)
 
     def _noise_of(self, n: int, generator: torch.Generator) -> samplers.Noise:
         return lambda: randn((n, *self.shape), generator, self.device, self.dtype)
@@ -288,7 +288,7 @@ class Diffusion(Guided, ScoreModel):
         seen: list[Tensor] = []
         noise = self._noise_of(n, seeded(seed))
         denoise = Denoise(self, self._labels(n, None), self.guidance_scale, self.levels is not None, None)
-        levels, _ = self._grid(self.strip, frames, None)
+        log_snrs, _ = self._grid(self.strip, frames, None)
 
         def watched(x: Tensor, log_snr: Tensor) -> Tensor:
             x_0, (alpha, sigma) = denoise(x, log_snr), self.schedule.coefficients(log_snr)
@@ -297,7 +297,7 @@ class Diffusion(Guided, ScoreModel):
             return x_0
 
         walk = samplers.consistency if self.strip == "consistency" else samplers.ddim
-        walk(watched, self._start(levels[0], noise, None), levels, self.schedule, noise)
+        walk(watched, self._start(log_snrs[0], noise, None), log_snrs, self.schedule, noise)
         return torch.stack(states), torch.stack(seen)
 
     def score(self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -71,9 +71,9 @@ class GatedPixelCNN(RasterModel):
         head = head or end
         self.position = nn.Parameter(torch.zeros(2, width, H, W)) if position else None
 
-        def layer(features_in: int, k: int, mask: str, last: bool) -> GatedLayer:
+        def layer(features_in: int, kernel: int, mask: str, last: bool) -> GatedLayer:
             options = {"skip": skip, "mask": mask, "colours": C, "classes": num_classes, "last": last and skip > 0}
-            return GatedLayer(features_in, width, k, k if square else k // 2 + 1, **options)
+            return GatedLayer(features_in, width, kernel, kernel if square else kernel // 2 + 1, **options)
 
         self.first = layer(self.per_colour * C, first_kernel, "A", depth == 0)
         self.layers = nn.ModuleList(layer(width, kernel, "B", i == depth - 1) for i in range(depth))
@@ -101,15 +101,15 @@ class GatedPixelCNN(RasterModel):
         state = self.start(n, labels)
         head, out = state.head.head, state.head.out
         rows = CompiledRow(state.layers, state.to_skip, (head.left, head.bias, out.left, out.bias), state.table)
-        u, k = noise.view(H, W, n), torch.zeros(H, W, n, dtype=torch.int64)
-        kept = torch.zeros_like(k, dtype=torch.bool)
+        u, values = noise.view(H, W, n), torch.zeros(H, W, n, dtype=torch.int64)
+        kept = torch.zeros_like(values, dtype=torch.bool)
         if given is not None and known is not None:
-            k.copy_(given.T.view(H, W, n))
+            values.copy_(given.T.view(H, W, n))
             kept.copy_(known.T.view(H, W, n))
         for r in range(H):
             state.row()
-            rows.draw(state.base, u[r], k[r], kept[r], choose.temperature, choose.greedy)
-        return k.flatten(0, 1).T  # (n, T)
+            rows.draw(state.base, u[r], values[r], kept[r], choose.temperature, choose.greedy)
+        return values.flatten(0, 1).T  # (n, T)
 
 
 class GatedPixelCNNState(RasterState):

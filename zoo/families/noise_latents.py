@@ -34,17 +34,17 @@ class NoiseLatents(Diffusion):
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
         """Return the noise that DDIM turns into these data: (B, *shape) in data range -> (B, *shape)."""
-        levels, denoise = self._latent_way(labels, steps)
+        log_snrs, denoise = self._latent_way(labels, steps)
         half = torch.full_like(x, 0.5)
-        z = samplers.invert(denoise, self.centre(x, half), levels, self.schedule)
-        return z / self.schedule.coefficients(levels[0])[1].to(z)
+        z = samplers.invert(denoise, self.centre(x, half), log_snrs, self.schedule)
+        return z / self.schedule.coefficients(log_snrs[0])[1].to(z)
 
     @torch.no_grad()
     def decode(self, z: Tensor, labels: Tensor | None = None, steps: int = 25) -> Tensor:
         """Return what DDIM makes of noise: (B, *shape) -> (B, *shape) in data range."""
-        levels, denoise = self._latent_way(labels, steps)
-        sigma = self.schedule.coefficients(levels[0])[1].to(z)
-        return self.uncentre(samplers.ddim(denoise, sigma * z, levels, self.schedule))
+        log_snrs, denoise = self._latent_way(labels, steps)
+        sigma = self.schedule.coefficients(log_snrs[0])[1].to(z)
+        return self.uncentre(samplers.ddim(denoise, sigma * z, log_snrs, self.schedule))
 
     def _latent_way(self, labels: Tensor | None, steps: int) -> tuple[Tensor, Denoise]:
         return self._grid("ddim", steps, None)[0], Denoise(self, labels, 1.0, False, None)

@@ -69,11 +69,11 @@ class PixelCNNpp(RasterModel):
         )
         self.out = nn.Conv2d(width, LogisticMixture.size(C, mixtures), 1)
 
-    def features(self, k: Tensor) -> Tensor:
+    def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels, without the ones: int64 (...) -> (..., e)."""
         if self.embedding is not None:
-            return super().features(k)
-        return (k.to(self.dtype) * (2 / (self.levels - 1)) - 1)[..., None]
+            return super().features(values)
+        return (values.to(self.dtype) * (2 / (self.levels - 1)) - 1)[..., None]
 
     def mixture(self, features: Tensor) -> LogisticMixture:
         """Return the distributions of all pixels given features of the image, (B, H, W, C * e)."""
@@ -81,16 +81,16 @@ class PixelCNNpp(RasterModel):
         parameters = pointwise(F.elu(self.streams(x)), self.out.weight, self.out.bias)
         return LogisticMixture(parameters.permute(0, 2, 3, 1), self.shape[0], self.levels)
 
-    def _mixture(self, k: Tensor) -> tuple[LogisticMixture, Tensor]:
-        k = k.permute(0, 2, 3, 1)  # (B, H, W, C)
-        return self.mixture(self.features(k).flatten(3)), k.to(self.dtype) / (self.levels - 1)
+    def _mixture(self, values: Tensor) -> tuple[LogisticMixture, Tensor]:
+        values = values.permute(0, 2, 3, 1)  # (B, H, W, C)
+        return self.mixture(self.features(values).flatten(3)), values.to(self.dtype) / (self.levels - 1)
 
-    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        mixture, x = self._mixture(k)
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        mixture, x = self._mixture(values)
         return torch.stack([mixture.logits(x, c) for c in range(self.shape[0])], 1)  # (B, C, H, W, L)
 
-    def _log_prob(self, k: Tensor, labels: Tensor | None) -> Tensor:
-        mixture, x = self._mixture(k)
+    def _log_prob(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        mixture, x = self._mixture(values)
         return mixture.log_prob(x).sum((1, 2))
 
     def granule(self, options: Mapping[str, Any]) -> int:

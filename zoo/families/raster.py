@@ -56,18 +56,18 @@ class RasterModel(AutoregressiveModel):
         self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
         self.per_colour = embedding or 1  # e, features of a colour
 
-    def features(self, k: Tensor) -> Tensor:
+    def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""
         if self.embedding is not None:
-            return F.embedding(k, self.embedding)
-        return (k.to(self.dtype) / (self.levels - 1))[..., None]
+            return F.embedding(values, self.embedding)
+        return (values.to(self.dtype) / (self.levels - 1))[..., None]
 
     def table(self) -> Tensor:
         """Return the features of every level, (L, e), without a gradient."""
         return self.features(torch.arange(self.levels, device=self.device)).detach()
 
-    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.logits(self.features(k.permute(0, 2, 3, 1)).flatten(3), labels)  # of (B, H, W, C * e)
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.logits(self.features(values.permute(0, 2, 3, 1)).flatten(3), labels)  # of (B, H, W, C * e)
 
     def logits(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return all logits of features, those of a colour side by side: (B, H, W, C * e) -> (B, C, H, W, L)."""
@@ -77,12 +77,12 @@ class RasterModel(AutoregressiveModel):
         """Return the logits that are channels of a map, (B, C * L, H, W), as (B, C, H, W, L)."""
         return x.permute(0, 2, 3, 1).unflatten(3, (self.shape[0], self.levels)).permute(0, 3, 1, 2, 4)
 
-    def arranged(self, k: Tensor) -> Tensor:
-        return k
+    def arranged(self, values: Tensor) -> Tensor:
+        return values
 
-    def predict(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        t, (C, _, W) = k.shape[1], self.shape
-        image = self.from_sequence(F.pad(k, (0, self.length - t))).contiguous()
+    def predict(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        t, (C, _, W) = values.shape[1], self.shape
+        image = self.from_sequence(F.pad(values, (0, self.length - t))).contiguous()
         return self(image, labels)[:, t % C, t // C // W, t // C % W]
 
     def draw(

@@ -90,10 +90,10 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
             steps: of the solver, even in lambda; by default the model's own.
             probe: of the trace, e with E[e e^T] = I; the exact trace if left out.
         """
-        levels = self.schedule.grid((self.likelihood_steps if steps is None else steps) + 1, "log_snr").flip(0)
+        log_snrs = self.schedule.grid((self.likelihood_steps if steps is None else steps) + 1, "log_snr").flip(0)
         flow = velocity(Denoise(self, labels, 1.0, False, None), self.schedule)
-        z, trace = transport(flow, x, levels, "rk4", probe)
-        sigma = self.schedule.coefficients(levels[-1])[1].to(x)  # the noise is N(0, sigma^2 I) at the last level
+        z, trace = transport(flow, x, log_snrs, "rk4", probe)
+        sigma = self.schedule.coefficients(log_snrs[-1])[1].to(x)  # the noise is N(0, sigma^2 I) at the last level
         return normal_log_density(z / sigma) - math.prod(self.shape) * torch.log(sigma) + trace
 
     def log_prob(

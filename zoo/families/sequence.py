@@ -73,15 +73,15 @@ class SequenceModel(AutoregressiveModel):
         """Return the first value that the one at position t is predicted from; what is earlier is not looked at."""
         return 0
 
-    def arranged(self, k: Tensor) -> Tensor:
-        return self.to_sequence(k)
+    def arranged(self, values: Tensor) -> Tensor:
+        return self.to_sequence(values)
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Tell whether examples may have this shape: sequences of any length, images of the model's size."""
         return len(shape) == 1 and shape[0] > 0 if len(self.shape) == 1 else super().fits(shape)
 
-    def predict(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        seen = k[:, self.reach(k.shape[1]) :]
+    def predict(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        seen = values[:, self.reach(values.shape[1]) :]
         return self(F.pad(seen, (0, 1)), labels)[:, -1]  # what stands in the last place is not looked at
 
     # -- text ---------------------------------------------------------------------------------------------------------
@@ -104,21 +104,21 @@ class SequenceModel(AutoregressiveModel):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def training_log_prob(self, k: Tensor, labels: Tensor | None) -> Tensor:
+    def training_log_prob(self, values: Tensor, labels: Tensor | None) -> Tensor:
         """Return log p(x), in training with a schedule as it is after values of the model's own.
 
         There a first pass predicts all values, and each is replaced by a draw from its prediction with probability
         1 - eps_i. Validation does not.
         """
         if not (self.training and self.scheduled):
-            return self._log_prob(k, labels)
-        return scores(self(self._shown(k, labels), labels), k)
+            return self._log_prob(values, labels)
+        return scores(self(self._shown(values, labels), labels), values)
 
     @torch.no_grad()
-    def _shown(self, k: Tensor, labels: Tensor | None) -> Tensor:
+    def _shown(self, values: Tensor, labels: Tensor | None) -> Tensor:
         eps = teacher_probability(self.scheduled, self.scheduled_k, self.steps_done)
-        drawn = inverse_cdf(self(k, labels), self.rand(*k.shape))
-        return mix(k, drawn, self.rand(*k.shape), eps)
+        drawn = inverse_cdf(self(values, labels), self.rand(*values.shape))
+        return mix(values, drawn, self.rand(*values.shape), eps)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

@@ -89,8 +89,8 @@ class Transformer(SequenceModel):
 
     # -- all positions at once ----------------------------------------------------------------------------------------
 
-    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        tokens = self.tokens(k[:, :-1])
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        tokens = self.tokens(values[:, :-1])
         T, P = tokens.shape[1], self.prefix
         if P is None or T <= P:
             return self.head(self._stream(tokens, labels, attention_mask(T, window=self.window)))
@@ -98,9 +98,9 @@ class Transformer(SequenceModel):
         rest = self._stream(tokens, labels, attention_mask(T, prefix=P + 1))[:, P:]  # the start and the P values
         return self.head(torch.cat([first, rest], 1))
 
-    def tokens(self, k: Tensor) -> Tensor:
+    def tokens(self, values: Tensor) -> Tensor:
         """Put the start before values: int64 (B, m) -> (B, m + 1)."""
-        return F.pad(k, (1, 0), value=self.levels)
+        return F.pad(values, (1, 0), value=self.levels)
 
     def _stream(self, tokens: Tensor, labels: Tensor | None, mask: Tensor | None) -> Tensor:
         x, tables = self.embed(tokens, 0, labels)

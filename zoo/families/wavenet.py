@@ -70,8 +70,8 @@ class WaveNet(SequenceModel):
         if self.condition is not None:
             nn.init.normal_(self.condition.weight, std=0.1)
 
-    def forward(self, k: Tensor, labels: Tensor | None = None) -> Tensor:
-        tokens = F.pad(k[:, :-1], (1, 0), value=self.levels)
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        tokens = F.pad(values[:, :-1], (1, 0), value=self.levels)
         return self.head(self.layers(self.embedding(tokens), self.gate_bias(labels)))
 
     def gate_bias(self, labels: Tensor | None) -> Tensor | None:

@@ -76,24 +76,24 @@ _LARGEST = 3.0  # step in lambda of an explicit method
 _STEEPEST = 10.0  # fall of q in one step of the trapezoid rule
 
 
-def _cast(levels: Tensor, x: Tensor) -> Tensor:
-    return levels.to(x.device, x.dtype)
+def _cast(log_snrs: Tensor, x: Tensor) -> Tensor:
+    return log_snrs.to(x.device, x.dtype)
 
 
-def ancestral(denoise: Denoiser, x: Tensor, levels: Tensor, reverse: Reverse, noise: Noise) -> Tensor:
+def ancestral(denoise: Denoiser, x: Tensor, log_snrs: Tensor, reverse: Reverse, noise: Noise) -> Tensor:
     """Draw x_s from p(x_s | x_t), level by level.
 
     Args:
         denoise: used at the last level.
         x: state at the first level, (B, ...).
-        levels: rising lambdas, (N,).
+        log_snrs: rising lambdas, (N,).
         reverse: gives p(x_s | x_t).
         noise: for each step.
     """
-    for later, earlier in pairwise(_cast(levels, x)):
+    for later, earlier in pairwise(_cast(log_snrs, x)):
         mean, std = reverse(x, later, earlier)
         x = mean + std * noise()
-    return denoise(x, _cast(levels, x)[-1])
+    return denoise(x, _cast(log_snrs, x)[-1])
 
 
 def _ddim_step(x: Tensor, x_0: Tensor, start: Tensor, end: Tensor, schedule: Schedule) -> Tensor:
@@ -103,14 +103,14 @@ def _ddim_step(x: Tensor, x_0: Tensor, start: Tensor, end: Tensor, schedule: Sch
 
 
 def ddim(
-    denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, noise: Noise | None = None, eta: float = 0.0
+    denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, noise: Noise | None = None, eta: float = 0.0
 ) -> Tensor:
     """Go from level to level with the noise that the denoiser sees, or with part of it drawn anew.
 
     Args:
         denoise: the denoiser.
         x: state at the first level, (B, ...).
-        levels: rising lambdas, (N,).
+        log_snrs: rising lambdas, (N,).
         schedule: alpha and sigma of a lambda.
         noise: needed unless eta is 0.
         eta: 0 draws nothing, 1 has the variance of the posterior.
@@ -120,8 +120,8 @@ def ddim(
     """
     if not 0 <= eta <= 1 or (eta and noise is None):
         raise ConfigError(f"eta must lie between 0 and 1, and needs noise above 0, got {eta}")
-    levels = _cast(levels, x)
-    for later, earlier in pairwise(levels):
+    log_snrs = _cast(log_snrs, x)
+    for later, earlier in pairwise(log_snrs):
         x_0 = denoise(x, later)
         if not eta or noise is None:
             x = _ddim_step(x, x_0, later, earlier, schedule)
@@ -130,17 +130,17 @@ def ddim(
         variance = -(eta**2) * s_s**2 * torch.expm1(later - earlier)
         kept = torch.sqrt(s_s**2 - variance)
         x = a_s * x_0 + kept * noise_of(x, x_0, a_t, s_t) + torch.sqrt(variance) * noise()
-    return denoise(x, levels[-1])
+    return denoise(x, log_snrs[-1])
 
 
-def invert(denoise: Denoiser, x_0: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
+def invert(denoise: Denoiser, x_0: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
     """Run DDIM backwards, from the data to the state at the first level: what `ddim` would turn into the data.
 
     The data count as the mean of the state at the last level; the error of both falls with the number of levels.
     """
-    levels = _cast(levels, x_0)
-    x = schedule.coefficients(levels[-1])[0] * x_0
-    for earlier, later in pairwise(levels.flip(0)):
+    log_snrs = _cast(log_snrs, x_0)
+    x = schedule.coefficients(log_snrs[-1])[0] * x_0
+    for earlier, later in pairwise(log_snrs.flip(0)):
         x = _ddim_step(x, denoise(x, earlier), earlier, later, schedule)
     return x
 
@@ -156,22 +156,22 @@ def velocity(denoise: Denoiser, schedule: Schedule) -> Callable[[Tensor, Tensor]
     return slope
 
 
-def ode(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, method: str = "rk4") -> Tensor:
+def ode(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, method: str = "rk4") -> Tensor:
     """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end.
 
     Where variance explodes, dx / d lambda = (x_0 - x) / 2, and steps above 3 throw an x of hundreds beyond x_0; then
     x / sqrt(1 + sigma^2) is followed, of which the same holds as where variance is preserved.
     """
-    flow, end = velocity(denoise, schedule), _cast(levels, x)[-1]
-    if len(levels) > 1 and schedule.kind == "ve" and float(levels.diff().max()) > _LARGEST:
+    flow, end = velocity(denoise, schedule), _cast(log_snrs, x)[-1]
+    if len(log_snrs) > 1 and schedule.kind == "ve" and float(log_snrs.diff().max()) > _LARGEST:
         preserved = Schedule()
 
         def scaled(y: Tensor, log_snr: Tensor) -> Tensor:
             return denoise(y / preserved.coefficients(log_snr)[0], log_snr)
 
-        y = integrate(velocity(scaled, preserved), x * preserved.coefficients(levels[0].to(x))[0], levels, method)
+        y = integrate(velocity(scaled, preserved), x * preserved.coefficients(log_snrs[0].to(x))[0], log_snrs, method)
         return scaled(y, end)
-    return denoise(integrate(flow, x, levels, method) if len(levels) > 1 else x, end)
+    return denoise(integrate(flow, x, log_snrs, method) if len(log_snrs) > 1 else x, end)
 
 
 def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, schedule: Schedule) -> Tensor:
@@ -189,25 +189,25 @@ def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, sche
     return torch.where(earlier - later > 2 * math.log(_STEEPEST), mean, ruled)
 
 
-def heun(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
+def heun(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
     """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's."""
-    levels = _cast(levels, x)
-    for later, earlier in pairwise(levels):
+    log_snrs = _cast(log_snrs, x)
+    for later, earlier in pairwise(log_snrs):
         x = heun_step(denoise, x, later, earlier, schedule)
-    return denoise(x, levels[-1])
+    return denoise(x, log_snrs[-1])
 
 
-def dpm_solver(denoise: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule) -> Tensor:
+def dpm_solver(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
     """Second order multistep solver in data prediction: the linear part exactly, x_0 extrapolated from two levels."""
-    levels = _cast(levels, x)
+    log_snrs = _cast(log_snrs, x)
     before, last = None, None
-    for later, earlier in pairwise(levels):
+    for later, earlier in pairwise(log_snrs):
         (_, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
         x_0, h = denoise(x, later), 0.5 * (earlier - later)
         D = x_0 if before is None else x_0 + 0.5 * h / last * (x_0 - before)
         x = s_s / s_t * x - a_s * torch.expm1(-h) * D
         before, last = x_0, h
-    return denoise(x, levels[-1])
+    return denoise(x, log_snrs[-1])
 
 
 def _score(denoise: Denoiser, x: Tensor, log_snr: Tensor, schedule: Schedule) -> Tensor:
@@ -244,11 +244,11 @@ def euler_maruyama(
         schedule.diffusion(times)[:-1],
     )
     stable = h * (f + g2 / schedule.coefficients(log_snr[:-1])[1] ** 2) <= 2
-    levels = _cast(log_snr, x)
-    for (now, after), *step in zip(pairwise(levels), *(v.tolist() for v in (stable, h, f, g2)), strict=True):
+    log_snrs = _cast(log_snr, x)
+    for (now, after), *step in zip(pairwise(log_snrs), *(v.tolist() for v in (stable, h, f, g2)), strict=True):
         x = _reverse_step(denoise, x, now, after, schedule, noise, *step)
         x = x if correct is None else correct(x, after)
-    return denoise(x, levels[-1])
+    return denoise(x, log_snrs[-1])
 
 
 def _reverse_step(
@@ -295,7 +295,7 @@ def predictor_corrector(
     return euler_maruyama(denoise, x, times, schedule, noise, correct)
 
 
-def consistency(function: Denoiser, x: Tensor, levels: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
+def consistency(function: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
     """Jump to the end of the trajectory, go back from there to the next level by noise, and jump again.
 
     Where alpha is 1, the way back is x + sqrt(sigma^2 - sigma_min^2) z: x has the noise of the end already.
@@ -303,13 +303,13 @@ def consistency(function: Denoiser, x: Tensor, levels: Tensor, schedule: Schedul
     Args:
         function: f(x, lambda) -> the state at the end of the trajectory through x, (B, ...).
         x: state at the first level.
-        levels: rising lambdas, (N + 1,), from which to jump, and the end, where a jump is none.
+        log_snrs: rising lambdas, (N + 1,), from which to jump, and the end, where a jump is none.
         schedule: alpha and sigma of a lambda.
         noise: for each step but the first.
     """
-    *levels, end = _cast(levels, x)
-    x = function(x, levels[0])
-    for level in levels[1:]:
+    *log_snrs, end = _cast(log_snrs, x)
+    x = function(x, log_snrs[0])
+    for level in log_snrs[1:]:
         factor, variance = transition(schedule, level, end)
         x = function(factor * x + torch.sqrt(variance) * noise(), level)
     return x

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from zoo.errors import DivergedError
 from zoo.runs import sidecar
 from zoo.training.checkpoint_io import sweep
 from zoo.training.engine import Engine, Stopped
@@ -62,6 +63,11 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step == self._saved:
             return
+        broken = [n for n, p in trainer.lightning_module.named_parameters() if not bool(p.isfinite().all())]
+        if broken:  # the checkpoint of before is worth more
+            raise DivergedError(
+                f"the training diverged: the weights {broken[0]} are not finite (NaN or infinity) at step {step}"
+            )
         self._saved = step
         if trainer.is_global_zero:
             for logger in trainer.loggers:  # a run that goes on from here has all rows up to here

@@ -6,10 +6,11 @@ All of it is a function of the step: nothing here needs to be restored when a ru
 from __future__ import annotations
 
 import inspect
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +19,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from zoo.data.base import derive_seed
+from zoo.errors import DivergedError
+from zoo.model import Player
 from zoo.training.settings import TrainingSettings, rate
 
 __all__ = ["Engine", "MetricsLog", "Stopped"]
 
 _NOISE, _GLOBAL, _VALIDATION = 1, 2, 3
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+_PATIENCE = 10.0
+"""Seconds after a first signal in which a further Ctrl-C changes nothing: the step ends, its checkpoint is written."""
 
 
 class Stopped(Exception):
@@ -31,6 +37,20 @@ class Stopped(Exception):
     def __init__(self, signal_name: str, step: int) -> None:
         super().__init__(f"{signal_name} after step {step}")
         self.signal_name, self.step = signal_name, step
+
+
+def _as_asked(optimizers: Sequence[torch.optim.Optimizer], players: Sequence[Player]) -> list[list[float]]:
+    """Return the peak rate of each group, and give each optimizer the options of its player.
+
+    A run that is resumed has the options of the checkpoint in its optimizers; those that it is asked for now, which its
+    configuration says, take their place.
+    """
+    if len(optimizers) == len(players) and all(len(o.param_groups) == 1 for o in optimizers):
+        for optimizer, player in zip(optimizers, players, strict=True):
+            (group,) = optimizer.param_groups
+            asked = {"initial_lr": player.lr, "betas": tuple(player.betas), "weight_decay": player.weight_decay}
+            group.update({name: value for name, value in asked.items() if name == "initial_lr" or name in group})
+    return [[g.setdefault("initial_lr", g["lr"]) for g in o.param_groups] for o in optimizers]
 
 
 class Engine(Callback):
@@ -51,6 +71,7 @@ class Engine(Callback):
     def __init__(self, settings: TrainingSettings, total: int | None, ranks: tuple[int, ...] | None = None) -> None:
         self.settings, self.total, self.ranks = settings, total, ranks
         self.received: str | None = None
+        self._since = 0.0
         self.batches = 0
         self._peak: list[list[float]] = []
         self._streams: list[torch.Generator] = []
@@ -59,7 +80,7 @@ class Engine(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._peak = [[g.setdefault("initial_lr", g["lr"]) for g in o.param_groups] for o in trainer.optimizers]
+        self._peak = _as_asked(trainer.optimizers, list(pl_module.players().values()))
         self.ranks = self.ranks or (trainer.global_rank,)
         self._streams = [torch.Generator(device=pl_module.device) for _ in self.ranks]
         if pl_module.device.type == "cpu":  # torch.manual_seed would visit every kind of accelerator
@@ -69,13 +90,14 @@ class Engine(Callback):
         step.__signature__ = inspect.signature(step)
         trainer.train_dataloader.step = self.batches
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: Any) -> None:
-        if self.received is not None and number == signal.SIGINT:  # a second Ctrl-C does not wait
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        if self.received is None:
+            self.received, self._since = signal.Signals(number).name, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > _PATIENCE:
+            raise KeyboardInterrupt  # the step that is to end does not
 
     def _seed(self, *parts: int) -> None:
         for rank, stream in zip(self.ranks or (0,), self._streams, strict=True):
@@ -191,6 +213,11 @@ class MetricsLog(Callback):
         self._write(trainer, row)
         self._logged = trainer.global_step
         self._reset()
+        broken = sorted(name.removeprefix("train/") for name, value in row.items() if not math.isfinite(value))
+        if broken:
+            raise DivergedError(
+                f"the training diverged: {', '.join(broken)} is not finite (NaN or infinity) at step {self._logged}"
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._held = (self._kept, self._sizes, pl_module.terms)

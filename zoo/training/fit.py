@@ -17,12 +17,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.callbacks.ema import EMA
-from zoo.callbacks.pictures import Pictures
+from zoo.callbacks.pictures import Pictures, plot_losses
 from zoo.classes import names_for
 from zoo.data.base import TensorData, derive_seed
-from zoo.errors import CheckpointError, ConfigError, RunError, ZooError
+from zoo.errors import CheckpointError, ConfigError, DivergedError, RunError, ZooError
 from zoo.model import GenerativeModel
-from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint
+from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint, run_metadata
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
@@ -103,6 +103,7 @@ class Run:
         self.resume = resume
         self.folder = Path(folder) if folder is not None else None
         self.ranks: tuple[int, ...] | None = None
+        self.engine: Engine | None = None
 
     def _build(
         self, init_from: GenerativeModel | None, parts: Mapping[str, GenerativeModel]
@@ -158,8 +159,7 @@ class Run:
         epochs = self.arguments.get("max_epochs")
         limits = [steps] if steps is not None and steps >= 0 else []
         if epochs is not None and epochs >= 0:
-            per_epoch = len(self.data.split("train")[0]) // (self.data.batch_size * self.world)
-            limits.append(epochs * math.ceil(per_epoch / self.accumulate))
+            limits.append(epochs * math.ceil(self._batches_an_epoch() / self.accumulate))
         if self.settings.budget is not None:
             upfront = self.extra * self.model.first_steps
             limits.append(max(1, int((parse_budget(self.settings.budget) - upfront) / self.flops)))
@@ -167,7 +167,27 @@ class Run:
             raise ConfigError(
                 "how long to train is not set; give --trainer.max_steps, --trainer.max_epochs or --budget"
             )
+        if min(limits) < 1 or not self._batches_an_epoch():
+            raise ConfigError(
+                "nothing would be trained: --trainer.max_steps, --trainer.max_epochs and --trainer.limit_train_batches "
+                "must leave at least one step"
+            )
         return min(limits)
+
+    def _batches_an_epoch(self) -> int:
+        """Return how many batches of a rank an epoch has, within the limits that Lightning's Trainer is given."""
+        batches = len(self.data.split("train")[0]) // (self.data.batch_size * self.world)
+        for name in ("limit_train_batches", "overfit_batches"):
+            limit = self.arguments.get(name)
+            if limit is None or (name == "overfit_batches" and not limit):  # 0 of those is none
+                continue
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return batches
+
+    @property
+    def stopping(self) -> str | None:
+        """The signal that has ended the training, or is about to; None without one."""
+        return self.engine.received if self.engine is not None else None
 
     def spent(self, steps: int) -> float:
         """Return the operations of so many steps from the start."""
@@ -195,9 +215,11 @@ class Run:
     def callbacks(self) -> list[Any]:
         """Return the engine's callbacks in the order in which they must run."""
         assert self.folder is not None
-        engine = Engine(self.settings, self.total, self.ranks)
+        self.engine = engine = Engine(self.settings, self.total, self.ranks)
         metadata = self.metadata()
-        run = {**metadata, "command": "zoo " + " ".join(sys.argv[1:]), "parameters": parameter_count(self.model),
+        command = "zoo " + " ".join(sys.argv[1:])
+        commands = [*(self._commands_before() if self.resume else []), command]
+        run = {**metadata, "command": command, "commands": commands, "parameters": parameter_count(self.model),
                "ema": self.settings.ema, "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
         metrics = MetricsLog(self.settings.log_every)
         ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
@@ -212,6 +234,14 @@ class Run:
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
             *monitors_for(self.model, self.data, self.settings.sample_every, ema, metrics),
         ]
+
+    def _commands_before(self) -> list[str]:
+        """Return by which commands the run came to where it is."""
+        try:
+            before = run_metadata(self.folder)
+        except RunError:
+            return []
+        return list(before.get("commands") or [c for c in [before.get("command")] if c])
 
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
         """Return Lightning's trainer for this run."""
@@ -262,6 +292,8 @@ class Run:
             for logger in loggers:
                 with contextlib.suppress(OSError):  # the first error is the one to see
                     logger.save()
+            if isinstance(error, DivergedError):
+                raise self._diverged(error) from error
             explained = lost_process(error, self.world, self.folder) or full_disk(error, self.folder)
             if explained is None and isinstance(error, MALFORMED) and trainer._checkpoint_connector._loaded_checkpoint:
                 explained = CheckpointError(  # it was still being restored
@@ -274,6 +306,17 @@ class Run:
         for logger in loggers:
             logger.save()
         return self.folder
+
+    def _diverged(self, error: DivergedError) -> DivergedError:
+        """Return the error with what is left and what to try."""
+        plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")
+        try:
+            kept = f"the last good checkpoint is {last_checkpoint(self.folder)}"
+        except RunError:
+            kept = "there was no checkpoint yet (--training.checkpoint_every)"
+        return DivergedError(
+            f"{error}; {kept}; try a lower --model.lr, --training.warmup, or --trainer.gradient_clip_val 1"
+        )
 
     def _saved_step(self) -> int | None:
         """Return the step of the checkpoint to go on from, which must fit the model. Raises `CheckpointError`."""

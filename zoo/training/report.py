@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from zoo.errors import DivergedError
 from zoo.training.checkpoint_io import write_atomic
 from zoo.training.engine import MetricsLog
 
@@ -100,7 +101,7 @@ class CostReport(Callback):
         self._write(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._status = "stopped"
+        self._status = "diverged" if isinstance(exception, DivergedError) else "stopped"
         with contextlib.suppress(OSError):  # on a full disk the first error is the one to see
             self._write(trainer)
 

@@ -1,0 +1,163 @@
+"""A run that is asked for nothing, diverges, is stopped twice, or goes on with other options."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import warm
+from lightning.pytorch import Callback
+
+import zoo
+from zoo._cli import main
+from zoo.callbacks.pictures import plot_losses
+from zoo.errors import ConfigError, DivergedError
+from zoo.runs import last_checkpoint, load_run, run_metadata
+from zoo.training.engine import Stopped
+
+Capture = pytest.CaptureFixture[str]
+MANY = ("--trainer.max_steps", "100")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--trainer.max_steps", "0"), ("--trainer.max_steps", "-1", "--trainer.max_epochs", "0"),
+        ("--trainer.max_steps", "5", "--trainer.limit_train_batches", "0"),
+    ],
+)  # fmt: skip
+def test_no_steps_are_refused_before_anything_is_written(options: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing would be trained"):
+        tiny.vae(*options, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (("--trainer.max_epochs", "3", "--trainer.limit_train_batches", "2"), 6),
+        (("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "0.5"), 2 * 12),
+        (("--trainer.max_epochs", "2", "--trainer.overfit_batches", "1"), 2),
+        (("--trainer.max_epochs", "2", "--trainer.overfit_batches", "0"), 2 * 25),
+        (("--trainer.max_epochs", "1", "--trainer.accumulate_grad_batches", "4"), 7),
+    ],
+)
+def test_epochs_are_counted_within_their_limits(options: tuple[str, ...], steps: int) -> None:
+    run = tiny.vae("--trainer.max_steps", "-1", *options)
+    assert len(run.data.split("train")[0]) // run.data.batch_size == 25 and run.total == steps
+
+
+class Break(Callback):
+    """Spoil the weights, or the terms, after a step."""
+
+    def __init__(self, step: int, terms: bool = False) -> None:
+        self.step, self.terms = step, terms
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                next(pl_module.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("make", [tiny.vae, tiny.gan])
+def test_a_run_that_diverges_ends_within_a_row_and_keeps_its_good_checkpoint(make: Any, tmp_path: Path) -> None:
+    run = make(*MANY, "--training.checkpoint_every", "4", "--training.log_every", "5", folder=tmp_path / "run")
+    run.arguments["callbacks"] = [Break(9)]
+    with pytest.raises(DivergedError, match=r"not finite .* at step 1\d.*last good checkpoint is") as told:
+        run.start()
+    assert told.value.exit_code == 1 and "--model.lr" in str(told.value)
+    assert last_checkpoint(tmp_path / "run").name == "step-00000008.ckpt"
+    assert all(p.isfinite().all() for p in load_run(tmp_path / "run").parameters())
+    assert run_metadata(tmp_path / "run")["status"] == "diverged"
+
+
+def test_no_checkpoint_is_written_of_broken_weights(tmp_path: Path) -> None:
+    run = tiny.vae(*MANY, "--training.checkpoint_every", "10", folder=tmp_path / "run")
+    run.arguments["callbacks"] = [Break(5)]
+    with pytest.raises(DivergedError, match=r"the weights .* there was no checkpoint yet"):
+        run.start()
+    assert not list((tmp_path / "run").glob("checkpoints/*.ckpt"))
+
+
+def test_losses_that_are_not_finite_are_left_out_of_the_plot(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("step,train/loss\n1,2.0\n2,nan\n3,inf\n4,1.0\n")
+    plot_losses(tmp_path / "m.csv", tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+    (tmp_path / "n.csv").write_text("step,train/loss\n1,nan\n")
+    plot_losses(tmp_path / "n.csv", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_sampling_from_weights_that_are_not_finite_says_so() -> None:
+    model = zoo.create("vae-mnist")
+    with torch.no_grad():
+        next(model.decoder.parameters()).fill_(float("nan"))
+    with pytest.raises(ConfigError, match="hold NaN or infinity, first in decoder"):
+        model.sample(1, seed=0)
+
+
+def _interrupted(folder: str, signals: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Train in this process, which gets these signals in the middle of one step; return how it ended."""
+
+    class Send(Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 3:
+                for name in signals:
+                    os.kill(os.getpid(), getattr(signal, name))
+
+    run = tiny.vae(*MANY, folder=folder)
+    run.arguments["callbacks"] = [Send()]
+    try:
+        run.start()
+    except Stopped as stop:
+        return stop.signal_name, [p.name for p in Path(folder).glob("checkpoints/*.ckpt")]
+    except KeyboardInterrupt:
+        return "interrupted", []
+    return "finished", []
+
+
+@pytest.mark.parametrize("signals", [("SIGINT", "SIGINT"), ("SIGINT",) * 3, ("SIGHUP",), ("SIGTERM", "SIGINT")])
+def test_further_signals_change_nothing(
+    signals: tuple[str, ...], tmp_path: Path, run_forked: Callable[..., Any]
+) -> None:
+    assert run_forked(_interrupted, str(tmp_path / "run"), signals) == (signals[0], ["step-00000004.ckpt"])
+
+
+def test_a_run_goes_on_with_the_options_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(
+        json.dumps({"models": {"tiny_gan-points": {"family": "gan", **{k: tiny.GAN[k] for k in ("model", "data")}}}})
+    )
+    fit = ["fit", "--registry", "tiny.yaml", *tiny.QUIET, "--training.log_every", "1"]
+    assert main([*fit, "--model", "tiny_gan-points", "--run", "a", "--trainer.max_steps", "4"]) == 0
+    again = ["--resume", "./a", "--trainer.max_steps", "6", "--model.lr", "0.5", "--model.betas", "[0.5,0.6]"]
+    assert main([*fit, *again]) == 0
+    rates = [line.split(",") for line in (tmp_path / "a/metrics.csv").read_text().splitlines()]
+    column = rates[0].index("lr")
+    assert [float(r[column]) for r in rates[1:] if r[column]] == [0.01] * 4 + [0.5] * 2
+    content = torch.load(last_checkpoint("a"), weights_only=True)
+    assert all(g["betas"] == (0.5, 0.6) for o in content["optimizer_states"] for g in o["param_groups"])
+    assert len(run_metadata("a")["commands"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--model", "wgan_gp"), "is a run of vae-mnist, and --resume goes on with that"),
+        (("--data", "binary_mnist_threshold"), "goes on with the data of the run"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_refused(
+    options: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    warm.train("vae-mnist", "run", 1)
+    assert main(["fit", "--resume", "./run", "--trainer.max_steps", "2", *options]) == 2
+    assert sentence in capsys.readouterr().err
