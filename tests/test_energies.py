@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.families.ebm import EBM
 from zoo.maths.chains import annealed_importance, hmc, langevin, leapfrog, mala, potential, temperature
+from zoo.maths.particles import between
 from zoo.nets.mlp import MLP
 
 
@@ -230,3 +231,30 @@ def test_constant_of_an_energy_of_points_is_found() -> None:
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         tiny(**wrong)
+
+
+# -- particles between a GAN's and Langevin's --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
+def test_marginals_do_not_depend_on_the_noise(mix: float) -> None:
+    m, s, t, steps, n = 2.0, 0.5, 0.3, 300, 100_000
+    mean = lambda t: m * (1 - math.exp(-t / s**2))  # noqa: E731
+    var = lambda t: s**2 + (1 - s**2) * math.exp(-2 * t / s**2)  # noqa: E731
+    randn, _ = noise(4)
+    x = between(
+        randn(n, 1), steps, t / steps, randn, mix, lambda x, t: -(x - m) / s**2,
+        lambda x, t: -(x - m) / s**2 + (x - mean(t)) / var(t),
+    )  # fmt: skip
+    assert mean(t) == pytest.approx(1.398, abs=1e-3) and var(t) == pytest.approx(0.318, abs=1e-3)
+    assert float(x.mean()) == pytest.approx(mean(t), abs=0.01) and float(x.var()) == pytest.approx(var(t), abs=0.008)
+
+
+def test_full_mix_is_langevin_step_for_step_and_equal_laws_stand_still() -> None:
+    randn, _ = noise(5)
+    x, U = randn(50, 1), potential(well)
+    ours = between(x, 7, 0.01, noise(6)[0], 1.0, lambda x, t: -U(x)[1])
+    torch.testing.assert_close(ours, langevin(U, x, 7, 0.01, noise(6)[0]), rtol=0, atol=1e-12)
+    assert torch.equal(between(x, 7, 0.01, randn, 0.0, None, lambda x, t: 0 * x), x)
+    with pytest.raises(ConfigError, match="mix"):
+        between(x, 1, 0.1, randn, 0.5, lambda x, t: -x)
