@@ -14,12 +14,13 @@ MODULES = {
     ".".join(["zoo", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p
     for p in ROOT.rglob("*.py")
 }
-EVERYWHERE = {"errors", "spec", "classes"}
+EVERYWHERE = {"errors", "spec", "classes", "files"}
 MAY = {
     "errors": set(),
     "signature": set(),
     "spec": {"signature"},
     "classes": set(),
+    "files": set(),
     "maths": set(),
     "nets": {"maths"},
     "checking": set(),
@@ -51,7 +52,18 @@ MAY = {
 }
 FOR_TYPES = {"registry": {"model", "data"}, "diagnostics": {"data"}, "evaluation": {"data"}}
 """What a room may name in annotations only."""
-LIGHT = {"errors", "signature", "spec", "trained_parts", "classes", "registry", "names", "results", "leaderboard"}
+LIGHT = {
+    "errors",
+    "signature",
+    "spec",
+    "trained_parts",
+    "classes",
+    "files",
+    "registry",
+    "names",
+    "results",
+    "leaderboard",
+}
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 
 

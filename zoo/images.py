@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import DataError
+from zoo.files import write_whole
 
 __all__ = [
     "animation_bytes",
@@ -111,11 +111,7 @@ def captioned_png(images: Tensor, captions: Sequence[str], **layout: int) -> byt
 
 def save_png(images: Tensor, path: str | Path, **layout: int) -> None:
     """Write the sheet of ``images`` to ``path``, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(png_bytes(images, **layout))
-    os.replace(temporary, path)
+    write_whole(path, png_bytes(images, **layout))
 
 
 def read_png(path: str | Path, shape: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from zoo.abilities import HasFeatures, writes_sound, writes_text
 from zoo.errors import ConfigError
+from zoo.files import write_whole
 from zoo.images import animation_bytes, captioned_png, clips_png, png_bytes
 from zoo.maths.mulaw import mulaw_decode
 from zoo.model import GenerativeModel
@@ -190,13 +190,4 @@ def save_samples(
         files = {".npz": stream.getvalue()}
     else:
         files = samples_of(model, x, captions=captions, ending=path.suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return [_write(path.with_suffix(ending), content) for ending, content in files.items()]
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-    return path
+    return [write_whole(path.with_suffix(ending), content) for ending, content in files.items()]

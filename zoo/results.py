@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ResultError, close_matches
+from zoo.files import write_whole
 
 __all__ = ["FILE", "MIGRATIONS", "SCHEMA", "Cost", "Data", "Identity", "Metric", "Protocol", "Result", "read", "write"]
 
@@ -249,21 +248,9 @@ def write(result: Result, path: str | Path) -> Path:
     path = path if path.suffix == ".json" else path / FILE
     text = json.dumps(result.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        return write_whole(path, text)
     except OSError as error:
         raise ResultError(f"result {path} cannot be written: {error.strerror or error}") from error
-    return path
 
 
 def _seeds_as_list(content: dict[str, Any]) -> dict[str, Any]:

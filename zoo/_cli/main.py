@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -40,6 +41,17 @@ OWN_HELP = {"fit", "validate", "test"}
 
 PASS_ON = OWN_HELP | {"reproduce"}
 """Commands whose unknown options belong to LightningCLI, or to the class of the model that is named."""
+
+
+_PATHS = {
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP"),
+        *("EEXIST", "EINVAL", "EILSEQ", "ENXIO"),
+    )
+    if hasattr(errno, name)
+}
+"""What is wrong with a path, or the disk that it is on: the user's to mend."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None or error.errno not in _PATHS:
+            raise
+        print(f"zoo: error: {error.filename}: {error.strerror}; give another path, or make room", file=sys.stderr)
+        return 2
 
 
 def console() -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import io
 import logging
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from zoo.abilities import HasFeatures
 from zoo.callbacks.ema import EMA
 from zoo.context import decode_texts
+from zoo.files import write_whole
 from zoo.images import clips_png, png_bytes
 from zoo.media import default_file, feature_picture, medium, save_samples
 
@@ -131,11 +132,7 @@ class Pictures(Callback):
         else:
             picture = png_bytes(rows.flatten(0, 1), columns=rows.shape[1], scale=2)
         for name in (f"samples/step-{trainer.global_step:08d}.png", "features.png"):
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(picture)
-            os.replace(temporary, path)
+            write_whole(self.folder / name, picture)
 
 
 def _validation(trainer: Trainer) -> tuple[Tensor, Tensor]:
@@ -172,9 +169,9 @@ def plot_losses(metrics: Path, path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=100)
-    os.replace(temporary, path)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    write_whole(path, stream.getvalue())
 
 
 def _limits(points: list[tuple[int, float]]) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from zoo.abilities import diagnosed_examples
 from zoo.diagnostics.catalogue import DIAGNOSTICS, Finding, Subject
 from zoo.diagnostics.figures import page, png
 from zoo.errors import ConfigError, DataError, close_matches
+from zoo.files import write_whole
 from zoo.model import GenerativeModel
 
 if TYPE_CHECKING:
@@ -52,11 +52,8 @@ class Diagnosis:
         files[OVERVIEW] = png(self.overview())
         files[FILE] = (json.dumps(self.summary(), indent=1, allow_nan=False) + "\n").encode()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
-                temporary = folder / f".{name}.{os.getpid()}.tmp"
-                temporary.write_bytes(content)
-                os.replace(temporary, folder / name)
+                write_whole(folder / name, content)
         except OSError as error:
             raise ConfigError(f"the diagnostics cannot be written to {folder}: {error.strerror or error}") from error
         return folder

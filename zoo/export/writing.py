@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, ZooError, close_matches
 from zoo.export.parts import Part, parts, plain
+from zoo.files import write_whole
 from zoo.names import parse_name
 
 __all__ = ["FORMATS", "export", "run_onnx"]
@@ -56,12 +56,12 @@ def export(model: Any, form: str, out: str | Path | None = None) -> list[Path]:
         name = model.source.name or type(model).__name__.lower()
     folder = Path(out) if out is not None else Path()
     if form == "safetensors":
-        return [_write(folder / f"{name}.safetensors", _weights(model))]
+        return [write_whole(folder / f"{name}.safetensors", _weights(model))]
     written = []
     for ending, part in parts(model).items():
         stem = f"{name}.{ending}" if ending else name
         make = _onnx if form == "onnx" else _pt2
-        written.append(_write(folder / f"{stem}.{form}", make(part, stem)))
+        written.append(write_whole(folder / f"{stem}.{form}", make(part, stem)))
     return written
 
 
@@ -74,15 +74,6 @@ def _weights(model: Any) -> bytes:
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen[tensor.data_ptr()] = name
     return save(tensors, metadata={"class": type(model).__name__, "spec": json.dumps(model.spec)})
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-    return path
 
 
 def _program(part: Part, what: str) -> Any:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ResultError
+from zoo.files import write_whole
 from zoo.leaderboard.collect import bundled_folder
 from zoo.leaderboard.columns import COLUMNS, Column, likelihood, mark_of
 from zoo.leaderboard.markdown import to_html
@@ -59,13 +58,8 @@ def write_site(
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in site(tables, folders, registry, left_out).items():
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, folder / name)
+            write_whole(folder / name, text)
     except OSError as error:
         raise ResultError(f"the page cannot be written to {folder}: {error.strerror or error}") from error
     return folder / "index.html"

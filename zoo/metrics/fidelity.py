@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from zoo.files import write_whole
 from zoo.metrics.distribution import ESTIMATORS, Estimate, frechet, inception_score, kernel, precision_recall
 from zoo.metrics.extractors import Extractor
 from zoo.metrics.neighbours import NEIGHBOURS, density_coverage
@@ -89,15 +89,8 @@ def cached(what: str, key: tuple[object, ...], compute: Callable[[], dict[str, T
 
 def stored(path: Path, content: bytes) -> bool:
     """Write a file at once or not at all; tell whether it was possible."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
+        write_whole(path, content)
     except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         return False
     return True
