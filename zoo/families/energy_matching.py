@@ -163,9 +163,12 @@ class EnergyMatching(HasEnergy, FlowModel):
         mse = (w * (v - (x_1 - x_0)).square().flatten(1).mean(1)).mean()
         if not self.contrast:
             return {"loss": mse, "mse": mse}
-        up, down = self.inner(x_1), self.inner(self.negatives(x_1)).sort().values
-        gap = up.mean() - down[: max(1, round(len(down) * (1 - self.trim)))].mean()
-        return {"loss": mse + (self.contrast * gap).clamp(min=-self.floor), "mse": mse, "gap": gap}
+        ranks = max(1, len(self._streams))  # each rank's share is trimmed by itself
+        up = self.inner(x_1).reshape(ranks, -1)
+        down = self.inner(self.negatives(x_1)).reshape(ranks, -1).sort(1).values
+        gap = up.mean(1) - down[:, : max(1, round(down.shape[1] * (1 - self.trim)))].mean(1)  # (ranks,)
+        held = (self.contrast * gap).clamp(min=-self.floor).mean()
+        return {"loss": mse + held, "mse": mse, "gap": gap.mean()}
 
     def paired(self, x_0: Tensor, x_1: Tensor) -> Tensor:
         """Return the noise in the order in which it goes with the examples, each rank's share by itself."""

@@ -59,7 +59,9 @@ class MMDGenerator(ImplicitModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return MMD^2, times nothing: 0 on average where the laws are equal."""
         x = batch[0]
-        mmd = squared_mmd(self.decode(self.randn(len(x), self.latent_dim)), x, bandwidths(x))
+        made, ranks = self.decode(self.randn(len(x), self.latent_dim)), max(1, len(self._streams))
+        pairs = zip(made.chunk(ranks), x.chunk(ranks), strict=True)  # each rank's share by itself
+        mmd = torch.stack([squared_mmd(a, b, bandwidths(b)) for a, b in pairs]).mean()
         return {"loss": mmd, "mmd": mmd}
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:

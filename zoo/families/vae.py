@@ -119,8 +119,8 @@ class VAE(LikelihoodModel):
             raise DataError(f"cross_entropy is a reconstruction loss of grey levels in [0, 1], {found}: set gaussian")
         if self.observed in ("gaussian", "laplace") and self.levels is None and levels is not None:
             raise DataError(
-                f"a {self.observed.capitalize()} density is no likelihood of grey levels, {found}: set the model's levels "
-                f"to {levels}, so that they are dequantised, or its likelihood to discretized_logistic"
+                f"a {self.observed.capitalize()} density is no likelihood of grey levels, {found}: set the model's "
+                f"levels to {levels}, so that they are dequantised, or its likelihood to discretized_logistic"
             )
         super().accepts(shape, levels)
 
