@@ -572,3 +572,13 @@ def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.Monk
         (["--resume", "c", "--teacher", "./a"], "leave --teacher out"),
     ):
         assert main(["fit", *arguments]) == 2 and said in capsys.readouterr().err
+
+
+def test_sinkhorn_pairs_partners_of_one_class_and_of_little_cost() -> None:
+    model = FlowMatching(TimedMLP(2, 8, 1, num_classes=3), [2], levels=None, num_classes=3, pairing="sinkhorn")
+    model.set_noise([torch.Generator().manual_seed(0)])
+    x_1, x_0, labels = torch.randn(24, 2), torch.randn(24, 2), torch.arange(24) % 3
+    found = model.paired(x_0, x_1, labels)
+    for row, label in zip(found, labels, strict=True):
+        assert (x_0[labels == label] == row).all(1).any()
+    assert float((found - x_1).square().sum()) < 0.7 * float((x_0 - x_1).square().sum())

@@ -229,3 +229,25 @@ def test_cross_entropy_is_a_loss_of_grey_levels_and_no_likelihood(make):
             ask()
     drawn = model.sample(3, seed=0)
     assert drawn.min() >= 0 and drawn.max() <= 1
+
+
+def test_absolute_error_is_least_at_the_median_and_the_density_sums_to_one() -> None:
+    from zoo.maths.distributions import Laplace
+
+    x = torch.tensor([0.0, 0.1, 0.2, 3.0, 9.0], dtype=torch.float64)
+    grid = torch.linspace(-1, 10, 1101, dtype=torch.float64)
+    fit = torch.stack([Laplace(m, torch.tensor(0.3)).log_prob(x).sum() for m in grid])
+    assert float(grid[fit.argmax()]) == pytest.approx(0.2) and float(x.mean()) > 2
+    wide = torch.linspace(-60, 60, 240_001, dtype=torch.float64)
+    p = Laplace(torch.tensor(0.5), torch.tensor(0.3)).log_prob(wide).exp()
+    assert float(torch.trapezoid(p, wide)) == pytest.approx(1, abs=1e-6)
+    drawn = Laplace(torch.zeros(100_000), torch.tensor(0.3)).sample(torch.Generator().manual_seed(0))
+    assert float(drawn.abs().mean()) == pytest.approx(math.exp(0.3), rel=0.02)
+
+
+def test_laplace_likelihood_trains_points_and_refuses_grey_levels() -> None:
+    model = VAE(MLP([2, 4]), MLP([2, 2]), [2], 2, likelihood="laplace", scale="shared")
+    terms = model.loss((torch.randn(5, 2), None))
+    assert bool(terms["loss"].isfinite()) and model.sample(3, seed=0).shape == (3, 2)
+    with pytest.raises(DataError, match="Laplace"):
+        model.accepts((2,), 256)

@@ -28,11 +28,12 @@ from zoo.errors import ConfigError, close_matches
 from zoo.families.velocity import OdeLikelihood, VelocityModel
 from zoo.maths.assignment import optimal_pairing
 from zoo.maths.paths import path as path_of
+from zoo.maths.transport import entropic_pairing
 from zoo.model import Batch
 
 __all__ = ["PAIRINGS", "TIMES", "FlowMatching"]
 
-PAIRINGS = ("independent", "optimal")
+PAIRINGS = ("independent", "optimal", "sinkhorn")
 TIMES = ("uniform", "logit_normal")
 
 
@@ -45,7 +46,8 @@ class FlowMatching(OdeLikelihood, VelocityModel):
         shape: of an example.
         levels: grey levels of the data, None for continuous values.
         path: a name of `zoo.maths.paths.PATHS` without a third part.
-        pairing: ``independent``, or ``optimal`` within the batch.
+        pairing: ``independent``; ``optimal`` within the batch; or ``sinkhorn``, partners drawn from an entropic plan,
+            which may repeat, see `zoo.maths.transport.entropic_pairing`.
         times: distribution of training times, ``uniform`` or ``logit_normal``.
         likelihood_steps: RK4 steps of `log_prob`.
         likelihood_examples: over how many test examples an evaluation takes the mean of `log_prob`.
@@ -106,4 +108,6 @@ class FlowMatching(OdeLikelihood, VelocityModel):
         share = len(x_1) // max(1, len(self._streams))
         ranks = torch.arange(len(x_1), device=x_1.device) // share
         groups = ranks * self.num_classes + labels if self.num_classes else ranks
+        if self.pairing == "sinkhorn":
+            return x_0[entropic_pairing(x_1, x_0, self.rand(len(x_1)), groups=groups)]
         return x_0[optimal_pairing(x_1, x_0, groups)]

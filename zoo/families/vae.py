@@ -48,11 +48,12 @@ class VAE(LikelihoodModel):
         shape: of an example.
         latent_dim: size of z.
         likelihood: of a dimension of x: ``bernoulli`` (data 0 or 1), ``discretized_logistic`` or ``categorical``
-            (8-bit data), or ``gaussian`` (continuous data; grey levels are dequantised uniformly). ``cross_entropy`` is
-            none: the Bernoulli's formula as a mere reconstruction loss of grey levels; such a model has no likelihood.
+            (8-bit data), or ``gaussian`` or ``laplace``, an absolute error with a scale (continuous data; grey levels
+            are dequantised uniformly). ``cross_entropy`` is none: the Bernoulli's formula as a mere reconstruction loss
+            of grey levels; such a model has no likelihood.
         levels: grey levels of the data; left out, those that the likelihood is meant for.
-        scale: of the logistic or Gaussian: ``predicted`` by the decoder, or learned for each ``pixel``, or one
-            ``shared``.
+        scale: of the logistic, Gaussian or Laplacian: ``predicted`` by the decoder, or learned for each ``pixel``, or
+            one ``shared``.
         min_log_scale: the log of a scale, in units of x, stays above this.
         beta: weight of the KL term in the objective.
         posterior_scale: standard deviation of q(z | x), where it is a constant and only the mean is learned.
@@ -116,10 +117,10 @@ class VAE(LikelihoodModel):
             )
         if self.observed == "cross_entropy" and levels is None:
             raise DataError(f"cross_entropy is a reconstruction loss of grey levels in [0, 1], {found}: set gaussian")
-        if self.observed == "gaussian" and self.levels is None and levels is not None:
+        if self.observed in ("gaussian", "laplace") and self.levels is None and levels is not None:
             raise DataError(
-                f"a Gaussian density is no likelihood of grey levels, {found}: set the model's levels to {levels}, so "
-                f"that they are dequantised, or its likelihood to discretized_logistic"
+                f"a {self.observed.capitalize()} density is no likelihood of grey levels, {found}: set the model's "
+                f"levels to {levels}, so that they are dequantised, or its likelihood to discretized_logistic"
             )
         super().accepts(shape, levels)
 
@@ -254,7 +255,7 @@ class VAE(LikelihoodModel):
     @property
     def dequantizes(self) -> bool:
         """Whether a density bounds the probability of grey levels: log P(k) >= E_u log p((k + u) / L) - D log L."""
-        return self.observed == "gaussian" and self.levels is not None
+        return self.observed in ("gaussian", "laplace") and self.levels is not None
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.maths.estimators import laplace
 from zoo.maths.noise import rand, randn
 
-__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "gaussian_kl"]
+__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "Laplace", "gaussian_kl"]
 
 
 class Bernoulli:
@@ -143,6 +144,31 @@ class Gaussian:
         shape = torch.broadcast_shapes(self.location.shape, self.log_scale.shape)
         noise = randn(shape, generator, self.location.device, self.location.dtype)
         return self.location + self.log_scale.exp() * noise
+
+
+class Laplace:
+    """A continuous value with density exp(-|x - m| / b) / (2 b): the m that fits best is the median.
+
+    Args:
+        location: m.
+        log_scale: log b.
+    """
+
+    def __init__(self, location: Tensor, log_scale: Tensor) -> None:
+        self.location, self.log_scale = location, log_scale
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density at x, in nats."""
+        return -(x - self.location).abs() * torch.exp(-self.log_scale) - math.log(2) - self.log_scale
+
+    @property
+    def mean(self) -> Tensor:
+        return self.location
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        shape = torch.broadcast_shapes(self.location.shape, self.log_scale.shape)
+        u = rand(shape, generator, self.location.device, self.location.dtype) - 0.5
+        return laplace(self.location, self.log_scale.exp(), u.clamp(min=-0.5 + torch.finfo(u.dtype).eps))
 
 
 def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:

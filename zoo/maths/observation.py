@@ -9,17 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import ConfigError, check_choice
-from zoo.maths.distributions import Bernoulli, Categorical, DiscretizedLogistic, Gaussian
+from zoo.maths.distributions import Bernoulli, Categorical, DiscretizedLogistic, Gaussian, Laplace
 
 __all__ = ["LIKELIHOODS", "SCALES", "Observation", "check_observation", "drawn", "first_raw_scale", "observation"]
 
-LIKELIHOODS = {"bernoulli": 2, "discretized_logistic": 256, "categorical": 256, "gaussian": None, "cross_entropy": None}
+LIKELIHOODS = {
+    "bernoulli": 2,
+    "discretized_logistic": 256,
+    "categorical": 256,
+    "gaussian": None,
+    "laplace": None,
+    "cross_entropy": None,
+}
 """Likelihoods -> levels of the data that they are meant for (None: continuous, or any)."""
 
 SCALES = ("predicted", "pixel", "shared")
-"""Where the scale of a logistic or Gaussian comes from: the network, a parameter for each number, or one for all."""
+"""Where the scale of a logistic, Gaussian or Laplacian comes from: the network, or a parameter for each number, or for
+all."""
 
-Observation = Bernoulli | Categorical | DiscretizedLogistic | Gaussian
+Observation = Bernoulli | Categorical | DiscretizedLogistic | Gaussian | Laplace
 
 
 def observation(
@@ -52,12 +60,14 @@ def observation(
     log_scale = min_log_scale + F.softplus(raw_scale - min_log_scale)
     if likelihood == "gaussian":
         return Gaussian(location, log_scale)
+    if likelihood == "laplace":
+        return Laplace(location, log_scale)
     return DiscretizedLogistic(location, log_scale, levels or 256)
 
 
 def first_raw_scale(likelihood: str, scale: str, shape: Sequence[int]) -> Tensor | None:
     """Return what a learnt scale starts from, before the softplus; none where there is none, or it is predicted."""
-    if likelihood not in ("discretized_logistic", "gaussian") or scale == "predicted":
+    if likelihood not in ("discretized_logistic", "gaussian", "laplace") or scale == "predicted":
         return None
     return torch.full(tuple(shape) if scale == "pixel" else (1,) * len(shape), -1.0)
 
