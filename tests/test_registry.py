@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,28 @@ def test_a_missing_allow_is_told_with_what_to_add_and_that_suffices(allow: str, 
     assert str(told.value).endswith(f"if you trust it, add {add} {tmp_path / 'overlay.yaml'}")
     mended = "allow: [other, my_models.Mine]\n" if allow else "allow: [my_models.Mine]\n"
     assert _overlay(tmp_path, mended + entry).resolve("mine").allow[-1] == "my_models.Mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no module 'own_faulty'; .*PYTHONPATH"),
+        ("x = 1", "no attribute 'Mine'; define Mine in own_faulty"),
+        ("def f(:", "SyntaxError.*mend own_faulty"),
+        ("1 / 0", "ZeroDivisionError: division by zero; mend own_faulty"),
+        ("import no_such_package", "No module named 'no_such_package'; mend own_faulty"),
+    ],
+)
+def test_own_class_that_cannot_be_imported_is_one_sentence(
+    content: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "own_faulty.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_faulty", raising=False)
+    with pytest.raises(ConfigError, match=rf"class 'own_faulty\.Mine' cannot be imported: .*{says}"):
+        class_of("own_faulty.Mine", ["own_faulty"])
+    sys.modules.pop("own_faulty", None)
 
 
 def test_variants_are_entries_of_the_same_class() -> None:
