@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,6 +37,16 @@ def bit_entropy(a: Tensor) -> Tensor:
     return (F.softplus(a) - a * torch.sigmoid(a)).sum(-1)
 
 
+def _shared_mean(p: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes; its gradient is that of this process's share, of which data
+    parallel training takes the mean."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return p
+    mean = p.detach().clone()
+    dist.all_reduce(mean)
+    return mean / dist.get_world_size() + (p - p.detach())
+
+
 def mean_entropy(a: Tensor, joint: int) -> Tensor:
     """Return the entropy in nats of the mean over N of p(c), ``joint`` bits at a time: log odds (N, L) -> ().
 
@@ -46,7 +57,7 @@ def mean_entropy(a: Tensor, joint: int) -> Tensor:
     for part in a.split(joint, 1):
         codes = torch.arange(2 ** part.shape[1], device=a.device)
         signs = 2 * (codes[:, None] >> torch.arange(part.shape[1], device=a.device) & 1).to(a.dtype) - 1  # (2^l, l)
-        p = torch.softmax(part @ signs.mT / 2, 1).mean(0)
+        p = _shared_mean(torch.softmax(part @ signs.mT / 2, 1).mean(0))
         H = H - torch.xlogy(p, p).sum()
     return H
 
