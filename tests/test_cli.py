@@ -181,6 +181,18 @@ def test_dry_run_prints_the_cost_and_trains_nothing(capsys: Capture, tmp_path: P
     assert "50TFLOP" in fails(capsys, "fit", "--model", "vae", "--budget", "many")
 
 
+def test_fit_takes_the_name_as_its_first_word(capsys: Capture) -> None:
+    printed = []
+    for words in (["--model", "vae"], ["vae"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *words, "--model.latent_dim", "3", "--print_config"])
+        assert ended.value.code == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and "latent_dim: 3" in printed[1]
+    assert "two models are named, 'gan' and --model vae" in fails(capsys, "fit", "gan", "--model", "vae")
+    assert "unknown model 'vea'" in fails(capsys, "fit", "vea", "--budget", "1TFLOP")
+
+
 def test_help_and_list_are_quick_with_sixty_entries(tmp_path: Path) -> None:
     """Median of five: under 0.3 s of processor time, and no torch."""
     entries = "".join(f"  x{i}-mnist: {{extends: pixelcnn-mnist}}\n" for i in range(60))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,54 @@ def test_bare_names_mean_their_default_data_set() -> None:
     assert {e.model_name for e in registry.values()} <= set(registry.aliases)
     with pytest.raises(UnknownModelError, match=r"'vea'\. Did you mean 'vae'.*zoo\.list\(\)"):
         registry.resolve("vea")
+
+
+def test_bare_names_of_an_overlay_need_no_alias(tmp_path: Path) -> None:
+    one, two = "mine-points: {extends: vae-mnist}", "mine-mnist: {extends: vae-mnist}"
+    assert _overlay(tmp_path, f"models: {{{one}}}").resolve("mine").name == "mine-points"
+    both = f"models: {{{one}, {two}}}"
+    with pytest.raises(UnknownModelError, match="'mine' may be any of mine-points, mine-mnist"):
+        _overlay(tmp_path, both + "  # two").resolve("mine")
+    told = _overlay(tmp_path, f"{both}\naliases: {{mine: mine-mnist}}")
+    assert told.resolve("mine").name == "mine-mnist"
+    old = _overlay(tmp_path, "models: {old-points: {extends: vae-mnist}}\ndeprecated: {old: vae-mnist}")
+    with pytest.warns(DeprecationWarning, match="'vae-mnist'"):
+        assert old.resolve("old").name == "vae-mnist"
+    assert _overlay(tmp_path, "models: {vae-mine: {extends: vae-mnist}}").resolve("vae").name == "vae-mnist"
+
+
+@pytest.mark.parametrize("allow", ["", "allow: [other]\n"])
+def test_a_missing_allow_is_told_with_what_to_add_and_that_suffices(allow: str, tmp_path: Path) -> None:
+    model, data = "{class_path: my_models.Mine}", "{class_path: zoo.data.toys.EightGaussians}"
+    entry = f"models: {{mine-points: {{family: vae, model: {model}, data: {data}}}}}\n"
+    add = "my_models.Mine to the list 'allow' of" if allow else "the line `allow: [my_models.Mine]` to"
+    with pytest.raises(RegistryError) as told:
+        _overlay(tmp_path, allow + entry)
+    assert str(told.value).endswith(f"if you trust it, add {add} {tmp_path / 'overlay.yaml'}")
+    mended = "allow: [other, my_models.Mine]\n" if allow else "allow: [my_models.Mine]\n"
+    assert _overlay(tmp_path, mended + entry).resolve("mine").allow[-1] == "my_models.Mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no module 'own_faulty'; .*PYTHONPATH"),
+        ("x = 1", "no attribute 'Mine'; define Mine in own_faulty"),
+        ("def f(:", "SyntaxError.*mend own_faulty"),
+        ("1 / 0", "ZeroDivisionError: division by zero; mend own_faulty"),
+        ("import no_such_package", "No module named 'no_such_package'; mend own_faulty"),
+    ],
+)
+def test_own_class_that_cannot_be_imported_is_one_sentence(
+    content: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if content is not None:
+        (tmp_path / "own_faulty.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_faulty", raising=False)
+    with pytest.raises(ConfigError, match=rf"class 'own_faulty\.Mine' cannot be imported: .*{says}"):
+        class_of("own_faulty.Mine", ["own_faulty"])
+    sys.modules.pop("own_faulty", None)
 
 
 def test_variants_are_entries_of_the_same_class() -> None:

@@ -48,6 +48,7 @@ _ENTRY = {
     *("extends", "family", "summary", "paper", "model", "data", "trainer", "training"),
     *("evaluation", "expected", "weights"),
 }
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _VARIABLE = "ZOO_REGISTRY"
 _MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
 _KINDS = {"family": str, "summary": str, "extends": str}  # all other fields of an entry are mappings
@@ -150,6 +151,9 @@ class Registry(Mapping[str, Entry]):
             name = self.deprecated[name]
         name = self.aliases.get(name, name)
         if name not in self._entries:
+            several = [e.name for e in self._entries.values() if e.model_name == name]
+            if several:
+                raise UnknownModelError(f"{name!r} may be any of {', '.join(several)}; give one of these names")
             near = close_matches(name, [*self._entries, *self.aliases])
             raise UnknownModelError(
                 f"unknown model {name!r}.{near} Run `zoo list` (zoo.list() in Python) to see all {len(self)} names."
@@ -238,6 +242,7 @@ def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
     deprecated: dict[str, str] = {}
     data: dict[str, Any] = {}
     allow: dict[str, None] = {}
+    origin: dict[str, str] = {}
     for position, (path, _) in enumerate(stamp):
         content = _read(Path(path))
         extra = tuple(content.get("allow") or ())
@@ -250,11 +255,23 @@ def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
         for name, entry in (content.get("models") or {}).items():
             _check_entry(path, name, entry)
             raw[name] = _merge(raw[name], entry) if name in raw else entry
-    entries = {name: _entry(name, _extended(name, raw), tuple(allow)) for name in raw}
+            origin[name] = path
+    entries = {name: _entry(name, _extended(name, raw), tuple(allow), origin[name]) for name in raw}
     for short, target in {**aliases, **deprecated}.items():
         if target not in entries:
             raise RegistryError(f"registry: {short[:100]!r} points to {target[:100]!r}, which does not exist")
-    return Registry(entries, aliases, deprecated, data, tuple(allow))
+    return Registry(
+        entries, {**_bare_names(entries, {*aliases, *deprecated}), **aliases}, deprecated, data, tuple(allow)
+    )
+
+
+def _bare_names(entries: Mapping[str, Entry], taken: set[str]) -> dict[str, str]:
+    """Return model name -> name for those models that have a single entry, where the word means nothing else yet."""
+    names: dict[str, builtins.list[str]] = {}
+    for entry in entries.values():
+        names.setdefault(entry.model_name, []).append(entry.name)
+    free = {short: found for short, found in names.items() if short not in taken and short not in entries}
+    return {short: found[0] for short, found in free.items() if len(found) == 1}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -368,7 +385,7 @@ def _merge(base: Any, top: Any) -> Any:
     }
 
 
-def _entry(name: str, content: Mapping[str, Any], allow: tuple[str, ...]) -> Entry:
+def _entry(name: str, content: Mapping[str, Any], allow: tuple[str, ...], origin: str) -> Entry:
     for part in ("family", "model", "data"):
         if part not in content:
             raise RegistryError(f"registry: entry {name!r} lacks {part!r}")
@@ -381,8 +398,20 @@ def _entry(name: str, content: Mapping[str, Any], allow: tuple[str, ...]) -> Ent
         raise RegistryError(f"registry: entry {name!r}: {error}") from error
     for path in paths:
         if not allowed(path, allow):
-            raise RegistryError(f"registry: entry {name!r} names {path[:200]!r}, which is not on the allow-list")
+            raise RegistryError(
+                f"registry: entry {name!r} names {path[:200]!r}, which is not on the allow-list"
+                f"{_to_allow(path, origin)}"
+            )
     return Entry(name=name, allow=allow, **content)
+
+
+def _to_allow(path: str, origin: str) -> str:
+    """Return what to write into the user's own file, so that a class of theirs, and nothing beside it, is allowed."""
+    if origin == str(packaged_registry()) or not _CLASS_PATH.fullmatch(path) or len(path) > 200:
+        return ""
+    listed = Path(origin).is_file() and _read(Path(origin)).get("allow")
+    what = f"{path} to the list 'allow' of" if listed else f"the line `allow: [{path}]` to"
+    return f"; if you trust it, add {what} {origin}"
 
 
 def create(name: str, **arguments: Any) -> GenerativeModel:

@@ -18,6 +18,7 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -145,13 +146,31 @@ def class_of(class_path: str, extra: Iterable[str] = ()) -> type:
     module, _, name = MOVED.get(class_path, class_path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"class {class_path!r} does not exist in this version of the zoo: {error}") from error
+    except Exception as error:  # the module of a user's own runs code of theirs, which may fail in any way
+        if class_path in ALLOWED or _OURS.match(class_path):
+            if not isinstance(error, (ImportError, AttributeError)):
+                raise
+            raise ConfigError(f"class {class_path!r} does not exist in this version of the zoo: {error}") from error
+        raise ConfigError(_not_imported(class_path, error)) from error
     if not isinstance(found, type):
         raise ConfigError(f"{class_path!r} is not a class")
     if _OURS.match(class_path) and not found.__module__.startswith("zoo."):  # only imported there
         raise ConfigError(f"{class_path!r} is no class of the zoo, but {found.__module__}.{found.__qualname__}")
     return found
+
+
+def _not_imported(class_path: str, error: Exception) -> str:
+    """Return the sentence on a class of the user's own that cannot be had, and says what to do."""
+    module, _, name = class_path.rpartition(".")
+    reason = f"{type(error).__name__}: {error}".rstrip(".: ")[:300]
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+        return (
+            f"class {class_path!r} cannot be imported: there is no module {error.name!r}; install its package, or put "
+            f"the folder that it is in on PYTHONPATH"
+        )
+    if isinstance(error, AttributeError) and module in sys.modules:
+        return f"class {class_path!r} cannot be imported: {reason}; define {name} in {module}, or name another class"
+    return f"class {class_path!r} cannot be imported: {reason}; mend {module}, and try `python -c 'import {module}'`"
 
 
 def refusal(class_path: Any) -> str:

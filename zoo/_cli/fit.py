@@ -20,7 +20,7 @@ from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
 
 OPTIONS = """options of the model, the data and the trainer follow as --model.X, --data.X, --trainer.X, --training.X:
-  zoo fit --model vae --model.beta 2 --data.batch_size 256 --trainer.devices 2 --training.ema 0.9995
+  zoo fit vae --model.beta 2 --data.batch_size 256 --trainer.devices 2 --training.ema 0.9995
   zoo fit --model NAME --help lists them all, with the defaults of NAME, and the trained models that NAME builds on,
   each with an option of its own such as --autoencoder NAME|RUN or --teacher NAME|RUN;
   --print_config prints the whole configuration; --config FILE runs a saved one again"""
@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
     parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
     parser.set_defaults(parser=parser, rest=[])
     parser.epilog = OPTIONS
-    parser.add_argument("--model", metavar="NAME", help="a name of the registry (zoo list)")
+    same = ", the same as `zoo fit NAME`" if resume else ""
+    parser.add_argument("--model", metavar="NAME", help=f"a name of the registry (zoo list){same}")
     parser.add_argument("--data", metavar="NAME", help="other data than the entry's, such as binary_mnist_threshold")
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     parser.add_argument("--config", metavar="FILE", help="a configuration, such as a run's config.yaml")
@@ -111,7 +112,22 @@ def plain_entry(entry: Entry) -> dict[str, Any]:
     return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
 
 
+def _take_name(args: argparse.Namespace) -> None:
+    """Take ``NAME`` of ``zoo fit NAME`` for that of ``--model``. Raises `ZooError` where both are given.
+
+    It is the first word that no option of this command has taken: were it the value of another option, that option
+    would stand before it.
+    """
+    if not args.rest or args.rest[0].startswith("-"):
+        return
+    name, args.rest = args.rest[0], args.rest[1:]
+    if args.model is not None:
+        raise ZooError(f"two models are named, {name!r} and --model {args.model}; give one of them")
+    args.model = name
+
+
 def run(args: argparse.Namespace) -> int:
+    _take_name(args)
     if args.help:
         show_help(args)
     _check_folders(args)

@@ -7,8 +7,8 @@ p_t is the law of the particles. In its Fokker-Planck equation the terms of D ca
 is Langevin's at q. The drift is that of the logit, not of the log-probability that a discriminator gives.
 
 References:
-    Zhang, Shi, Yu, Xie, Li, DiffFlow: A Unified SDE Framework for Score-Based Diffusion Models and Generative
-    Adversarial Networks, 2023, arXiv:2307.02159.
+    J. Zhang, H. Shi, J. Yu, E. Xie, Z. Li, DiffFlow: A Unified SDE Framework for Score-Based Diffusion Models and
+    Generative Adversarial Networks, 2023, arXiv:2307.02159.
 """
 
 from __future__ import annotations
