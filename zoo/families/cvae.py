@@ -13,6 +13,8 @@ References:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
 from zoo.families.vae import VAE
+from zoo.fitting import wants_convolutions
 
 __all__ = ["CVAE"]
 
@@ -61,6 +64,17 @@ class CVAE(VAE):
         if planes and len(shape) != 3:
             raise ConfigError(f"planes of a class go beside those of an image, but examples have shape {tuple(shape)}")
         self.num_classes, self.planes = num_classes, planes
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {**arguments, "planes": arguments.get("planes", False) or wants_convolutions(arguments["shape"])}
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        (shape, codes), (latent, out) = super().network_shapes(arguments).values()
+        classes = arguments["num_classes"]
+        inputs = (shape[0] + classes, *shape[1:]) if arguments.get("planes") else (math.prod(shape) + classes,)
+        return {"encoder": (inputs, codes), "decoder": ((latent[0] + classes,), out)}
 
     def _encoder_input(self, x: Tensor, labels: Tensor | None) -> Tensor:
         y = self._one_hot(x, labels)

@@ -124,6 +124,25 @@ class VAE(LikelihoodModel):
             )
         super().accepts(shape, levels)
 
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with another ``shape``; see `zoo.fitting`."""
+        return dict(arguments)
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the encoder and the decoder map to what; see `zoo.fitting`."""
+        channels, *rest = shape = tuple(arguments["shape"])
+        latent, likelihood = arguments["latent_dim"], arguments.get("likelihood", "bernoulli")
+        numbers = 1 if first_raw_scale(likelihood, arguments.get("scale", "predicted"), shape) is not None else 2
+        if likelihood in ("bernoulli", "cross_entropy"):
+            numbers = 1
+        codes = latent * (1 if arguments.get("posterior_scale") is not None else 2)
+        out = (numbers * channels, *rest)
+        if likelihood == "categorical":  # logits side by side: no image
+            out = (math.prod(shape) * (arguments.get("levels") or LIKELIHOODS[likelihood]),)
+        return {"encoder": (shape, (codes,)), "decoder": ((latent,), out)}
+
     # -- the two networks ---------------------------------------------------------------------------------------------
 
     @property

@@ -7,15 +7,24 @@ as several devices need to compute what one would.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import halvings
 from zoo.nets.activations import activation as activation_layer
 from zoo.spec import Recorded
 
 __all__ = ["DownsamplingNet", "UpsamplingNet"]
+
+
+def _widths(arguments: Mapping[str, Any], shape: Sequence[int]) -> list[int]:
+    """Return channels from the largest grid to the smallest: doubled at each halving, up to four times the first."""
+    first = min(arguments.get("widths") or [64])
+    return [first * min(2**stage, 4) for stage in range(halvings(shape[1:]))]
 
 
 class UpsamplingNet(Recorded, nn.Module):
@@ -69,6 +78,15 @@ class UpsamplingNet(Recorded, nn.Module):
         layers += [*activated(widths[-1]), nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)]
         self.layers = nn.Sequential(*layers)
 
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from (inputs,) to an image, (C, H, W)."""
+        widths = arguments.get("widths")
+        if widths is None or list(arguments["shape"][1:]) != list(outputs[1:]):
+            widths = _widths(arguments, outputs)[::-1]
+        fitted = {**arguments, "latent_dim": math.prod(inputs), "widths": widths, "shape": list(outputs)}
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": fitted}
+
     def forward(self, z: Tensor) -> Tensor:
         h = self.inner(z.flatten(1)).unflatten(1, self.base)  # (B, widths[0], H / 2^n, W / 2^n)
         return self.layers(h)
@@ -112,6 +130,15 @@ class DownsamplingNet(Recorded, nn.Module):
             layers += [nn.Linear(features, hidden), activation_layer(activation)]
         layers.append(nn.Linear(hidden or features, out, bias=bias))
         self.layers = nn.Sequential(*layers)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from an image, (C, H, W), to (outputs,)."""
+        widths = arguments.get("widths")
+        if widths is None or list(arguments["shape"][1:]) != list(inputs[1:]):
+            widths = _widths(arguments, inputs)
+        fitted = {**arguments, "widths": widths, "shape": list(inputs), "out": math.prod(outputs)}
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": fitted}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
 from zoo.errors import ConfigError, ZooError
+from zoo.fitting import fitted_model
 from zoo.model import GenerativeModel
-from zoo.spec import ALLOWED, class_of, class_paths
+from zoo.spec import ALLOWED, build, class_of, class_paths
 from zoo.trained_parts import declared
 from zoo.training.parser_errors import sentence
 from zoo.training.settings import TrainingSettings
@@ -99,10 +101,33 @@ class EntryCLI(LightningCLI):
             raise ConfigError(f"registry entry {self.entry['name']!r}: {self._explain(parser, error)}") from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        spec = self.entry["model"]
+        if hasattr(class_of(spec["class_path"], self.allow), "network_shapes"):
+            typed = [a for a in args if not a.startswith("--print_config")]
+            fitted = self._fitted(spec, self._parsed(parser, typed).as_dict(), typed)
+            if fitted != spec:
+                parser.set_defaults({"model": fitted})
+        self.config = self._parsed(parser, args)
+
+    def _parsed(self, parser: LightningArgumentParser, args: Any) -> Any:
         try:
-            self.config = parser.parse_args(args)
+            return parser.parse_args(args)
         except (jsonargparse.ArgumentError, ConfigError) as error:
             raise ConfigError(self._explain(parser, error)) from error
+
+    def _fitted(self, spec: Mapping[str, Any], chosen: Mapping[str, Any], args: Sequence[str]) -> Mapping[str, Any]:
+        """Return the model's spec as it follows from the data and the options (see `zoo.fitting`)."""
+        if chosen["model"]["class_path"] != spec["class_path"]:
+            return spec
+        try:
+            data = build(chosen["data"], self.allow)
+        except ZooError:  # said when the data are built for good
+            return spec
+        arguments = chosen["model"].get("init_args") or {}
+        named = {a.removeprefix("--model.").removeprefix("init_args.") for a in args if a.startswith("--model.")}
+        named = {re.split(r"[.=+]", option)[0] for option in named}
+        named |= {k for k, v in (spec.get("init_args") or {}).items() if not _holds(arguments.get(k), v)}
+        return fitted_model(spec, arguments, data.shape, data.num_classes, named=named, allow=self.allow)
 
     @classmethod
     def help_of(cls, entry: Mapping[str, Any], allow: Sequence[str] = ()) -> str:
@@ -144,3 +169,12 @@ class EntryCLI(LightningCLI):
     def dump(self) -> str:
         """Return the whole configuration as YAML, from which the run can be repeated."""
         return self.parser.dump(self.config, skip_unset=False, format="yaml")
+
+
+def _holds(whole: Any, part: Any) -> bool:
+    """Tell whether what was parsed, which has all defaults, says what the entry says."""
+    if isinstance(part, Mapping):
+        return isinstance(whole, Mapping) and all(_holds(whole.get(k), v) for k, v in part.items())
+    if isinstance(part, (list, tuple)):
+        return isinstance(whole, (list, tuple)) and list(whole) == list(part)
+    return bool(whole == part)
