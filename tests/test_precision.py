@@ -44,8 +44,9 @@ def test_clipping_does_the_same_in_every_precision(kind: str, tmp_path: Path) ->
             assert (found[precision, clip] - found["32", clip]).norm() < 0.2 * moved
 
 
-@pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", [pytest.param("vae", marks=pytest.mark.slow), "gan"])
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", RUNS)
 def test_a_run_in_mixed_precision_resumes_exactly(kind: str, half: bool, tmp_path: Path) -> None:
     args = [*([] if half else ["--trainer.precision", "bf16-mixed"]), "--trainer.gradient_clip_val", "0.1",
             "--training.channels_last", "true", "--trainer.accumulate_grad_batches", "2",

@@ -138,6 +138,7 @@ NETWORK = {"class_path": "zoo.nets.mlp.MLP", "init_args": {"features": [784, 16,
 ENERGY = {"network": NETWORK, "shape": [1, 28, 28]}
 
 
+@pytest.mark.slow
 def test_energy_with_a_buffer_of_chains(prototype: Any, capsys: Any) -> None:
     entry = {
         "family": "energy", "summary": "energy and Langevin chains",

@@ -26,13 +26,12 @@ SMALL = [
 
 DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3gan", "gat", "consistency", "glow",
         "latent_diffusion", "rectified_flow", "reflow", "gated_pixelcnn", "gated_pixelcnn_cond",
-        "vq_vae2")  # fmt: skip
+        "vq_vae2", "bsq", "lfq", "rq_vae", "ebm_cond", "energy_matching_cd", "mmd_generator", "uotm")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
 DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "dcgan", "nice", "realnvp",
-                 "ffjord", "autoencoder_kl", "vae", "score_sde",
-                 "energy_matching_cd", "uotm", "mmd_generator")  # fmt: skip
+                 "ffjord", "autoencoder_kl", "vae", "score_sde")  # fmt: skip
 """The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
 SLOW_SAMPLERS = ("pixelcnn_pp",)
