@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from zoo.errors import ConfigError
 from zoo.spec import class_of, is_spec
@@ -30,6 +30,22 @@ LARGEST_FLAT = 28 * 28
 
 LARGEST_BASE = 8
 """Longest side of the grid at which convolutions stop halving an image."""
+
+
+@runtime_checkable
+class FitsData(Protocol):
+    """A family that says what its networks take and give, and how its arguments follow from the data."""
+
+    def network_shapes(self, arguments: Any) -> Any: ...
+
+    def fitted_to(self, arguments: Any) -> Any: ...
+
+
+@runtime_checkable
+class Resizes(Protocol):
+    """A network whose arguments follow from what it is to take and give."""
+
+    def resized(self, arguments: Any, inputs: Any, outputs: Any) -> Any: ...
 
 
 def wants_convolutions(shape: Sequence[int]) -> bool:
@@ -82,7 +98,7 @@ def fitted_model(
     """
     before = dict(spec.get("init_args") or {})
     cls = class_of(spec["class_path"], allow)
-    shapes = getattr(cls, "network_shapes", None)
+    shapes = cls.network_shapes if issubclass(cls, FitsData) else None
     if shapes is None or "shape" not in before:
         return dict(spec)
     options = {k: v for k, v in chosen.items() if k in before or k in named}
@@ -98,6 +114,6 @@ def fitted_model(
         if name in named or (inputs, outputs) == old[name]:
             continue
         network = class_of(before[name]["class_path"], allow)
-        if hasattr(network, "resized"):
+        if issubclass(network, Resizes):
             after[name] = network.resized(before[name].get("init_args") or {}, inputs, outputs)
     return {**spec, "init_args": after}

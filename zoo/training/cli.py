@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
 from zoo.errors import ConfigError, ZooError
-from zoo.fitting import fitted_model
+from zoo.fitting import FitsData, fitted_model
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED, build, class_of, class_paths
 from zoo.trained_parts import declared
@@ -102,7 +102,7 @@ class EntryCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         spec = self.entry["model"]
-        if hasattr(class_of(spec["class_path"], self.allow), "network_shapes"):
+        if issubclass(class_of(spec["class_path"], self.allow), FitsData):
             typed = [a for a in args if not a.startswith("--print_config")]
             fitted = self._fitted(spec, self._parsed(parser, typed).as_dict(), typed)
             if fitted != spec:
