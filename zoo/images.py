@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,18 +128,21 @@ def read_png(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: there is no such picture, or it has neither the size of an image nor that of a sheet.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     C, H, W = shape
     if C not in (1, 3):
         raise DataError(f"pictures hold images of 1 or 3 channels, not of {C}")
+    if not Path(path).is_file():  # a pipe or a device might never end
+        raise DataError(f"there is no file {path}")
     try:
-        with Image.open(path) as picture:
-            pixels = torch.from_numpy(np.array(picture.convert("L" if C == 1 else "RGB")))
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file {path}") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                pixels = torch.from_numpy(np.array(picture.convert("L" if C == 1 else "RGB")))
+    except Exception as error:  # readers of foreign bytes raise what they like
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path} is not a picture that can be read: {reason}") from error
     pixels = pixels.view(*pixels.shape[:2], C)  # (height, width, C)
     if pixels.shape[:2] == (H, W):
         return pixels.permute(2, 0, 1)[None].float() / 255

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.abilities import HasFeatures, writes_sound, writes_text
 from zoo.errors import ConfigError
-from zoo.files import write_whole
+from zoo.files import write_together
 from zoo.images import animation_bytes, captioned_png, clips_png, png_bytes
 from zoo.maths.mulaw import mulaw_decode
 from zoo.model import GenerativeModel
@@ -190,4 +190,4 @@ def save_samples(
         files = {".npz": stream.getvalue()}
     else:
         files = samples_of(model, x, captions=captions, ending=path.suffix)
-    return [write_whole(path.with_suffix(ending), content) for ending, content in files.items()]
+    return write_together({path.with_suffix(ending): content for ending, content in files.items()})

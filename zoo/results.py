@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ResultError, close_matches
-from zoo.files import write_whole
+from zoo.files import open_regular, write_whole
 
 __all__ = ["FILE", "MIGRATIONS", "SCHEMA", "Cost", "Data", "Identity", "Metric", "Protocol", "Result", "read", "write"]
 
@@ -226,12 +226,19 @@ class Result:
         return cls(**parts, flags=list(flags), versions=dict(versions), command=content["command"])
 
 
+_MAX_BYTES = 10_000_000
+
+
 def read(path: str | Path) -> Result:
     """Read ``eval.json``, or the one inside a folder. Raises `ResultError`."""
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=float)
+        with open_regular(path) as stream:
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ResultError(f"result {path} has more than the {_MAX_BYTES:,} bytes that one may have")
+        content = json.loads(data.decode("utf-8"), parse_constant=float)
     except OSError as error:
         raise ResultError(f"result {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -19,6 +19,7 @@ import torch
 
 from zoo.classes import checked_names
 from zoo.errors import CheckpointError, ConfigError, RunError
+from zoo.files import open_regular
 from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
 from zoo.spec import build, class_paths, is_spec
@@ -102,7 +103,8 @@ def verify_run(run: str | Path) -> dict[str, str]:
 def _recorded(path: Path) -> str | None:
     """Return the sha256 that the sidecar of a checkpoint records, None where it records none."""
     try:
-        words = sidecar(path).read_bytes()[:200].decode("ascii", "replace").split()
+        with open_regular(sidecar(path)) as stream:
+            words = stream.read(200).decode("ascii", "replace").split()
     except OSError:
         return None
     return words[0] if words else None
@@ -132,7 +134,8 @@ def run_metadata(run: str | Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise RunError(f"{path} has more than the {_MAX_BYTES:,} bytes that a run.json may have")
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            metadata = json.loads(stream.read(_MAX_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {str(error)[:200]}; is {run} a run folder?") from error
     if not isinstance(metadata, dict):

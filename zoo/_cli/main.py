@@ -47,7 +47,7 @@ _PATHS = {
     getattr(errno, name)
     for name in (
         *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP"),
-        *("EEXIST", "EINVAL", "EILSEQ", "ENXIO"),
+        *("EEXIST", "EINVAL", "EILSEQ", "ENXIO", "ENOENT", "EIO"),
     )
     if hasattr(errno, name)
 }
@@ -84,6 +84,9 @@ def _help() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, an error's (2 where the user can mend it), 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a path need not be text that the terminal knows
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     verbose = argv[:1] in (["-v"], ["--verbose"])
     argv = argv[verbose:]
     try:

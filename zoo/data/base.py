@@ -167,6 +167,8 @@ class TensorData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit must be at least 1, or left out for all examples, got {limit}")
         self.batch_size, self.seed, self.limit = batch_size, seed, limit
         self._splits: dict[str, Split] = {}
         self._digests: dict[str, str] = {}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zoo.errors import DataError
+from zoo.files import open_regular
 
 __all__ = ["Archive", "FileSource", "Folder", "Parts", "data_root", "is_stray", "open_source"]
 
@@ -88,7 +89,7 @@ class Folder(FileSource):
                 found.append((*parts, name))
 
     def open(self, parts: Parts) -> BinaryIO:
-        return self.path.joinpath(*parts).open("rb")
+        return open_regular(self.path.joinpath(*parts))
 
 
 class Archive(FileSource):

@@ -14,7 +14,7 @@ from zoo.abilities import diagnosed_examples
 from zoo.diagnostics.catalogue import DIAGNOSTICS, Finding, Subject
 from zoo.diagnostics.figures import page, png
 from zoo.errors import ConfigError, DataError, close_matches
-from zoo.files import write_whole
+from zoo.files import write_together
 from zoo.model import GenerativeModel
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class Diagnosis:
         files[OVERVIEW] = png(self.overview())
         files[FILE] = (json.dumps(self.summary(), indent=1, allow_nan=False) + "\n").encode()
         try:
-            for name, content in files.items():
-                write_whole(folder / name, content)
+            write_together({folder / name: content for name, content in files.items()})
         except OSError as error:
             raise ConfigError(f"the diagnostics cannot be written to {folder}: {error.strerror or error}") from error
         return folder

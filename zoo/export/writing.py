@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, ZooError, close_matches
 from zoo.export.parts import Part, parts, plain
-from zoo.files import write_whole
+from zoo.files import write_together, write_whole
 from zoo.names import parse_name
 
 __all__ = ["FORMATS", "export", "run_onnx"]
@@ -57,12 +57,12 @@ def export(model: Any, form: str, out: str | Path | None = None) -> list[Path]:
     folder = Path(out) if out is not None else Path()
     if form == "safetensors":
         return [write_whole(folder / f"{name}.safetensors", _weights(model))]
-    written = []
+    files: dict[Path, bytes] = {}
     for ending, part in parts(model).items():
         stem = f"{name}.{ending}" if ending else name
         make = _onnx if form == "onnx" else _pt2
-        written.append(write_whole(folder / f"{stem}.{form}", make(part, stem)))
-    return written
+        files[folder / f"{stem}.{form}"] = make(part, stem)
+    return write_together(files)
 
 
 def _weights(model: Any) -> bytes:

@@ -18,6 +18,7 @@ from zoo.errors import (
     NotAZooModelError,
     UnsafeWeightsError,
 )
+from zoo.files import leads_out, open_regular
 from zoo.names import CONFIG, WEIGHTS, is_model_folder
 
 __all__ = [
@@ -116,10 +117,19 @@ def is_pickle_name(name: str) -> bool:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a file of a model, up to its size limit. Raises `ModelFolderError`."""
+    """Return the bytes of a file of a model, up to its size limit.
+
+    Raises:
+        ModelFolderError: it is too large, cannot be read, or is a link out of its folder, other than those of the Hub's
+            cache: a folder that comes from a stranger could show any file of this machine by one.
+    """
     try:
+        if leads_out(path):
+            raise ModelFolderError(
+                f"{path} is a link out of its folder, which is not followed; put the file itself there"
+            )
         size, limit = path.stat().st_size, LIMITS.get(path.name, 1 << 20)
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(min(size, limit) + 1)
         if len(data) > min(size, limit):  # the size of some special files is no limit to what they give
             raise ModelFolderError(f"{path} has {len(data)} bytes or more, but this file may have {limit} at most")
@@ -147,7 +157,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
             )
         there = ", ".join(map(shown, found[:8])) or "nothing"
         raise ModelFolderError(f"{folder} is no model folder: expected {CONFIG} and {WEIGHTS}, found {there}")
-    return {name: read_file(folder / name) for name in FILES if (folder / name).is_file()}
+    return {name: read_file(folder / name) for name in FILES if (folder / name).exists()}
 
 
 def parse_config(data: bytes, where: str) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def _samples(samples: bytes | str | Path | Mapping[str, bytes]) -> dict[str, byt
 
 
 def _png(samples: bytes | str | Path) -> bytes:
-    content = samples if isinstance(samples, bytes) else read_file(Path(samples))
+    content = samples if isinstance(samples, bytes) else read_file(Path(samples).resolve())
     if not content.startswith(_PNG):
         raise ModelFolderError("the samples must be a PNG file")
     return content

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ResultError
-from zoo.files import write_whole
+from zoo.files import leads_out, write_together
 from zoo.leaderboard.collect import bundled_folder
 from zoo.leaderboard.columns import COLUMNS, Column, likelihood, mark_of
 from zoo.leaderboard.markdown import to_html
@@ -51,15 +51,15 @@ def write_site(
     registry: Mapping[str, Entry],
     left_out: Sequence[str] = (),
 ) -> Path:
-    """Write the files of `site` into a folder, each at once or not at all; return the path of the page.
+    """Write the files of `site` into a folder, all at once or none; return the path of the page.
 
     Raises:
         ResultError: the folder cannot be written.
     """
     folder = Path(folder)
     try:
-        for name, text in site(tables, folders, registry, left_out).items():
-            write_whole(folder / name, text)
+        texts = site(tables, folders, registry, left_out)
+        write_together({folder / name: text for name, text in texts.items()})
     except OSError as error:
         raise ResultError(f"the page cannot be written to {folder}: {error.strerror or error}") from error
     return folder / "index.html"
@@ -189,6 +189,6 @@ def _card(folder: Path | None, sheet: Mapping[str, Any] | None) -> str | None:
 
 def _bytes(folder: Path | None, name: str) -> bytes | None:
     path = folder / name if folder is not None else None
-    if path is None or not path.is_file() or path.stat().st_size > _LARGEST:
+    if path is None or not path.is_file() or path.stat().st_size > _LARGEST or leads_out(path):
         return None
     return path.read_bytes()

@@ -6,6 +6,7 @@ before the checkpoint takes its name; names hold the step, so a good checkpoint 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -16,6 +17,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from zoo.errors import CheckpointError
+from zoo.files import write_whole
 from zoo.runs import read_checkpoint, sidecar
 
 __all__ = ["AtomicCheckpointIO", "full_disk", "sweep", "write_atomic"]
@@ -53,16 +55,8 @@ def _commit(temporary: Path, path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all."""
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        _commit(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, data)
+    _sync_folder(path.parent)
 
 
 def _temporary(path: Path) -> Path:
@@ -86,13 +80,14 @@ def sweep(folder: str | Path) -> int:
 def full_disk(error: BaseException, run: Path, path: Path | None = None) -> CheckpointError | None:
     """Return what to tell the user when a write to a run folder failed for lack of space, else None."""
     causes = (error, error.__cause__, error.__context__)
-    if not any(getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for e in causes):
+    if not any(getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) for e in causes):
         return None
     what = f"checkpoint {path}" if path is not None else f"a file of the run {run}"
-    return CheckpointError(
-        f"{what} could not be written: the disk is full; earlier checkpoints are untouched, free some space and go on "
-        f"with zoo fit --resume {run}"
-    )
+    if any((run / "checkpoints").glob("step-*.ckpt")):
+        then = f"earlier checkpoints are untouched, free some space and go on with zoo fit --resume {run}"
+    else:
+        then = "there is no earlier checkpoint, so free some space and start again"
+    return CheckpointError(f"{what} could not be written: the disk is full; {then}")
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -100,9 +95,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(path)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as stream:
                 writer = _HashingWriter(stream)
                 torch.save(checkpoint, writer)
@@ -111,7 +106,10 @@ class AtomicCheckpointIO(CheckpointIO):
             write_atomic(sidecar(path), f"{writer.digest.hexdigest()}  {path.name}\n".encode("ascii"))
             _commit(temporary, path)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                if not path.exists():
+                    sidecar(path).unlink(missing_ok=True)
             reason = str(error).splitlines()[0]
             raise full_disk(error, path.parent.parent, path) or CheckpointError(
                 f"checkpoint {path} could not be written: {reason}; earlier checkpoints are untouched"

@@ -160,9 +160,15 @@ class EntryCLI(LightningCLI):
         """Build everything; what a constructor refuses is said in its own words, not in the parser's."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # of a constructor, which says what it refuses
             if isinstance(error.__cause__, ZooError):
                 raise error.__cause__ from None
+            if (
+                isinstance(error, jsonargparse.ArgumentError)
+                or error.__cause__ is not None
+                or "Parser key" in str(error)
+            ):
+                raise ConfigError(self._explain(self.parser, error)) from error
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from zoo.errors import RunError
+from zoo.files import append_whole, write_whole
 
 __all__ = ["CSVLog"]
 
@@ -80,14 +80,11 @@ class CSVLog(Logger):
             return
         if not self._pending and not (self._rewrite and self._rows):
             return
-        self._rows += self._pending
         if self._rewrite:
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-            temporary.write_text(self._text(self._rows, header=True), encoding="utf-8")
-            os.replace(temporary, self.path)
+            write_whole(self.path, self._text([*self._rows, *self._pending], header=True))
         else:
-            with self.path.open("a", newline="", encoding="utf-8") as stream:
-                stream.write(self._text(self._pending, header=False))
+            append_whole(self.path, self._text(self._pending, header=False))
+        self._rows += self._pending
         self._pending, self._rewrite = [], False
 
     def finalize(self, status: str) -> None:

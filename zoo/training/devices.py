@@ -26,6 +26,7 @@ __all__ = [
     "hide_absent_gpus",
     "lost_process",
     "new_folder",
+    "on_gpu",
     "processes",
 ]
 
@@ -59,12 +60,13 @@ def _devices(arguments: Mapping[str, Any]) -> int:
         return max(1, len(devices))
     if isinstance(devices, str) and "," in devices:
         return len([d for d in devices.split(",") if d.strip()])
-    if _on_gpu(arguments):
+    if on_gpu(arguments):
         return torch.cuda.device_count()
     return 1
 
 
-def _on_gpu(arguments: Mapping[str, Any]) -> bool:
+def on_gpu(arguments: Mapping[str, Any]) -> bool:
+    """Tell whether the Trainer's arguments choose a GPU, and there is one."""
     return arguments.get("accelerator") in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
@@ -81,13 +83,13 @@ def choose_strategy(arguments: dict[str, Any], model: GenerativeModel, world: in
         ConfigError: fsdp without a GPU.
     """
     strategy, precision = arguments.get("strategy") or "auto", str(arguments.get("precision") or "")
-    if isinstance(strategy, str) and "fsdp" in strategy and not _on_gpu(arguments):
+    if isinstance(strategy, str) and "fsdp" in strategy and not on_gpu(arguments):
         raise ConfigError("strategy fsdp needs a GPU, and this run has none; use --trainer.strategy ddp")
     if world > 1 and strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
         find = strategy not in ("auto", "ddp") or not model.automatic_optimization
         arguments["strategy"] = DDPStrategy(find_unused_parameters=find, timeout=datetime.timedelta(minutes=minutes))
     if world > 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
-        if _on_gpu(arguments):
+        if on_gpu(arguments):
             arguments["sync_batchnorm"] = True
         else:
             warnings.warn(
@@ -95,7 +97,7 @@ def choose_strategy(arguments: dict[str, Any], model: GenerativeModel, world: in
                 f"result differs from that of one process",
                 stacklevel=2,
             )
-    if precision.startswith(("bf16", "16")) and not _on_gpu(arguments):
+    if precision.startswith(("bf16", "16")) and not on_gpu(arguments):
         warnings.warn(
             f"precision {precision} is many times slower than 32 on CPUs without native support", stacklevel=2
         )

@@ -21,6 +21,7 @@ from zoo.callbacks.pictures import Pictures, plot_losses
 from zoo.classes import names_for
 from zoo.data.base import TensorData, derive_seed
 from zoo.errors import CheckpointError, ConfigError, DivergedError, RunError, ZooError
+from zoo.files import make_folders, remove_made
 from zoo.model import GenerativeModel
 from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint, run_metadata
 from zoo.training.allocator import keep_freed_memory
@@ -36,6 +37,7 @@ from zoo.training.devices import (
     hide_absent_gpus,
     lost_process,
     new_folder,
+    on_gpu,
     processes,
 )
 from zoo.training.engine import Engine, MetricsLog, Stopped
@@ -45,6 +47,13 @@ from zoo.training.hooks import Hooks, NoProfiler
 from zoo.training.loop import run_lean
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
+from zoo.training.trainer_options import (
+    check_optimizers,
+    check_processes,
+    check_trainer,
+    check_validation,
+    refused_by_lightning,
+)
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
 
@@ -92,7 +101,10 @@ class Run:
         self.earlier = dict(earlier or {})
         self.model, self.data = self._build(init_from, parts or {})
         self.arguments = self.cli.trainer_arguments()
+        check_trainer(self.arguments)
         self.world, self.local = processes(self.arguments)
+        check_processes(self.arguments, self.local, on_gpu(self.arguments))
+        check_optimizers(self.model)
         choose_strategy(self.arguments, self.model, self.world, self.settings.timeout)
         self._manual_options()
         self._process()
@@ -172,6 +184,7 @@ class Run:
                 "nothing would be trained: --trainer.max_steps, --trainer.max_epochs and --trainer.limit_train_batches "
                 "must leave at least one step"
             )
+        check_validation(self.arguments, self._batches_an_epoch())
         return min(limits)
 
     def _batches_an_epoch(self) -> int:
@@ -246,10 +259,10 @@ class Run:
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
         """Return Lightning's trainer for this run."""
         arguments = {**self.arguments, "max_steps": self.total, "max_epochs": -1, "logger": loggers}
-        arguments["callbacks"] = [Hooks(callbacks), *(arguments.get("callbacks") or [])]
+        arguments["callbacks"] = [Hooks(callbacks), *_listed(arguments.get("callbacks"))]
         arguments["profiler"] = arguments.get("profiler") or NoProfiler()
         arguments.update(enable_progress_bar=False, enable_checkpointing=True)  # the run has its own of both
-        arguments["plugins"] = [AtomicCheckpointIO(), *environments(), *(arguments.get("plugins") or [])]
+        arguments["plugins"] = [AtomicCheckpointIO(), *environments(), *_listed(arguments.get("plugins"))]
         arguments["default_root_dir"] = str(self.folder) if self.folder else None
         arguments["check_val_every_n_epoch"] = arguments.get("check_val_every_n_epoch") or 1
         return self.new_trainer(arguments)
@@ -259,7 +272,7 @@ class Run:
         """Build Lightning's trainer. Raises `ConfigError` where it refuses its arguments."""
         try:
             return run_lean(Trainer(**arguments))
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(f"the trainer refuses its arguments: {' '.join(str(error).split())}") from error
 
     def start(self) -> Path:
@@ -269,6 +282,7 @@ class Run:
             Stopped: after a signal, with the checkpoint written.
             RunError: the run is finished already, or another of its processes is gone.
             CheckpointError: a checkpoint could not be written.
+            ConfigError: Lightning refused an option as the training began; the run folder is removed again.
         """
         self.folder = self.folder or new_folder(self.name)
         step = self._saved_step()
@@ -279,33 +293,50 @@ class Run:
         if self.settings.compile:
             for network in self.model.compilable():
                 network.compile()  # in place, so that the names of the weights stay
-        loggers: list[Any] = [CSVLog(self.folder, resume_step=step), *_tensorboard(self.folder)]
+        loggers: list[Any] = [
+            CSVLog(self.folder, resume_step=step),
+            *_tensorboard(self.folder),
+            *_listed(self.arguments.get("logger")),
+        ]
         trainer = self.trainer(self.callbacks(), loggers)
-        if first_process():  # nothing is left behind by what was refused before here
-            if self.folder.exists() and not self.resume:
-                raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
+        if first_process() and self.folder.exists() and not self.resume:
+            raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
+        made: list[Path] = []
         try:
+            if first_process():  # nothing is left behind by what was refused before here
+                made = make_folders(self.folder)
+                write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
             self._train(trainer)
         except Exception as error:
             for logger in loggers:
                 with contextlib.suppress(OSError):  # the first error is the one to see
                     logger.save()
-            if isinstance(error, DivergedError):
-                raise self._diverged(error) from error
-            explained = lost_process(error, self.world, self.folder) or full_disk(error, self.folder)
-            if explained is None and isinstance(error, MALFORMED) and trainer._checkpoint_connector._loaded_checkpoint:
-                explained = CheckpointError(  # it was still being restored
-                    f"checkpoint {self.checkpoint} does not fit the run in {self.folder}, it was edited or is "
-                    f"damaged: {' '.join(str(error).split())[:200] or type(error).__name__}"
-                )
-            if explained is None or isinstance(error, ZooError):
+            if not trainer.global_step and not isinstance(error, (DivergedError, Stopped)):
+                remove_made(made, content=True)  # nothing was trained
+            explained = self._explained(error, trainer)
+            if explained is None:
                 raise
             raise explained from error
         for logger in loggers:
             logger.save()
         return self.folder
+
+    def _explained(self, error: Exception, trainer: Trainer) -> ZooError | None:
+        """Return what to tell the user of an error in the training, None where it is told already, or a fault."""
+        assert self.folder is not None
+        if isinstance(error, DivergedError):
+            return self._diverged(error)
+        if isinstance(error, ZooError):
+            return None
+        explained = lost_process(error, self.world, self.folder) or full_disk(error, self.folder)
+        if explained is not None:
+            return explained
+        if isinstance(error, MALFORMED) and trainer._checkpoint_connector._loaded_checkpoint:
+            return CheckpointError(  # it was still being restored
+                f"checkpoint {self.checkpoint} does not fit the run in {self.folder}, it was edited or is "
+                f"damaged: {' '.join(str(error).split())[:200] or type(error).__name__}"
+            )
+        return refused_by_lightning(error)
 
     def _diverged(self, error: DivergedError) -> DivergedError:
         """Return the error with what is left and what to try."""
@@ -373,6 +404,13 @@ def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str 
             f"{option}: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
         )
     target.load_state_dict({**own, **{k: state[k] for k in fits}})
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return what the user named, one object or several; a switch that is on or off names none."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _tensorboard(folder: Path) -> list[Any]:

@@ -14,6 +14,10 @@ __all__ = ["sentence"]
 
 _EXPECTED = re.compile(r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got value: (.*?)(?:\n|$)")
 
+_UNION = re.compile(
+    r"any of the Union subtypes\s+Subtypes: \[(.*?)\]\s*Errors:(.*?)Given value type:.*?Given value: (.*)", re.S
+)
+
 
 def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], allow: Iterable[str] = ()) -> str:
     """Return what the user can act on.
@@ -40,6 +44,14 @@ def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], all
     expected = _EXPECTED.search(message)
     if expected is not None and option:
         return f"option --{option} takes a value of type {_type(expected[1])}, got {expected[2]!r}"
+    union = _UNION.search(message)
+    if union is not None and option:
+        own = [
+            line for line in re.findall(r"^\s*- (.+)$", union[2], re.M) if not line.startswith(("Expected", "Not of"))
+        ]
+        if own:  # a constructor's own words
+            return f"option --{option}: {own[-1][:300]}"
+        return f"option --{option} takes {_types(union[1])}, got {' '.join(union[3].split())[:200]!r}"
     text = " ".join(message.split())
     return f"option --{option}: {text[:300]}" if option and option not in text else text[:400]
 
@@ -53,6 +65,15 @@ def _option(message: str) -> str:
 def _type(name: str) -> str:
     literal = re.search(r"Literal\[(.*)\]", name)
     return f"one of {literal[1]}" if literal else name.rpartition(".")[2]
+
+
+def _types(subtypes: str) -> str:
+    """Return in words what the types of a union are, as they are printed."""
+    literals = [word for group in re.findall(r"Literal\[(.*?)\]", subtypes) for word in group.split(", ")]
+    names = [name.rpartition(".")[2].replace("NoneType", "null") for name in re.findall(r"<class '(.+?)'>", subtypes)]
+    known = f"one of {', '.join(dict.fromkeys(word.strip(chr(39)) for word in literals))}" if literals else ""
+    kinds = f"a value of type {' or '.join(names)}" if names else ""
+    return " or ".join(filter(None, (known, kinds))) or "another kind of value"
 
 
 def _arguments(entry: Mapping[str, Any], option: str, allow: Iterable[str]) -> list[str]:

@@ -13,6 +13,9 @@ __all__ = ["TrainingSettings", "parse_budget", "rate"]
 
 _UNITS = {"MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12, "PFLOP": 1e15}
 
+_MINUTES = 1_000_000  # about two years
+_THREADS = 1024  # OpenMP ends the process where the system cannot start as many as it is told
+
 
 @dataclass
 class TrainingSettings:
@@ -58,10 +61,10 @@ class TrainingSettings:
         for name in ("ema_every", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        if self.timeout <= 0:
-            raise ConfigError(f"training.timeout must be positive, got {self.timeout}")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"training.threads must be at least 1, got {self.threads}")
+        if not 0 < self.timeout <= _MINUTES:
+            raise ConfigError(f"training.timeout must be positive, at most {_MINUTES:,} minutes, got {self.timeout}")
+        if self.threads is not None and not 1 <= self.threads <= _THREADS:
+            raise ConfigError(f"training.threads must be at least 1, and at most {_THREADS:,}, got {self.threads}")
         if self.budget is not None:
             parse_budget(self.budget)
 
