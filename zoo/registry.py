@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo.errors import ConfigError, DataError, RegistryError, UnknownModelError, close_matches
+from zoo.errors import ConfigError, DataError, RegistryError, RenamedWarning, UnknownModelError, close_matches
 from zoo.spec import allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
@@ -147,7 +147,11 @@ class Registry(Mapping[str, Entry]):
     def resolve(self, name: str) -> Entry:
         """Return the entry of a name, a bare model name or a deprecated name. Raises `UnknownModelError`."""
         if name in self.deprecated:
-            warnings.warn(f"{name!r} is now called {self.deprecated[name]!r}", DeprecationWarning, stacklevel=2)
+            warnings.warn(
+                f"{name!r} is now called {self.deprecated[name]!r}; it still loads by the name of before",
+                RenamedWarning,
+                stacklevel=2,
+            )
             name = self.deprecated[name]
         name = self.aliases.get(name, name)
         if name not in self._entries:
