@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
+from zoo.overlays import record
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
@@ -125,7 +126,8 @@ def _spec_of(saved: Mapping[str, Any], part: str, path: str) -> Mapping[str, Any
 def plain_entry(entry: Entry) -> dict[str, Any]:
     """Return of an entry what a training needs, as plain data."""
     whole = dataclasses.asdict(entry)
-    return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+    plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+    return {**plain, "registry": record(entry.overlays)}
 
 
 def _take_name(args: argparse.Namespace) -> None:
@@ -168,6 +170,10 @@ def run(args: argparse.Namespace) -> int:
         show_help(args)
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
+    if args.resume is not None:
+        from zoo.runs import tell_registries
+
+        tell_registries(args.resume)
     rest = seeded(args, entry, rest)
     if args.resume is not None:
         _check_same_model(args, entry)
