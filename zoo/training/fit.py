@@ -87,7 +87,7 @@ class Run:
         quiet_lightning()
         hide_absent_gpus()
         torch.manual_seed(derive_seed(0))
-        self.cli = EntryCLI(entry, args, allow)
+        self.cli = EntryCLI(entry, args, allow, tuple(parts or ()))
         self.settings = self.cli.settings()
         self.name = self.cli.config["name"]
         self.registry = list(entry.get("registry") or [])
