@@ -198,7 +198,7 @@ class CodePrior(SecondStage, LikelihoodModel):
         found = known_values(self.shape, n, options.pop("given", None), options.pop("known", None), self.device)
         if found is not None:
             x, mask = found[0].to(self.dtype), found[1]
-            options["given"] = self.image(self.codes(x)).masked_fill(~self.known_codes(mask), torch.nan)
+            options |= {"given": self.image(self.codes(x)), "known": self.known_codes(mask)}
         picture = self.autoencoder.picture(self.draw_codes(n, generator, labels, **options), generator, observe)
         return picture if found is None else torch.where(mask, x, picture)
 
@@ -221,7 +221,9 @@ class CodePrior(SecondStage, LikelihoodModel):
         if hasattr(self.autoencoder, "known_codes"):
             return self.autoencoder.known_codes(mask)
         if mask.ndim != 4 or (h == 1 and w > 1):
-            raise ConfigError(f"codes of shape {tuple(self.grid)} have no place in an image, so none is known of a part")
+            raise ConfigError(
+                f"codes of shape {tuple(self.grid)} have no place in an image, so none is known of a part"
+            )
         return covered(mask, (h, w)).expand(-1, G, -1, -1)
 
     def draw_codes(self, n: int, generator: torch.Generator, labels: Tensor | None = None, **options: Any) -> Tensor:

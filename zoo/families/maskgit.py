@@ -4,14 +4,14 @@
 
 A sampler starts with all positions masked. In each of T steps it draws all that are masked, each by itself, keeps the
 more confident ones, confidence being log p(drawn) + tau (1 - t/T) Gumbel noise, and masks the rest again. That is no
-exact sampler of anything: it prefers what it is sure of. With ``order`` random and as many steps as positions it is one,
-of the model in that order.
+exact sampler of anything: it prefers what it is sure of. With ``order`` random and as many steps as positions it is
+one, of the model in that order.
 
 The loss is no likelihood. What is one is the bound over random orders sigma,
 
-    log p(c) >= E_sigma sum_k log p(c_sigma(k) | c_sigma(<k))  =  E_{k, |m| = k} (N / k) sum_{i in m} log p(c_i | c not in m)
+    log p(c) >= E_sigma sum_k log p(c_sigma(k) | c_sigma(<k))  =  E_m (N / |m|) sum_{i in m} log p(c_i | c outside m)
 
-with k uniform in 1..N: `MaskGIT.log_prob` estimates its right side, and ``schedule`` uniform trains it.
+with |m| uniform in 1..N: `MaskGIT.log_prob` estimates its right side, and ``schedule`` uniform trains it.
 
 References:
     H. Chang, H. Zhang, L. Jiang, C. Liu, W. T. Freeman, MaskGIT: Masked Generative Image Transformer, 2022,
@@ -118,7 +118,7 @@ class MaskGIT(HasLikelihood, Guided, TokenModel):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return logits of all codes, given those that are not masked: int64 (B, N), ``levels`` for masked -> (B, N, K)."""
+        """Return logits of all codes given those not masked: int64 (B, N), ``levels`` for masked -> (B, N, K)."""
         told = codes.new_full((len(codes),), self.num_classes) if labels is None else labels
         x = torch.cat([self.condition(told)[:, None], self.embedding(codes)], 1) + self.position  # (B, 1 + N, d)
         for block in self.blocks:
@@ -226,7 +226,7 @@ class MaskGIT(HasLikelihood, Guided, TokenModel):
             else:
                 sure = choose.restrict(logits).log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
                 sure = sure + tau * (1 - t / T) * gumbel(u[1]) if tau and t < T else sure
-            c = drawn.masked_fill(lowest(sure.masked_fill(~unknown, math.inf), left), self.levels)
+            c = drawn.masked_fill(lowest(sure.masked_fill(~unknown, math.inf), left, u[1]), self.levels)
         return self.data(c)
 
     def _chosen(self, steps: int | None, tau: float | None, order: str | None) -> tuple[int, float, str]:

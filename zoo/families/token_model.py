@@ -1,4 +1,4 @@
-"""What models of codes share that are not drawn value by value: codes as images in [0, 1], and what is known of them."""
+"""What models of codes share that are not drawn value by value: codes as images in [0, 1], what is known of them."""
 
 from __future__ import annotations
 

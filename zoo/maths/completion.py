@@ -63,6 +63,6 @@ def known_values(
 
 
 def covered(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Return which cells of a grid of ``size`` (h, w) hold known pixels only: bool (B, C, H, W) -> bool (B, 1, h, w)."""
+    """Return which cells of a grid (h, w) hold known pixels only: bool (B, C, H, W) -> bool (B, 1, h, w)."""
     unknown = (~mask).any(1, keepdim=True).float()
     return F.adaptive_max_pool2d(unknown, tuple(size)) == 0

@@ -34,9 +34,16 @@ def left_masked(first: Tensor, before: Tensor, t: int, steps: int) -> Tensor:
     return torch.minimum(wanted, before - 1).clamp(min=1).minimum(before)
 
 
-def lowest(score: Tensor, count: Tensor) -> Tensor:
-    """Return which numbers are the ``count`` lowest of each row, bool (B, N): scores (B, N), int64 (B, 1)."""
-    return score.argsort(dim=1, stable=True).argsort(dim=1) < count
+def lowest(score: Tensor, count: Tensor, u: Tensor | None = None) -> Tensor:
+    """Return which numbers are the ``count`` lowest of each row: scores (B, N), int64 (B, 1) -> bool (B, N).
+
+    Of equal ones the first count as lower; with uniform numbers u, (B, N), those with the lower ones, so that no place
+    is preferred.
+    """
+    if u is None:
+        return score.argsort(dim=1, stable=True).argsort(dim=1) < count
+    order = u.argsort(dim=1)
+    return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, lowest(score.gather(1, order), count))
 
 
 def gumbel(u: Tensor) -> Tensor:
