@@ -68,6 +68,13 @@ class RasterModel(AutoregressiveModel):
         channels = {k: arguments[k] for k in ("width", "hidden", "head", "skip") if arguments.get(k)}
         return {**arguments, **{k: -(-v // old) * new for k, v in channels.items()}} if old != new else dict(arguments)
 
+    @classmethod
+    def fitted_to_codes(cls, arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+        """Return arguments that fit the codes of an autoencoder: channels divide among the codebooks."""
+        fitted, G = super().fitted_to_codes(arguments, autoencoder), autoencoder.grid[0]
+        channels = {k: fitted[k] for k in ("width", "hidden", "head") if fitted.get(k)}
+        return {**fitted, **{k: -(-v // G) * G for k, v in channels.items()}}
+
     def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""
         if self.embedding is not None:

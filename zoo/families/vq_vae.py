@@ -66,9 +66,14 @@ class VQVAE(DiscreteAutoencoder):
     def compilable(self) -> list[nn.Module]:
         return [self.encoder, self.decoder]
 
+    @property
+    def latent_size(self) -> tuple[int, ...]:
+        """Shape (D, h, w) of what is quantised."""
+        return (self.quantiser.dim, *self.grid[1:])
+
     def latent(self, x: Tensor) -> Tensor:
         """Return z_e: (B, *shape) in data range -> (B, D, h, w). Raises `ConfigError` where the sizes do not fit."""
-        z, size = self.encoder(x), (self.quantiser.dim, *self.grid[1:])
+        z, size = self.encoder(x), self.latent_size
         if z[0].numel() != math.prod(size):
             raise ConfigError(
                 f"the encoder gives {z[0].numel()} numbers an example, the quantiser and its grid take "
