@@ -53,6 +53,7 @@ MAY = {
         "trained_parts",
         "training",
     },
+    "trainings": {"hub", "runs"},
     "registry": set(),
     "names": {"registry"},
     "evaluation": {"model", "abilities", "metrics", "results"},
@@ -63,7 +64,12 @@ MAY = {
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-FOR_TYPES = {"registry": {"model", "data"}, "diagnostics": {"data"}, "evaluation": {"data"}}
+FOR_TYPES = {
+    "trainings": {"hub", "model", "results"},
+    "registry": {"model", "data"},
+    "diagnostics": {"data"},
+    "evaluation": {"data"},
+}
 """What a room may name in annotations only."""
 LIGHT = {
     "errors",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zoo.data.rows import Rows
 from zoo.errors import ConfigError, DataError
+from zoo.spec import Recorded
 
 __all__ = ["BatchStream", "SequentialBatches", "Split", "TensorData", "chosen", "derive_seed"]
 
@@ -151,7 +152,7 @@ def chosen(data: Split, index: Sequence[int] | Tensor) -> Split:
     return (x.chosen(index.tolist()) if isinstance(x, Rows) else x[index]), labels[index]  # type: ignore[return-value]
 
 
-class TensorData(LightningDataModule):
+class TensorData(Recorded, LightningDataModule):
     """Base of the data modules.
 
     Subclasses say `name`, `shape`, `levels`, `num_classes`, `class_names` where classes have names, and read a split in

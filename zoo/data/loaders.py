@@ -1,8 +1,8 @@
 """Loaders of Python's as data: DataLoaders, plain LightningDataModules and datasets that are read by index.
 
 A loader is taken as it is: its batches, its workers, its transforms. What it draws from torch's global generator, and
-from one of its own, is a function of (seed, epoch, batch), so that a run that goes on sees the same batches again; those
-before are loaded and passed over. Several devices load the same batches and take turns. What draws from other
+from one of its own, is a function of (seed, epoch, batch), so that a run that goes on sees the same batches again;
+those before are loaded and passed over. Several devices load the same batches and take turns. What draws from other
 generators, such as numpy's, is beyond this.
 """
 
@@ -106,9 +106,9 @@ def _as_given(data: Any, splits: Mapping[str, Any]) -> Any:
             parts_of(value)
     except DataError as error:
         raise DataError(
-            f"data are a {type(data).__name__}, which is none of what is taken: a name (zoo list shows models, README "
+            f"data are of type {type(data).__name__}, which is none of what is taken: a name (zoo list shows models, README "
             f"data), a tensor or array (N, ...), a pair with labels, a Dataset with a length, a DataLoader, a "
-            f"LightningDataModule, or a mapping of these by train, validation, test ({error})"
+            f"LightningDataModule, or a mapping of these by train, validation, test"
         ) from error
     return given
 

@@ -1,7 +1,7 @@
 """Tensors as data: from Python, or from a file of them, divided into splits where they are not.
 
-Images are (N, C, H, W), uint8 or values in [0, 1]; points (N, D); sequences of integers (N, T). What ``zoo.fit`` is given
-is written into the run folder, so that any process can go on with the run.
+Images are (N, C, H, W), uint8 or values in [0, 1]; points (N, D); sequences of integers (N, T). What ``zoo.fit`` is
+given is written into the run folder, so that any process can go on with the run.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _integers(x: Tensor, levels: int | None, image: bool, what: str) -> tuple[Te
 
 
 def held_out(n: int, shares: Mapping[str, float]) -> dict[str, Tensor]:
-    """Divide n examples at random, the same way every time: the shares of validation and test, and the rest for training.
+    """Divide n examples at random, the same way every time: shares of validation and test, the rest for training.
 
     Raises:
         DataError: nothing would be left to train on.
@@ -125,8 +125,8 @@ def held_out(n: int, shares: Mapping[str, float]) -> dict[str, Tensor]:
 class Tensors(TensorData):
     """Examples that are tensors: of this process, or in a file of the kinds .safetensors, .npz and .npy.
 
-    A file, or what Python gives, has ``train`` (or one array of any name), and perhaps ``validation`` and ``test``, each
-    with labels under ``train_labels`` and so on. What is missing is held out of the training examples.
+    A file, or what Python gives, has ``train`` (or one array of any name), and perhaps ``validation`` and ``test``,
+    each with labels under ``train_labels`` and so on. What is missing is held out of the training examples.
 
     Args:
         path: the file, or the word under which this process keeps the tensors.

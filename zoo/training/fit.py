@@ -81,6 +81,7 @@ class Run:
         earlier: TFLOP of the trainings that made them, by name, None where that is not known.
         callbacks: Lightning's, from Python, beside those of the arguments.
         logger: from Python: what `zoo.training.loggers.taken` takes.
+        objects: arguments of Lightning's Trainer that are objects, from Python.
         command: what started the run, for run.json; the command line by default.
     """
 
@@ -97,6 +98,7 @@ class Run:
         earlier: Mapping[str, float | None] | None = None,
         callbacks: Sequence[Any] = (),
         logger: Any = None,
+        objects: Mapping[str, Any] | None = None,
         command: str | None = None,
     ) -> None:
         quiet_lightning()
@@ -108,11 +110,12 @@ class Run:
         self.cli = EntryCLI(entry, args, allow)
         self.settings = self.cli.settings()
         self.given_callbacks = list(callbacks)
+        self.objects = dict(objects or {})
         self.command = command or shlex.join(["zoo", *sys.argv[1:]])
         self.name = self.cli.config["name"]
         self.earlier = dict(earlier or {})
         self.model, self.data = self._build(init_from, parts or {})
-        self.arguments = self.cli.trainer_arguments()
+        self.arguments = {**self.cli.trainer_arguments(), **(objects or {})}
         check_options(self.arguments)
         self.settings = replace(self.settings, log_every=brought_in(self.arguments, self.settings.log_every))
         self.arguments["callbacks"] += self.given_callbacks
@@ -277,8 +280,8 @@ class Run:
     def _came_by(self) -> dict[str, Any]:
         """Return what run.json says of how the run came to where it is, and which callbacks no command can give it."""
         found = history(self.folder if self.resume else None, self.command, self.from_step or 0, self.configuration())
-        names = [f"{type(c).__module__}.{type(c).__qualname__}" for c in self.given_callbacks]
-        return {**found, **({"callbacks": names} if names else {})}
+        given = {**self.objects, **({"callbacks": self.given_callbacks} if self.given_callbacks else {})}
+        return {**found, **({"from_python": {k: _kind(v) for k, v in given.items()}} if given else {})}
 
     def loggers(self) -> list[Any]:
         """Return the run's own log, first, and the loggers that were asked for. Raises `ConfigError`."""
@@ -409,6 +412,13 @@ class Run:
 def fit(entry: Mapping[str, Any], args: Sequence[str] = (), **options: Any) -> Path:
     """Train a registry entry and return the run folder; options as in `Run`."""
     return Run(entry, args, **options).start()
+
+
+def _kind(value: Any) -> Any:
+    """Return what run.json says of an object: its class."""
+    if isinstance(value, (list, tuple)):
+        return [_kind(v) for v in value]
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def validate(run: Run, model: GenerativeModel, split: str) -> dict[str, float]:
