@@ -106,8 +106,8 @@ def _as_given(data: Any, splits: Mapping[str, Any]) -> Any:
             parts_of(value)
     except DataError as error:
         raise DataError(
-            f"data are of type {type(data).__name__}, which is none of what is taken: a name (zoo list shows models, README "
-            f"data), a tensor or array (N, ...), a pair with labels, a Dataset with a length, a DataLoader, a "
+            f"data are of type {type(data).__name__}, which is none of what is taken: a name of a data set, "
+            f"a tensor or array (N, ...), a pair with labels, a Dataset with a length, a DataLoader, a "
             f"LightningDataModule, or a mapping of these by train, validation, test"
         ) from error
     return given
