@@ -6,8 +6,6 @@ held against the zoo's allow-list before it is imported.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,14 +15,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
 from zoo.errors import ConfigError, NotAGenerativeModelError, ZooError
-from zoo.fitting import FitsData, fitted_model
+from zoo.fitting import can_follow, fitted_model
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED, build, class_of, class_paths
 from zoo.trained_parts import declared
 from zoo.training.parser_errors import sentence
 from zoo.training.settings import TrainingSettings
 
-__all__ = ["EntryCLI"]
+__all__ = ["TRAINER", "EntryCLI"]
 
 _LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
 _PARENTS = (
@@ -36,7 +34,7 @@ _PARENTS = (
 _REMOTE = tuple(f"lightning.pytorch.loggers.{name}" for name in ("comet", "litlogger", "mlflow", "neptune", "wandb"))
 """Lightning's modules that speak to servers, which a configuration may not choose."""
 _allowed_before: set[str] = set()
-_TRAINER = {
+TRAINER = {
     "use_distributed_sampler": False,  # the stream shards itself
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
@@ -44,6 +42,7 @@ _TRAINER = {
     "logger": None,  # what there is beside the run's own; false for nothing
     "enable_checkpointing": True,
 }
+"""What the Trainer is given where neither the entry nor the user says otherwise."""
 
 
 class _Parser(LightningArgumentParser):
@@ -60,10 +59,13 @@ class EntryCLI(LightningCLI):
         entry: model and data specs, trainer and training arguments that serve as defaults.
         args: what the user typed.
         allow: class-path prefixes that the user's own overlay allows.
+        kept: trained parts whose weights are given, so that they stay what they are.
     """
 
-    def __init__(self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = ()) -> None:
-        self.entry, self.allow = entry, tuple(allow)
+    def __init__(
+        self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = (), kept: Sequence[str] = ()
+    ) -> None:
+        self.entry, self.allow, self.kept = entry, tuple(allow), tuple(kept)
         jsonargparse.set_parsing_settings(
             import_path_denylist=["*", *_REMOTE, *(_allowed_before - {*_PARENTS, *self.allow})],
             import_path_allowlist=[*_PARENTS, *self.allow],
@@ -76,7 +78,7 @@ class EntryCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
-            trainer_defaults=_TRAINER,
+            trainer_defaults=TRAINER,
             seed_everything_default=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -104,7 +106,7 @@ class EntryCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         spec = self.entry["model"]
-        if issubclass(class_of(spec["class_path"], self.allow), FitsData):
+        if can_follow(spec["class_path"], self.allow):
             typed = [a for a in args if not a.startswith("--print_config")]
             fitted = self._fitted(spec, self._parsed(parser, typed).as_dict(), typed)
             if fitted != spec:
@@ -129,15 +131,15 @@ class EntryCLI(LightningCLI):
         named = {a.removeprefix("--model.").removeprefix("init_args.") for a in args if a.startswith("--model.")}
         named = {re.split(r"[.=+]", option)[0] for option in named}
         named |= {k for k, v in (spec.get("init_args") or {}).items() if not _holds(arguments.get(k), v)}
-        return fitted_model(spec, arguments, data.shape, data.num_classes, named=named, allow=self.allow)
-
-    @classmethod
-    def help_of(cls, entry: Mapping[str, Any], allow: Sequence[str] = ()) -> str:
-        """Return the help on all options of an entry, with its defaults."""
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            cls(entry, ["--help"], allow)
-        return said.getvalue()
+        try:
+            return fitted_model(
+                spec, arguments, data.shape, data.num_classes, levels=data.levels, named=named, kept=self.kept,
+                allow=self.allow,
+            )  # fmt: skip
+        except ConfigError:
+            if "shape" in named:  # a whole configuration, whose networks may be others
+                return spec
+            raise
 
     def _explain(self, parser: LightningArgumentParser, error: Exception) -> str:
         options = [o for action in parser._actions for o in action.option_strings]

@@ -26,7 +26,7 @@ from zoo.classes import names_for
 from zoo.data.base import TensorData, derive_seed
 from zoo.errors import CheckpointError, ConfigError, DivergedError, RunError, ZooError
 from zoo.model import GenerativeModel
-from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint
+from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint, run_metadata
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
@@ -71,7 +71,8 @@ class Run:
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
     Args:
-        entry: the registry entry as plain data: name, model, data, trainer, training.
+        entry: the registry entry as plain data: name, model, data, trainer, training; registry, if there is one, says
+            from which files it is (`zoo.overlays.record`).
         args: what the user typed after the command.
         allow: class-path prefixes that the user's own overlay allows.
         folder: the run folder, or None for a new one under ``runs``.
@@ -107,12 +108,13 @@ class Run:
         self.asked, args = taken(args, logger)
         for kind in self.asked.kinds:
             check_installed(kind)
-        self.cli = EntryCLI(entry, args, allow)
+        self.cli = EntryCLI(entry, args, allow, tuple(parts or ()))
         self.settings = self.cli.settings()
         self.given_callbacks = list(callbacks)
         self.objects = dict(objects or {})
         self.command = command or shlex.join(["zoo", *sys.argv[1:]])
         self.name = self.cli.config["name"]
+        self.registry = list(entry.get("registry") or [])
         self.earlier = dict(earlier or {})
         self.model, self.data = self._build(init_from, parts or {})
         self.arguments = {**self.cli.trainer_arguments(), **(objects or {})}
@@ -280,8 +282,14 @@ class Run:
     def _came_by(self) -> dict[str, Any]:
         """Return what run.json says of how the run came to where it is, and which callbacks no command can give it."""
         found = history(self.folder if self.resume else None, self.command, self.from_step or 0, self.configuration())
+        if self.resume and not self.registry:
+            with contextlib.suppress(RunError):
+                self.registry = run_metadata(self.folder).get("registry", [])
         given = {**self.objects, **({"callbacks": self.given_callbacks} if self.given_callbacks else {})}
-        return {**found, **({"from_python": {k: _kind(v) for k, v in given.items()}} if given else {})}
+        return {
+            **({"registry": self.registry} if self.registry else {}), **found,
+            **({"from_python": {k: _kind(v) for k, v in given.items()}} if given else {}),
+        }  # fmt: skip
 
     def loggers(self) -> list[Any]:
         """Return the run's own log, first, and the loggers that were asked for. Raises `ConfigError`."""
