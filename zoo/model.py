@@ -457,8 +457,12 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
             f"{', '.join([*known, *(f'{name}({argument})' for name, argument in _CALLED.items() if name in has)])}"
         )
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """Take what any loader gives under a plain Trainer: pairs, tensors, mappings; levels or values in [0, 1]."""
+    def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Batch:
+        """Take what any loader gives under a plain Trainer: pairs, tensors, mappings; levels or values in [0, 1].
+
+        Here, as the public hooks of a data module take the place of those of a model.
+        """
+        batch = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
         return batch if self.driven else batch_of(self, batch)
 
     def first_examples(self, n: int) -> Tensor:

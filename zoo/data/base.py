@@ -196,6 +196,10 @@ class TensorData(Recorded, LightningDataModule):
             self._splits[name] = (x, labels)
         return self._splits[name]
 
+    def batch(self) -> Split:
+        """Return a training batch, as it is stored, and its labels."""
+        return next(iter(self.train_dataloader()))
+
     def first(self, n: int) -> Split:
         """Return the first training examples, at most n, and their labels."""
         x, labels = self.split("train")

@@ -34,7 +34,7 @@ _GO_ON = "go on from Python, with the same loaders: zoo.fit(resume=RUN, data=...
 
 
 @dataclass
-class Given:
+class GivenLoaders:
     """Loaders by split, or the data module that makes them."""
 
     loaders: dict[str, Any] = field(default_factory=dict)
@@ -95,7 +95,7 @@ def spec_of(data: Any, batch_size: int | None = None) -> dict[str, Any]:
             "class_path": "zoo.data.tensors.Tensors",
             "init_args": {"path": hold(_as_given(data, splits)), **options, **size},
         }
-    given = Given(module=first) if isinstance(first, LightningDataModule) else Given(dict(splits))
+    given = GivenLoaders(module=first) if isinstance(first, LightningDataModule) else GivenLoaders(dict(splits))
     return {"class_path": "zoo.data.loaders.Loaders", "init_args": {"source": hold(given), **options, **size}}
 
 
@@ -207,7 +207,7 @@ class Loaders(TensorData):
         seed: int = 0,
     ) -> None:
         super().__init__(1, seed)
-        self.given: Given = held(source, _GO_ON)
+        self.given: GivenLoaders = held(source, _GO_ON)
         self.loader = self.given.loader("train")
         try:
             count = len(self.loader)
@@ -271,6 +271,11 @@ class Loaders(TensorData):
         x = torch.cat([stored(x, self.levels or 0, f"the {split} examples")[0] for x, _ in parts])
         labels = [torch.zeros(len(x), dtype=torch.int64) if y is None else y.long() for x, y in parts]
         return x, torch.cat(labels)
+
+    def batch(self) -> Split:
+        x, labels = self._look()
+        zeros = torch.zeros(len(x), dtype=torch.int64)
+        return x, zeros if labels is None or labels.is_floating_point() else labels.long()
 
     def first(self, n: int) -> Split:
         batches, found = LoaderBatches(self.loader, seed=self.seed), 0

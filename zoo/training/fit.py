@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.callbacks.ema import EMA
@@ -182,7 +183,7 @@ class Run:
             torch.set_num_threads(self.settings.threads or share or 1)
 
     def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        x, labels = next(iter(self.data.train_dataloader()))
+        x, labels = self.data.batch()
         self.model.accepts_condition(labels)
         return self.data.to_float(x, self.model.dtype), labels
 
@@ -371,6 +372,9 @@ class Run:
             if explained is None or isinstance(error, ZooError):
                 raise
             raise explained from error
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # whose processes had the loggers
+            self.early = run_metadata(self.folder).get("reason")
+            return self.folder
         for logger in loggers:
             logger.save()
         self.early = self.report.early
