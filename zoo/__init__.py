@@ -19,6 +19,7 @@ _PUBLIC = {
     "diagnose": "zoo.api",
     "evaluate": "zoo.api",
     "fit": "zoo._cli.from_python",
+    "restore": "zoo.api",
     "GenerativeModel": "zoo.model",
     "Training": "zoo.trainings",
     "ZooError": "zoo.errors",
@@ -37,11 +38,12 @@ __all__ = [
     "load",
     "pull",
     "push",
+    "restore",
 ]
 
 if TYPE_CHECKING:
     from zoo._cli.from_python import fit
-    from zoo.api import diagnose, evaluate
+    from zoo.api import diagnose, evaluate, restore
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push
     from zoo.model import GenerativeModel
