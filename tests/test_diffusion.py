@@ -31,14 +31,16 @@ SHAPE = (1, 4, 4)
 
 
 def autoencoder_kl(args: Mapping[str, Any]) -> float:
-    E, D = _encoder(args["encoder"], math.prod(args["shape"])), _decoder(args["decoder"], math.prod(args["grid"][1:]))
+    pixels, places = math.prod(args["shape"][1:]), math.prod(args["grid"][1:])
+    E, D = _encoder(args["encoder"], pixels), _decoder(args["decoder"], places)
     return 2.0 * (3 * sum(E + D) - E[0])
 
 
 def latent_diffusion(args: Mapping[str, Any]) -> float:
     """The encoder forward, and the prior's training step."""
     inner = args["autoencoder"]["init_args"]
-    return 2.0 * sum(_encoder(inner["encoder"], math.prod(inner["shape"]))) + regression(args["prior"]["init_args"])
+    pixels = math.prod(inner["shape"][1:])
+    return 2.0 * sum(_encoder(inner["encoder"], pixels)) + regression(args["prior"]["init_args"])
 
 
 def consistency(args: Mapping[str, Any]) -> float:
@@ -146,6 +148,14 @@ def test_unknown_samplers_and_options_are_refused_in_one_sentence() -> None:
         model.sample(1, sampler="ddin")
     with pytest.raises(ConfigError, match="eta is an option of the sampler ddim"):
         model.sample(1, eta=1.0)
+    for options, sentence in (
+        ({"sampler": "ancestral", "solver": "euler"}, "solver is an option of the sampler ode, not of ancestral"),
+        ({"sampler": "ddim", "snr": 0.1}, "snr is an option of the sampler predictor_corrector, not of ddim"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            model.sample(1, **options)
+    with pytest.raises(ConfigError, match="spacing is an option of other samplers, not of euler_maruyama"):
+        MODELS["score_sde"]().sample(1, sampler="euler_maruyama", spacing="rho")
     with pytest.raises(ConfigError, match="conditional"):
         model.sample(1, guidance_scale=2.0)
     with pytest.raises(ConfigError, match="steps must be a positive integer"):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, RenamedWarning
 from zoo.families.autoregressive import AutoregressiveModel
 from zoo.maths.decoding import Decoding, ValueState
 from zoo.nets.decoding_states import GuidedState
@@ -142,7 +142,7 @@ class RasterModel(AutoregressiveModel):
         if compiled:
             self._check_compiled(choose, cached)
         if guidance is not None:
-            warnings.warn("guidance is now called guidance_scale, 1 more than it", DeprecationWarning, stacklevel=2)
+            warnings.warn("guidance is now called guidance_scale, 1 more than it", RenamedWarning, stacklevel=2)
             guidance_scale = 1 + guidance
         if guidance_scale != 1 and (compiled or not self.num_classes or labels is None):
             raise ConfigError("guidance is for conditional models, and not for compiled sampling; leave it out")
