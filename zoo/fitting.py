@@ -36,6 +36,7 @@ __all__ = [
     "Resizes",
     "can_follow",
     "fitted_model",
+    "grows",
     "halvings",
     "made_of",
     "stage_widths",
@@ -96,6 +97,12 @@ def halvings(sides: Sequence[int], largest: int = LARGEST_BASE, least: int = 1) 
 
 def _size(sides: Sequence[int]) -> str:
     return str(sides[0]) if len(set(sides)) == 1 else f"[{','.join(map(str, sides))}]"
+
+
+def grows(arguments: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Tell whether convolutional networks grow: for other sides than the entry's, too large for linear layers."""
+    shape, old = arguments["shape"], before["shape"]
+    return wants_convolutions(shape) and list(shape[1:]) != list(old[1:])
 
 
 def stage_widths(sides: Sequence[int], stages: int, first: int = 0) -> list[int]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_choice
-from zoo.fitting import halvings, wants_convolutions
+from zoo.fitting import grows, halvings
 from zoo.maths.distributions import DiscretizedLogistic
 from zoo.maths.noise import randint
 from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, drawn, first_raw_scale, observation
@@ -32,6 +32,9 @@ from zoo.spec import class_of
 __all__ = ["DiscreteAutoencoder"]
 
 RECONSTRUCTIONS = ("likelihood", "mse", "l1")
+
+LARGE_LR = 2e-4
+"""Most that an autoencoder of larger pictures than the entry's learns with, as in van den Oord's section 4."""
 
 LARGEST_GRID = 16
 """Longest side of the grid of codes at which an encoder for larger pictures stops halving them."""
@@ -95,14 +98,17 @@ class DiscreteAutoencoder(LikelihoodModel):
         """Return the arguments that go with another shape; see `zoo.fitting`.
 
         The grid follows from the picture, as many pixels a code as before, more where it would exceed the largest grid.
-        Pictures that are larger or have more colours than the entry's get larger codebooks.
+        Pictures that are larger or have more colours than the entry's get larger codebooks, and larger networks learn
+        more slowly.
         """
         (colours, *sides), (old_colours, *old_sides) = arguments["shape"], before["shape"]
         fitted = dict(arguments)
         if sides != old_sides and arguments["grid"] == before["grid"]:
             n = halvings(sides, cls._largest_grid(), least=round(math.log2(old_sides[0] / before["grid"][0])))
             fitted["grid"] = [s >> n for s in sides]
-        if colours > old_colours or (wants_convolutions(arguments["shape"]) and sides != old_sides):
+        if grows(arguments, before):
+            fitted["lr"] = min(arguments.get("lr", default_of(cls, "lr")), LARGE_LR)
+        if colours > old_colours or grows(arguments, before):
             for name in cls.quantiser_arguments:
                 if arguments[name] == before[name] and (kind := _quantiser(arguments[name])) is not None:
                     fitted[name] = {**arguments[name], "init_args": kind.grown(arguments[name]["init_args"])}

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.families.normalising_flow import NormalisingFlow
-from zoo.fitting import halvings, wants_convolutions
+from zoo.fitting import grows, halvings
 from zoo.nets.bijections import ActNorm, Bijection, Chain, Flatten, InvertibleConv, Squeeze
 from zoo.nets.coupling import Coupling, CouplingNet, FactorOut
+from zoo.signature import default_of
 
 __all__ = ["Glow"]
 
-_LARGE_WIDTH = 128
-"""Least width of the coupling networks of larger pictures than the entry's."""
+_LARGE_WIDTH, _LARGE_LR = 128, 1e-3
+"""Least width of the coupling networks of larger pictures than the entry's, and most that they learn with."""
 
 
 class Glow(NormalisingFlow):
@@ -83,8 +84,9 @@ class Glow(NormalisingFlow):
             return dict(arguments)
         n = halvings(sides)
         fitted = {**arguments, "steps": [max(arguments["steps"])] * n, "squeezes": [2] * n}
-        if wants_convolutions(arguments["shape"]):
+        if grows(arguments, before):
             fitted["width"] = max(arguments.get("width", 0), _LARGE_WIDTH)
+            fitted["lr"] = min(arguments.get("lr", default_of(cls, "lr")), _LARGE_LR)
         return fitted
 
     def flow(self, x: Tensor) -> tuple[Tensor, Tensor]:

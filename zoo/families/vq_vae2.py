@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.discrete import LARGEST_GRID, DiscreteAutoencoder
-from zoo.fitting import LEAST_WIDTH, wants_convolutions
+from zoo.fitting import LEAST_WIDTH, grows
 from zoo.nets.quantisers import Quantised
 
 __all__ = ["VQVAE2"]
@@ -86,7 +86,7 @@ class VQVAE2(DiscreteAutoencoder):
     @classmethod
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         fitted = super().fitted_to(arguments, before)
-        if wants_convolutions(fitted["shape"]) and fitted["shape"] != before["shape"]:
+        if grows(fitted, before):
             fitted["features"] = max(fitted["features"], LEAST_WIDTH)
         return fitted
 
