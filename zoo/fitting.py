@@ -36,6 +36,7 @@ __all__ = [
     "Resizes",
     "can_follow",
     "fitted_model",
+    "grows",
     "halvings",
     "made_of",
     "stage_widths",
@@ -98,6 +99,12 @@ def _size(sides: Sequence[int]) -> str:
     return str(sides[0]) if len(set(sides)) == 1 else f"[{','.join(map(str, sides))}]"
 
 
+def grows(arguments: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Tell whether convolutional networks grow: for other sides than the entry's, too large for linear layers."""
+    shape, old = arguments["shape"], before["shape"]
+    return wants_convolutions(shape) and list(shape[1:]) != list(old[1:])
+
+
 def stage_widths(sides: Sequence[int], stages: int, first: int = 0) -> list[int]:
     """Return the channels of a network from the finest grid to the coarsest: doubled at each stage, up to 8 times.
 
@@ -151,7 +158,7 @@ def fitted_model(
     cls = class_of(spec["class_path"], allow)
     options = {k: v for k, v in chosen.items() if k in before or k in named}
     given = {k: v for k, v in options.items() if k in named and not is_spec(v)}
-    after = {**before, **{k: v for k, v in options.items() if not is_spec(v)}}
+    after = {**before, **{k: v for k, v in options.items() if k in named or not is_spec(v)}}
     for part, declaration in declared(spec["class_path"], tuple(allow)).items():
         if part in named or part in kept or not is_spec(before.get(part)):
             continue
@@ -184,6 +191,21 @@ def _follow(
         after["levels"] = data["levels"]
 
 
+def _followed(network: Any, arguments: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:
+    """Return the spec of a network of new shapes: what it would be of the old ones too is no reason to change it."""
+    made = network.resized(arguments, *new)
+    if old is None:
+        return made
+    try:
+        same = network.resized(arguments, *old)
+    except ConfigError:  # an entry whose sides cannot be halved, with networks of its own
+        return made
+    if not same["class_path"] == made["class_path"] == made_of(network, {})["class_path"]:
+        return made
+    differing = {k: v for k, v in made["init_args"].items() if k not in same["init_args"] or same["init_args"][k] != v}
+    return {**made, "init_args": {**arguments, **differing}}
+
+
 def _with_networks(
     cls: Any,
     before: Mapping[str, Any],
@@ -201,7 +223,7 @@ def _with_networks(
         network, arguments = class_of(before[name]["class_path"], allow), before[name].get("init_args") or {}
         if not issubclass(network, Resizes):
             continue
-        made = network.resized(arguments, inputs, outputs)
+        made = _followed(network, arguments, old.get(name), (inputs, outputs))
         if name in named:  # what is chosen of it is chosen; of another class, all of it
             if not is_spec(options.get(name)) or options[name]["class_path"] != made["class_path"]:
                 continue

@@ -30,7 +30,7 @@ from zoo.errors import (
     close_matches,
 )
 from zoo.overlays import Overlay, in_force, of_packages, of_user
-from zoo.spec import Recorded, allowed, build, class_paths, is_spec
+from zoo.spec import FOLLOWING, Recorded, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -199,9 +199,12 @@ class Registry(Mapping[str, Entry]):
         ]
 
     def classes(self) -> dict[str, str]:
-        """Short names of all classes that entries mention -> class paths: what a published config may name."""
+        """Short names of all classes that entries mention, or become on other data -> class paths.
+
+        It is what a published config may name.
+        """
         used = [[dict(e.model), dict(e.data)] for e in self._entries.values()]
-        paths = sorted(class_paths([used, [*self.data.values()]]))
+        paths = sorted({*class_paths([used, [*self.data.values()]]), *FOLLOWING})
         return {p.rpartition(".")[2]: p for p in paths}
 
 

@@ -9,11 +9,15 @@ References:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import made_of, stage_widths, wants_convolutions
 from zoo.nets.activations import activation as activation_layer
 from zoo.spec import Recorded
 
@@ -37,6 +41,14 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
+
+
+def _fitted_widths(arguments: Mapping[str, Any], image: Sequence[int], grid: Sequence[int]) -> list[int]:
+    """Return the channels after each halving from an image, (C, H, W), to a map, (D, h, w); the entry's, if they do."""
+    widths, n = sorted(arguments["widths"]), round(math.log2(image[1] / grid[1]))
+    if len(widths) == n and image[0] <= widths[0] and not wants_convolutions(image):
+        return widths
+    return stage_widths(image[1:], n, max(widths[0], image[0]))
 
 
 class ResidualEncoder(Recorded, nn.Module):
@@ -74,6 +86,12 @@ class ResidualEncoder(Recorded, nn.Module):
         layers = layers[:-1]  # the blocks begin with one
         layers += [ResidualBlock(widths[-1], activation) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers, activation_layer(activation), nn.Conv2d(widths[-1], out, 1))
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from an image, (C, H, W), to a map, (D, h, w)."""
+        widths = _fitted_widths(arguments, inputs, outputs)
+        return made_of(cls, {**arguments, "channels": inputs[0], "widths": widths, "out": outputs[0]})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -113,6 +131,12 @@ class ResidualDecoder(Recorded, nn.Module):
             layers += [ResidualBlock(n_out, activation)] if refine else []
         layers += [activation_layer(activation), nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)]
         self.layers = nn.Sequential(*layers)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from a map, (D, h, w), to an image, (C, H, W)."""
+        widths = _fitted_widths(arguments, outputs, inputs)[::-1]
+        return made_of(cls, {**arguments, "features": inputs[0], "widths": widths, "channels": outputs[0]})
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import made_of, stage_widths, wants_convolutions
 from zoo.nets.embeddings import PERIODS, Embedding
+from zoo.nets.unet import UNet
 from zoo.spec import Recorded
 
 __all__ = ["TimedMLP"]
@@ -49,6 +53,15 @@ class TimedMLP(Recorded, nn.Module):
         self.told = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.out = nn.Linear(width, out_features or features)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network of points, (D,) to (out,); of images, (C, H, W), that of a UNet."""
+        told = {k: arguments[k] for k in ("num_classes", "periods") if k in arguments}
+        if len(inputs) == 3:
+            widths = stage_widths(inputs[1:], 3 if wants_convolutions(inputs) else 2)  # it halves odd sides too
+            return made_of(UNet, {**told, "channels": inputs[0], "widths": widths, "out_channels": outputs[0]})
+        return made_of(cls, {**arguments, "features": math.prod(inputs), "out_features": math.prod(outputs)})
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         e, h = self.embedding(time, labels), self.stem(x)
