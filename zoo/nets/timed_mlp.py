@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import made_of
 from zoo.nets.embeddings import PERIODS, Embedding
+from zoo.nets.unet import UNet
 from zoo.spec import Recorded
 
 __all__ = ["TimedMLP"]
@@ -49,6 +53,17 @@ class TimedMLP(Recorded, nn.Module):
         self.told = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.out = nn.Linear(width, out_features or features)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of a network of these shapes: of an image, (C, H, W), a `zoo.nets.unet.UNet`."""
+        if len(inputs) == 3:
+            told = {k: v for k, v in arguments.items() if k in ("num_classes", "periods")}
+            first = {"widths": [32, 64], "embedding": 64, "attention": [1], "patch": 2}
+            return UNet.resized({**first, **told}, inputs, outputs)
+        features, out = math.prod(inputs), math.prod(outputs)
+        told = {k: v for k, v in arguments.items() if k != "out_features"} | {"features": features}
+        return made_of(cls, told | ({"out_features": out} if out != features else {}))
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         e, h = self.embedding(time, labels), self.stem(x)

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
 from zoo.errors import ConfigError, ZooError
-from zoo.fitting import can_follow, fitted_model
+from zoo.fitting import can_follow, facts_of, fitted_model
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED, build, class_of, class_paths
 from zoo.trained_parts import declared
@@ -132,8 +132,8 @@ class EntryCLI(LightningCLI):
         named |= {k for k, v in (spec.get("init_args") or {}).items() if not _holds(arguments.get(k), v)}
         try:
             return fitted_model(
-                spec, arguments, data.shape, data.num_classes, levels=data.levels, named=named, kept=self.kept,
-                allow=self.allow,
+                spec, arguments, data.shape, data.num_classes, levels=data.levels, beside=facts_of(data), named=named,
+                kept=self.kept, allow=self.allow,
             )  # fmt: skip
         except ConfigError:
             if "shape" in named:  # a whole configuration, whose networks may be others
