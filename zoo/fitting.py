@@ -39,8 +39,9 @@ __all__ = [
     "FitsData",
     "Resizes",
     "can_follow",
-    "facts_of",
+    "conditioned",
     "fitted_model",
+    "fitted_to_data",
     "grows",
     "halvings",
     "made_of",
@@ -127,14 +128,40 @@ def made_of(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(arguments)}
 
 
-def facts_of(data: Any) -> dict[str, Any]:
-    """Return what data are beside their shape, classes and levels: the alphabet of texts, the rate of sound."""
-    return {name: getattr(data, name, None) for name in ("alphabet", "rate")}
-
-
 def can_follow(class_path: str, allow: Collection[str] = ()) -> bool:
     """Tell whether anything of a model of this class can follow from the data. Raises `ConfigError`."""
     return issubclass(class_of(class_path, allow), FitsData) or bool(declared(class_path, tuple(allow)))
+
+
+def fitted_to_data(spec: Mapping[str, Any], chosen: Mapping[str, Any], data: Any, **options: Any) -> dict[str, Any]:
+    """Return `fitted_model` of the shape, classes, levels, alphabet and rate of a data module; options as there."""
+    beside = {name: getattr(data, name, None) for name in ("alphabet", "rate")}
+    return fitted_model(spec, chosen, data.shape, data.num_classes, levels=data.levels, beside=beside, **options)
+
+
+def conditioned(spec: Mapping[str, Any], num_classes: int, allow: Collection[str] = ()) -> dict[str, Any]:
+    """Return the spec of a model that is told one of so many classes, or whose prior is.
+
+    Raises:
+        ConfigError: no classes, or a model that is told none, whatever its arguments.
+    """
+    cls, arguments = class_of(spec["class_path"], allow), dict(spec.get("init_args") or {})
+    if not num_classes:
+        raise ConfigError("the data have no classes, so num_classes cannot be theirs; leave it out, or take others")
+    if "num_classes" in inspect.signature(cls).parameters:
+        if not issubclass(cls, FitsData) or "shape" not in arguments:
+            return {**spec, "init_args": {**arguments, "num_classes": num_classes}}
+        chosen = {**arguments, "num_classes": num_classes}
+        return fitted_model(spec, chosen, arguments["shape"], num_classes, named={"num_classes"}, allow=allow)
+    parts = declared(spec["class_path"], tuple(allow))
+    inside = [k for k, v in arguments.items() if k not in parts and is_spec(v)]
+    inside = [k for k in inside if issubclass(class_of(arguments[k]["class_path"], allow), FitsData)]
+    if not inside:
+        raise ConfigError(
+            f"a {cls.__name__} is told no class, so it has no num_classes; choose a model that is (zoo list)"
+        )
+    told = {name: conditioned(arguments[name], num_classes, allow) for name in inside}
+    return {**spec, "init_args": {**arguments, **told}}
 
 
 def fitted_model(
@@ -157,7 +184,7 @@ def fitted_model(
         shape: of an example of the data.
         num_classes: of the data, 0 for none.
         levels: of the data, None for continuous or unknown ones, which change nothing.
-        beside: what else the data are, as `facts_of` has it: the alphabet of texts, the rate of sound.
+        beside: what else the data are: the ``alphabet`` of texts, the ``rate`` of sound.
         named: arguments that the user gives, or gives a part of; they are left to the user.
         kept: trained parts that stay what they are, as their weights are given.
         allow: class-path prefixes that the user's own overlay allows.

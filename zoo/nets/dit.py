@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,8 @@ class DiT(Recorded, nn.Module):
     Raises:
         ConfigError: sizes that do not divide.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "hidden": "width", "depth": "depth"}
 
     steps_to_move = 3
     """Training steps until every tensor has moved: the output first, then the gates, then what they let through."""

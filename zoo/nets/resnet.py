@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -76,6 +76,8 @@ class ResidualEncoder(Recorded, nn.Module):
         ConfigError: no widths.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "blocks": "depth"}
+
     def __init__(
         self,
         channels: int,
@@ -121,6 +123,8 @@ class ResidualDecoder(Recorded, nn.Module):
     Raises:
         ConfigError: no widths.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "blocks": "depth"}
 
     def __init__(
         self,

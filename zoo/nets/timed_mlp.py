@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class TimedMLP(Recorded, nn.Module):
     Raises:
         ConfigError: no block, or an odd width.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "depth": "depth"}
 
     def __init__(
         self,

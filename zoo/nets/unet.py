@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,8 @@ class UNet(Recorded, nn.Module):
     Raises:
         ConfigError: no widths, heads that do not divide a width, an unknown stage, or sides that patches do not divide.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "embedding": "width", "blocks": "depth"}
 
     def __init__(
         self,
