@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 import warm
 
+from zoo.api import with_parts
 from zoo.callbacks.pictures import Pictures
 from zoo.hub import load, load_pretrained, save_pretrained
 from zoo.model import GenerativeModel, HasLikelihood
@@ -35,12 +36,12 @@ def folder_of(path: Path, classes: Sequence[str] = CLASSES, size: tuple[int, int
     return path
 
 
-def recipe(name: str, folder: Path, shape: Sequence[int], model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def recipe(name: str, folder: Path, shape: Sequence[int]) -> dict[str, Any]:
     """Return an entry as `Run` takes it, on the pictures of a folder in this shape."""
     data = {"folder": str(folder), "size": list(shape[1:]), "channels": shape[0], "batch_size": 2}
     entry = load_registry().resolve(name)
     spec = {"class_path": "zoo.data.folder.ImageFolder", "init_args": data}
-    return {"name": name, "model": model or entry.model, "data": spec, "trainer": {}, "training": {}}
+    return {"name": name, "model": entry.model, "data": spec, "trainer": {}, "training": {}}
 
 
 def fit(
@@ -50,14 +51,21 @@ def fit(
     run: Path,
     *options: str,
     steps: int = 2,
-    parts: Mapping[str, GenerativeModel] | None = None,
-    model: Mapping[str, Any] | None = None,
+    on: Mapping[str, Path] | None = None,
 ) -> GenerativeModel:
-    """Fit an entry to the pictures of a folder for two steps in this process, and return what the run folder holds."""
+    """Fit an entry to the pictures of a folder for two steps in this process, and return what the run folder holds.
+
+    Args:
+        on: run folders of the trained parts that the model builds on, by their names.
+    """
     torch.set_num_threads(1)
-    arguments = [*warm.SMALL, "--trainer.max_steps", str(steps), *options]
+    arguments = [*warm.SMALL, "--data.batch_size", "2", "--trainer.max_steps", str(steps), *options]
+    whole, parts = recipe(name, folder, shape), None
+    if on is not None:
+        built, parts, _ = with_parts(load_registry().resolve(name), on)
+        whole |= {"model": built.model, "data": built.data}
     with mock.patch.object(Pictures, "draw"):
-        return load(str(Run(recipe(name, folder, shape, model), arguments, folder=run, parts=parts).start()))
+        return load(str(Run(whole, arguments, folder=run, parts=parts).start()))
 
 
 def uses(model: GenerativeModel, shape: Sequence[int], folder: Path, *, n: int = 2, draw: bool = True) -> None:

@@ -39,13 +39,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_own_pictures_are_fitted_drawn_scored_saved_and_loaded(
     name: str, shape: tuple[int, int, int], pictures: Path, tmp_path: Path
 ) -> None:
-    parts = None
+    on = None
     if name == "gat-mnist":
-        parts = {"autoencoder": shapes.fit("vae_small", pictures, shape, tmp_path / "first")}
-        model = fitted_model(load_registry()[name].model, {}, shape, 3)
-        model = shapes.fit(name, pictures, shape, tmp_path / "run", parts=parts, model=model)
-    else:
-        model = shapes.fit(name, pictures, shape, tmp_path / "run")
+        shapes.fit("vae_small", pictures, shape, tmp_path / "first")
+        on = {"autoencoder": tmp_path / "first"}
+    model = shapes.fit(name, pictures, shape, tmp_path / "run", on=on)
     assert model.num_classes == (3 if name in CONDITIONAL else 0)
     shapes.uses(model, shape, tmp_path / "saved")
 

@@ -199,7 +199,7 @@ def fitted_model(
     cls = class_of(spec["class_path"], allow)
     options = {k: v for k, v in chosen.items() if k in before or k in named}
     given = {k: v for k, v in options.items() if k in named and not is_spec(v)}
-    after = {**before, **{k: v for k, v in options.items() if not is_spec(v)}}
+    after = {**before, **{k: v for k, v in options.items() if k in named or not is_spec(v)}}
     for part, declaration in declared(spec["class_path"], tuple(allow)).items():
         if part in named or part in kept or not is_spec(before.get(part)):
             continue
@@ -207,11 +207,11 @@ def fitted_model(
         after[part] = fitted_model(before[part], inner, shape, num_classes, levels=levels, allow=allow)
         if after[part] != before[part] and declaration.fitted is not None:
             after = dict(declaration.fitted(after, build(after[part], allow)))
+    _tell_models_inside(after, {*named, *kept, *declared(spec["class_path"], tuple(allow))}, num_classes, allow)
     if not issubclass(cls, FitsData):
         return {**spec, "init_args": after}
     data = {"shape": list(shape), "num_classes": num_classes, "levels": levels, **(beside or {})}
     _follow(after, before, cls, data, named)
-    _tell_models_inside(after, {*named, *kept, *declared(spec["class_path"], tuple(allow))}, num_classes, allow)
     if any(after.get(k) != before.get(k) for k in data):
         after = {**cls.fitted_to(after, before), **given}  # type: ignore[attr-defined]
     return {**spec, "init_args": _with_networks(cls, before, after, options, named, allow)}
@@ -248,6 +248,24 @@ def _tell_models_inside(
             after[name] = fitted_model(value, arguments, arguments["shape"], num_classes, allow=allow)
 
 
+def _followed(network: Any, arguments: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:
+    """Return the spec of a network of new shapes: what it would be of the old ones too is no reason to change it.
+
+    Of a network that is told a class, all arguments belong together: stages, and which of them attend.
+    """
+    made = network.resized(arguments, *new[:2])
+    if old is None or len(new) > 2:
+        return made
+    try:
+        same = network.resized(arguments, *old)
+    except ConfigError:  # an entry whose sides cannot be halved, with networks of its own
+        return made
+    if not same["class_path"] == made["class_path"] == made_of(network, {})["class_path"]:
+        return made
+    differing = {k: v for k, v in made["init_args"].items() if k not in same["init_args"] or same["init_args"][k] != v}
+    return {**made, "init_args": {**arguments, **differing}}
+
+
 def _with_networks(
     cls: Any,
     before: Mapping[str, Any],
@@ -265,7 +283,7 @@ def _with_networks(
         network, arguments = class_of(before[name]["class_path"], allow), before[name].get("init_args") or {}
         made = {"class_path": before[name]["class_path"], "init_args": dict(arguments)}
         if (inputs, outputs) != tuple(old.get(name, ()))[:2] and issubclass(network, Resizes):
-            made = network.resized(arguments, inputs, outputs)
+            made = _followed(network, arguments, old.get(name), (inputs, outputs, *told))
         made = {**made, "init_args": {**made["init_args"], **_new(made, told[0] if told else {}, allow)}}
         if made == {"init_args": {}, **before[name]}:
             continue

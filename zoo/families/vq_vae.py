@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,6 +63,15 @@ class VQVAE(DiscreteAutoencoder):
         super().__init__(shape, codes, quantiser.size, likelihood, **kwargs)
         self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser
         self.steps_to_move = getattr(quantiser, "steps_to_move", 2)
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the encoder and the decoder map to what; see `zoo.fitting`."""
+        channels = cls._channels(arguments)
+        if channels is None:
+            return {}
+        latent = (*channels, *arguments["grid"])
+        return {"encoder": (tuple(arguments["shape"]), latent), "decoder": (latent, cls._observed(arguments))}
 
     def compilable(self) -> list[nn.Module]:
         return [self.encoder, self.decoder]

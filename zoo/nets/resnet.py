@@ -35,11 +35,11 @@ def _halved(image: Sequence[int], grid: Sequence[int]) -> int:
 
 
 def _grown(arguments: Mapping[str, Any], image: Sequence[int], n: int) -> dict[str, Any]:
-    """Return the arguments of one half for images of this shape that are halved n times, its widths growing."""
-    widths = sorted(arguments["widths"])
-    if len(widths) != n or (wants_convolutions(image) and widths[0] < stage_widths(image[1:], 1, widths[0])[0]):
-        widths = stage_widths(image[1:], n, widths[0])
-    return {**arguments, "widths": widths, **({"refine": True} if wants_convolutions(image) else {})}
+    """Return the arguments of one half for images of this shape that are halved n times; its widths grow with them."""
+    widths, large = sorted(arguments["widths"]), wants_convolutions(image)
+    if len(widths) != n or image[0] > widths[0] or large:
+        widths = stage_widths(image[1:], n, max(widths[0], image[0]))
+    return {**arguments, "widths": widths, **({"refine": True} if large else {})}
 
 
 class ResidualBlock(nn.Module):
