@@ -110,7 +110,7 @@ class EntryCLI(LightningCLI):
             typed = [a for a in args if not a.startswith("--print_config")]
             config = self._parsed(parser, typed)
             fitted = self._fitted(spec, config.as_dict(), typed, asked)
-            if fitted != spec:
+            if not (_holds(config.as_dict()["model"], fitted) and _has_all(fitted, spec)):
                 parser.set_defaults({"model": fitted})
             elif len(typed) == len(args):
                 self.config = config
@@ -193,6 +193,13 @@ def _holds(whole: Any, part: Any) -> bool:
     if isinstance(part, (list, tuple)):
         return isinstance(whole, (list, tuple)) and list(whole) == list(part)
     return bool(whole == part)
+
+
+def _has_all(whole: Any, part: Any) -> bool:
+    """Tell whether all keys are still there, of mappings inside too."""
+    if not isinstance(part, Mapping):
+        return True
+    return isinstance(whole, Mapping) and all(k in whole and _has_all(whole[k], v) for k, v in part.items())
 
 
 def derived_options(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
