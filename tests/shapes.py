@@ -13,9 +13,11 @@ import warm
 
 from zoo.api import with_parts
 from zoo.callbacks.pictures import Pictures
+from zoo.fitting import fitted_model
 from zoo.hub import load, load_pretrained, save_pretrained
 from zoo.model import GenerativeModel, HasLikelihood
 from zoo.registry import load_registry
+from zoo.spec import class_of
 from zoo.training.fit import Run
 
 SHAPES = ((3, 32, 32), (3, 64, 64), (1, 20, 28), (1, 16, 16))
@@ -34,6 +36,21 @@ def folder_of(path: Path, classes: Sequence[str] = CLASSES, size: tuple[int, int
             pixels = torch.randint(256, (*size, 3), generator=generator, dtype=torch.uint8)
             Image.fromarray(pixels.numpy()).save(path / label / f"{i}.png")
     return path
+
+
+def entries(*classes: type) -> list[str]:
+    """Return a name of each model of these classes, on digits where there is one."""
+    found = [e for e in load_registry().values() if issubclass(class_of(e.model["class_path"]), classes)]
+    found.sort(key=lambda e: e.dataset == "mnist")
+    return sorted({e.model_name: e.name for e in found}.values())
+
+
+def stays_as_written(name: str) -> bool:
+    """Tell whether an entry that is fitted to its own data is what is written."""
+    entry = load_registry()[name]
+    data = entry.build_data()
+    arguments = entry.model["init_args"]
+    return fitted_model(entry.model, arguments, data.shape, data.num_classes, levels=data.levels) == entry.model
 
 
 def recipe(name: str, folder: Path, shape: Sequence[int]) -> dict[str, Any]:
@@ -68,7 +85,7 @@ def fit(
         return load(str(Run(whole, arguments, folder=run, parts=parts).start()))
 
 
-def uses(model: GenerativeModel, shape: Sequence[int], folder: Path, *, n: int = 2, draw: bool = True) -> None:
+def uses(model: GenerativeModel, shape: Sequence[int], folder: Path, *, n: int = 2, **options: Any) -> None:
     """Draw from a model, score examples with it, save it, and read it again: all of this shape, twice the same."""
     assert tuple(model.shape) == tuple(shape)
     x = torch.rand(n, *shape).mul(255).round() / 255
@@ -82,7 +99,6 @@ def uses(model: GenerativeModel, shape: Sequence[int], folder: Path, *, n: int =
         assert all(t.isfinite() for t in model.loss((x, torch.zeros(n, dtype=torch.long))).values())
     again = load_pretrained(save_pretrained(model, folder))
     assert again.spec == model.released().spec
-    if draw:
-        drawn = model.sample(n, seed=0, **labels)
-        assert drawn.shape == (n, *shape) and drawn.min() >= 0 and drawn.max() <= 1
-        assert torch.equal(drawn, again.sample(n, seed=0, **labels))
+    drawn = model.sample(n, seed=0, **labels, **options)
+    assert drawn.shape == (n, *shape) and drawn.min() >= 0 and drawn.max() <= 1
+    assert torch.equal(drawn, again.sample(n, seed=0, **labels, **options))

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.families.normalising_flow import NormalisingFlow
+from zoo.fitting import halvings, wants_convolutions
 from zoo.nets.bijections import ActNorm, Bijection, Chain, Flatten, InvertibleConv, Squeeze
 from zoo.nets.coupling import Coupling, CouplingNet, FactorOut
 
 __all__ = ["Glow"]
+
+_LARGE_WIDTH = 128
+"""Least width of the coupling networks of larger pictures than the entry's."""
 
 
 class Glow(NormalisingFlow):
@@ -72,6 +76,18 @@ class Glow(NormalisingFlow):
             level += [ActNorm(C), Flatten(size)] if inner is None else [FactorOut(size, inner, net)]
             inner = Chain(level)
         self.map = inner
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with another shape: a level for each halving, as in the paper."""
+        sides = list(arguments["shape"])[1:]
+        if sides == list(before["shape"])[1:] or not sides:
+            return dict(arguments)
+        n = halvings(sides)
+        fitted = {**arguments, "steps": [max(arguments["steps"])] * n, "squeezes": [2] * n}
+        if wants_convolutions(arguments["shape"]):
+            fitted["width"] = max(arguments.get("width", 0), _LARGE_WIDTH)
+        return fitted
 
     def flow(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.map(x.reshape(-1, *self.image))  # (B, C, H, W) -> (B, D)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.fitting import halvings, made_of, stage_widths, wants_convolutions
 from zoo.nets.activations import activation as activation_layer
+from zoo.nets.image_map import ImageMap
 from zoo.spec import Recorded
 
 __all__ = ["DownsamplingNet", "UpsamplingNet", "fitted_widths"]
@@ -96,7 +97,9 @@ class UpsamplingNet(Recorded, nn.Module):
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of such a network from (inputs,) to an image, (C, H, W)."""
+        """Return the spec of such a network from (inputs,) to (C, H, W); an `ImageMap` where an image is in them."""
+        if wants_convolutions(outputs) and math.prod(inputs) >= math.prod(outputs):
+            return ImageMap.resized(arguments, inputs, outputs)
         widths = fitted_widths(arguments, outputs, doubling=True)
         fitted = {**arguments, "latent_dim": math.prod(inputs), "widths": widths, "shape": list(outputs)}
         if wants_convolutions(outputs):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.fitting import made_of
+from zoo.fitting import LEAST_WIDTH, made_of, stage_widths, wants_convolutions
 from zoo.nets.embeddings import PERIODS, Embedding
 from zoo.nets.unet import UNet
 from zoo.spec import Recorded
@@ -58,14 +58,21 @@ class TimedMLP(Recorded, nn.Module):
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of a network of these shapes: of an image, (C, H, W), a `zoo.nets.unet.UNet`."""
+        """Return the spec of a network of these shapes: of images, (C, H, W), that of a `zoo.nets.unet.UNet`.
+
+        It is one of diffusion models; in the place of a network narrower than 64, which a solver calls many times in
+        training, one of few stages without attention.
+        """
+        told = {k: arguments[k] for k in ("num_classes", "periods") if k in arguments}
+        if len(inputs) == 3 and arguments.get("width", LEAST_WIDTH) < LEAST_WIDTH:
+            widths = stage_widths(inputs[1:], 3 if wants_convolutions(inputs) else 2)  # it halves odd sides too
+            return made_of(UNet, {**told, "channels": inputs[0], "widths": widths, "out_channels": outputs[0]})
         if len(inputs) == 3:
-            told = {k: v for k, v in arguments.items() if k in ("num_classes", "periods")}
             first = {"widths": [32, 64], "embedding": 64, "attention": [1], "patch": 2}
             return UNet.resized({**first, **told}, inputs, outputs)
         features, out = math.prod(inputs), math.prod(outputs)
-        told = {k: v for k, v in arguments.items() if k != "out_features"} | {"features": features}
-        return made_of(cls, told | ({"out_features": out} if out != features else {}))
+        kept = {k: v for k, v in arguments.items() if k != "out_features"} | {"features": features}
+        return made_of(cls, kept | ({"out_features": out} if out != features else {}))
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         e, h = self.embedding(time, labels), self.stem(x)
