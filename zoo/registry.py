@@ -22,7 +22,7 @@ import yaml
 
 from zoo.errors import ConfigError, DataError, RegistryError, RenamedWarning, UnknownModelError, close_matches
 from zoo.overlays import Overlay, in_force, of_packages, of_user
-from zoo.spec import allowed, build, class_paths, is_spec
+from zoo.spec import FOLLOWING, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -188,9 +188,12 @@ class Registry(Mapping[str, Entry]):
         ]
 
     def classes(self) -> dict[str, str]:
-        """Short names of all classes that entries mention -> class paths: what a published config may name."""
+        """Short names of all classes that entries mention, or become on other data -> class paths.
+
+        It is what a published config may name.
+        """
         used = [[dict(e.model), dict(e.data)] for e in self._entries.values()]
-        paths = sorted(class_paths([used, [*self.data.values()]]))
+        paths = sorted({*class_paths([used, [*self.data.values()]]), *FOLLOWING})
         return {p.rpartition(".")[2]: p for p in paths}
 
 
