@@ -38,11 +38,11 @@ from zoo.trained_parts import declared
 __all__ = [
     "FitsData",
     "Resizes",
+    "beyond_digits",
     "can_follow",
     "conditioned",
     "fitted_model",
     "fitted_to_data",
-    "grows",
     "halvings",
     "made_of",
     "stage_widths",
@@ -80,7 +80,7 @@ def wants_convolutions(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and math.prod(shape[1:]) > LARGEST_FLAT
 
 
-def grows(shape: Sequence[int]) -> bool:
+def beyond_digits(shape: Sequence[int]) -> bool:
     """Tell whether examples of this shape hold more values than the digits that most entries are made for.
 
     Networks that are told a time grow for these: more stages, channels and blocks.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
-from zoo.fitting import grows
+from zoo.fitting import beyond_digits
 from zoo.nets.weak_copy import WeakCopy
 
 __all__ = ["Guided", "of_teacher"]
@@ -40,7 +40,7 @@ class Guided:
         fitted = dict(arguments)
         if not fitted.get("num_classes") and not fitted.get("weak_batches") and "guidance_scale" in fitted:
             fitted["guidance_scale"] = 1.0
-        if list(fitted["shape"]) != list(before["shape"]) and grows(fitted["shape"]):
+        if list(fitted["shape"]) != list(before["shape"]) and beyond_digits(fitted["shape"]):
             fitted["lr"] = min(fitted.get("lr", LARGE_LR), LARGE_LR)
         return fitted
 

@@ -22,7 +22,7 @@ from zoo.abilities import Denoises, HasMapLatents, Travels
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.families.vae import VAE
-from zoo.fitting import fitted_model, grows, halvings
+from zoo.fitting import beyond_digits, fitted_model, halvings
 from zoo.model import Batch, ScoreModel, TrainedPart
 
 __all__ = ["AutoencoderKL", "LatentDiffusion"]
@@ -80,7 +80,7 @@ class AutoencoderKL(VAE):
             return dict(arguments)
         n = halvings(shape[1:], LARGEST_GRID, least=round(math.log2(before["shape"][1] / height)))
         fitted = {**arguments, "grid": [channels, *(side >> n for side in shape[1:])]}
-        return {**fitted, "lr": min(arguments.get("lr", LARGE_LR), LARGE_LR)} if grows(shape) else fitted
+        return {**fitted, "lr": min(arguments.get("lr", LARGE_LR), LARGE_LR)} if beyond_digits(shape) else fitted
 
     @classmethod
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

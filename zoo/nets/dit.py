@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.fitting import grows, made_of
+from zoo.fitting import beyond_digits, made_of
 from zoo.nets.embeddings import PERIODS, Embedding, grid_positions
 from zoo.spec import Recorded
 
@@ -143,7 +143,7 @@ class DiT(Recorded, nn.Module):
         told = {k: v for k, v in arguments.items() if k != "out_channels"} | {"channels": channels}
         told |= {"out_channels": outputs[0]} if outputs[0] != channels else {}
         told |= {"size": sides[0] if sides[0] == sides[1] else sides}
-        if not grows(inputs):
+        if not beyond_digits(inputs):
             return made_of(cls, {**told, "patch": patch_of(sides, FEWER_PATCHES)})
         told |= {"patch": patch_of(sides, PATCHES), "depth": max(12, arguments["depth"])}
         if arguments["width"] < 384:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.fitting import LEAST_WIDTH, grows, made_of, stage_widths
+from zoo.fitting import LEAST_WIDTH, beyond_digits, made_of, stage_widths
 from zoo.nets.embeddings import PERIODS, Embedding
 from zoo.spec import Recorded
 
@@ -164,7 +164,7 @@ class UNet(Recorded, nn.Module):
         channels, *sides = inputs
         told = {k: v for k, v in arguments.items() if k != "out_channels"} | {"channels": channels}
         told |= {"out_channels": outputs[0]} if outputs[0] != channels else {}
-        if not grows(inputs):
+        if not beyond_digits(inputs):
             return made_of(cls, {**told, "patch": _patch(sides, arguments.get("patch", 1), len(arguments["widths"]))})
         patch = next((p for p in (1, 2, 4, 8) if max(sides) <= FINEST * p and not any(s % p for s in sides)), 1)
         grids = [-(-max(sides) // patch)]
