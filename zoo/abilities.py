@@ -19,6 +19,7 @@ from zoo.model import HasLikelihood
 __all__ = [
     "DecodesNoise",
     "Denoises",
+    "DrawsCodes",
     "DrawsValues",
     "Embeds",
     "Encodes",
@@ -36,7 +37,9 @@ __all__ = [
     "HasVelocity",
     "Interpolates",
     "Inverts",
+    "MapsCodes",
     "PredictsData",
+    "Refines",
     "Settles",
     "Tokenises",
     "Travels",
@@ -51,6 +54,7 @@ __all__ = [
     "in_batches",
     "is_conditional",
     "latents",
+    "map_grid_of",
     "prior_of",
     "reconstruct",
     "takes_class",
@@ -162,7 +166,10 @@ class HasPosterior(Encodes, Protocol):
 
 @runtime_checkable
 class HasMapLatents(Protocol):
-    """Latents that are a map of numbers: ``latents(x)`` gives (B, C, h, w), (B, *grid), ``images`` takes them back."""
+    """Latents that are a map of numbers: ``latents(x)`` gives (B, C, h, w), (B, *grid), ``images`` takes them back.
+
+    Where the model has codes too, ``grid`` is that of the codes, see `MapsCodes`.
+    """
 
     grid: tuple[int, ...]
 
@@ -204,6 +211,33 @@ class Tokenises(HasCodes, Protocol):
     def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
 
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
+
+
+@runtime_checkable
+class DrawsCodes(Tokenises, Protocol):
+    """Codes with probabilities q(c | x): ``drawn_codes`` gives such as are drawn, (B, *grid), and log q of them, (B,)."""
+
+    def drawn_codes(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Refines(HasCodes, Protocol):
+    """Codes in stages, the coarse ones first.
+
+    ``code_stages`` says of which stage each code is, int64 (*grid), 0 for the coarsest, all 0 where there are none;
+    ``partial`` is the mean of p(x | the codes (B, *grid) of the first ``stages`` stages), (B, *shape) in data range.
+    """
+
+    def code_stages(self) -> Tensor: ...
+
+    def partial(self, codes: Tensor, stages: int) -> Tensor: ...
+
+
+@runtime_checkable
+class MapsCodes(HasCodes, HasMapLatents, Protocol):
+    """Codes, (B, *grid), and beside them continuous tokens that the decoder was trained on, a map (B, *map_grid)."""
+
+    map_grid: tuple[int, ...]
 
 
 @runtime_checkable
@@ -392,6 +426,11 @@ def prior_of(model: Any) -> Any | None:
     return getattr(model, "prior", None) if autoencoder_of(model) is not None else None
 
 
+def map_grid_of(model: HasMapLatents) -> tuple[int, ...]:
+    """Return the shape of the map of latents of one example."""
+    return tuple(model.map_grid if isinstance(model, MapsCodes) else model.grid)
+
+
 def weak_of(model: Any) -> nn.Module | None:
     """Return the worse network that guidance leads away from, if there is one."""
     return getattr(model, "weak", None)
@@ -427,6 +466,8 @@ def _embedding(model: Any) -> Embeds | None:
 
 def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the latent of each example, (N, *shape) -> (N, ...): of a posterior the mean, of codes their vectors."""
+    if isinstance(model, MapsCodes):
+        return in_batches(model, model.latents, x)
     embedding = _embedding(model)
     if embedding is not None:
         return in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
@@ -436,6 +477,8 @@ def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
 
 def decode(model: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the example that each latent stands for, in data range: (N, ...) -> (N, *shape)."""
+    if isinstance(model, MapsCodes):
+        return in_batches(model, model.images, z)
     embedding = _embedding(model)
     if embedding is not None:
         return in_batches(model, lambda z: embedding.observation(z).mean, z)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import Denoises, HasMapLatents, Travels
+from zoo.abilities import Denoises, HasMapLatents, Travels, map_grid_of
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.families.vae import VAE
@@ -79,8 +79,12 @@ class AutoencoderKL(VAE):
 
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
     """Return the arguments of a `LatentDiffusion` of the latents of this very autoencoder."""
-    prior = arguments["prior"]
-    fitted = {**(prior.get("init_args") or {}), "shape": list(autoencoder.grid)}
+    prior, grid = arguments["prior"], list(map_grid_of(autoencoder))
+    fitted = {**(prior.get("init_args") or {}), "shape": grid}
+    network = dict((fitted.get("network") or {}).get("init_args") or {})
+    sizes = {name: size for name, size in (("channels", grid[0]), ("size", grid[-1])) if name in network}
+    if sizes:
+        fitted["network"] = {**fitted["network"], "init_args": {**network, **sizes}}
     return {**arguments, "autoencoder": autoencoder.spec, "prior": {**prior, "init_args": fitted}}
 
 
@@ -108,9 +112,10 @@ class LatentDiffusion(SecondStage, ScoreModel):
     }  # fmt: skip
 
     def __init__(self, autoencoder: nn.Module, prior: nn.Module) -> None:
-        if tuple(prior.shape) != tuple(autoencoder.grid) or prior.levels is not None:
+        grid = map_grid_of(autoencoder)
+        if tuple(prior.shape) != grid or prior.levels is not None:
             raise ConfigError(
-                f"the autoencoder's latents are continuous and have shape {tuple(autoencoder.grid)}, the prior is "
+                f"the autoencoder's latents are continuous and have shape {grid}, the prior is "
                 f"built for shape {tuple(prior.shape)} and levels {prior.levels}; set these to the latents' and to null"
             )
         super().__init__(autoencoder, prior)
