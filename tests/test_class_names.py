@@ -134,4 +134,4 @@ def test_data_of_other_classes_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"label 2 is 'frog'; in the data there are 3, and it is 'dog'"):
         zoo.evaluate(run, ImageFolder(str(tmp_path), 4, 1), progress=False)
     with pytest.raises(ConfigError, match=r"told one of 2 classes, image_folder has 3; set --model\.num_classes 3"):
-        fit(entry(tmp_path, classes=2), folder=tmp_path / "run")
+        fit(entry(tmp_path, classes=2), ["--model.num_classes", "2"], folder=tmp_path / "run")

@@ -8,7 +8,8 @@ defines or inherits them. What a user passes becomes what the family expects, or
 - other shapes, NaN, infinity, and values outside the data range are refused, and so is a batch of none.
 
 What a model passes to its own methods, or to a model inside it, is trusted: `trusted` marks it, and ``loss`` and
-``sample`` run within it, so that training pays nothing. Nothing is checked while a graph is traced.
+``sample`` run within it; a step of training calls the bare loss, ``_trusting_loss``, and marks it itself. Nothing is
+checked while a graph is traced.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from zoo.classes import same_text
 from zoo.errors import ConfigError, DataError, close_matches
 
 __all__ = [
+    "TRUST",
     "Checked",
     "count_of",
     "examples_of",
@@ -56,18 +58,25 @@ MOST = 2**36
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
 _SHOWN = 80
-_here = threading.local()
+
+
+class _Trust(threading.local):
+    """Whether what is passed is taken as it is, on each thread."""
+
+    given = False
+
+
+TRUST = _Trust()
 
 
 @contextmanager
 def trusted() -> Iterator[None]:
     """Take what is passed inside, on this thread, as it is."""
-    before = getattr(_here, "trusted", False)
-    _here.trusted = True
+    before, TRUST.given = TRUST.given, True
     try:
         yield
     finally:
-        _here.trusted = before
+        TRUST.given = before
 
 
 class Checked:
@@ -89,6 +98,8 @@ class Checked:
                 check = told.get(name) or _CHECKS.get(name)
                 if check is not None and inspect.isfunction(method) and not hasattr(method, "checked"):
                     setattr(base, name, check(method))
+                    if name == "loss":
+                        base._trusting_loss = method  # type: ignore[attr-defined]
 
 
 def _checking(function: Callable[..., Any], check: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +108,7 @@ def _checking(function: Callable[..., Any], check: Callable[..., Any]) -> Callab
 
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or getattr(_here, "trusted", False):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or TRUST.given:
             return function(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         given = bound.arguments
@@ -118,13 +129,10 @@ def _checking(function: Callable[..., Any], check: Callable[..., Any]) -> Callab
 def _trusting(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def loss(self: Any, batch: Any) -> Any:
-        if torch.compiler.is_compiling() or getattr(_here, "trusted", False):
+        if torch.compiler.is_compiling() or TRUST.given:
             return function(self, batch)
-        _here.trusted = True
-        try:
+        with trusted():
             return function(self, batch)
-        finally:
-            _here.trusted = False
 
     loss.checked = True  # type: ignore[attr-defined]
     return loss

@@ -1,35 +1,55 @@
 """Models that take the shape of the data: what of an entry's arguments follows from the data and the user's options.
 
-A model's class declares what its networks map to what:
+A model's class declares what its networks map to what, and which of its arguments follow from the others:
 
     @classmethod
     def network_shapes(cls, arguments): return {"encoder": (inputs, outputs), "decoder": (inputs, outputs)}
+
+    @classmethod
+    def fitted_to(cls, arguments, before): return {**arguments, "grid": ...}
 
 and a network's class how its arguments follow new shapes, plain data in and a spec out:
 
     @classmethod
     def resized(cls, arguments, inputs, outputs): return {"class_path": ..., "init_args": ...}
 
-A network whose shapes stay what they are in the entry stays as it is written there, so an entry on its own data is
-what it always was. A class that declares nothing is not fitted. Importing this module imports no torch.
+Shape, number of classes and levels are those of the data, unless the user gives them; parts that were trained before a
+model (`zoo.trained_parts`) are fitted first, and it follows them. A network whose shapes stay what they are in the
+entry stays as it is written there, so an entry on its own data is what it always was. A class that declares nothing is
+not fitted. Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from zoo.errors import ConfigError
-from zoo.spec import class_of, is_spec
+from zoo.signature import default_of
+from zoo.spec import build, class_of, is_spec
+from zoo.trained_parts import declared
 
-__all__ = ["fitted_model", "halvings", "wants_convolutions"]
+__all__ = [
+    "FitsData",
+    "Resizes",
+    "can_follow",
+    "fitted_model",
+    "halvings",
+    "made_of",
+    "stage_widths",
+    "wants_convolutions",
+]
 
 LARGEST_FLAT = 28 * 28
 """Pixels of the largest image that linear layers may mix; larger ones get convolutions."""
 
-LARGEST_BASE = 8
-"""Longest side of the grid at which convolutions stop halving an image."""
+LARGEST_BASE = 7
+"""Longest side of the grid at which convolutions stop halving an image: 4 for sides that are powers of two."""
+
+LEAST_WIDTH, MOST_DOUBLINGS = 64, 3
+"""Channels at the finest grid of a larger image, and how often they double towards the coarsest: 64 to 512."""
 
 
 @runtime_checkable
@@ -38,7 +58,7 @@ class FitsData(Protocol):
 
     def network_shapes(self, arguments: Any) -> Any: ...
 
-    def fitted_to(self, arguments: Any) -> Any: ...
+    def fitted_to(self, arguments: Any, before: Any) -> Any: ...
 
 
 @runtime_checkable
@@ -53,25 +73,49 @@ def wants_convolutions(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and math.prod(shape[1:]) > LARGEST_FLAT
 
 
-def halvings(sides: Sequence[int]) -> int:
-    """Return how often an image is halved until its longest side is at most 8, at least once.
+def halvings(sides: Sequence[int], largest: int = LARGEST_BASE, least: int = 1) -> int:
+    """Return how often an image is halved until its longest side is at most ``largest``, at least ``least`` times.
 
     Raises:
         ConfigError: a side cannot be halved so often; the sentence names the sizes nearby that can.
     """
-    n = max(1, math.ceil(math.log2(max(sides) / LARGEST_BASE)))
+    n = max(least, math.ceil(math.log2(max(sides) / largest)))
     factor = 2**n
     if all(s % factor == 0 for s in sides):
         return n
     below, above = ([max(1, whole(s / factor)) * factor for s in sides] for whole in (math.floor, math.ceil))
+    sizes = " or ".join(dict.fromkeys([_size(below), _size(above)]))
     raise ConfigError(
         f"images of {' x '.join(map(str, sides))} cannot be halved {n} times, as the convolutional networks for them "
-        f"do; set --data.size to {_size(below)} or {_size(above)}"
+        f"do; set --data.size to {sizes}"
     )
 
 
 def _size(sides: Sequence[int]) -> str:
     return str(sides[0]) if len(set(sides)) == 1 else f"[{','.join(map(str, sides))}]"
+
+
+def stage_widths(sides: Sequence[int], stages: int, first: int = 0) -> list[int]:
+    """Return the channels of a network from the finest grid to the coarsest: doubled at each stage, up to 8 times.
+
+    Args:
+        sides: of the image; one too large for linear layers starts with 64 channels at least.
+        stages: their number, at least 1.
+        first: channels of the finest grid in the entry, 0 where it has no such network.
+    """
+    large = math.prod(sides) > LARGEST_FLAT or not first
+    first = max(first, LEAST_WIDTH) if large else first
+    return [first * 2 ** min(stage, MOST_DOUBLINGS) for stage in range(stages)]
+
+
+def made_of(cls: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of an object of this class, as `Resizes.resized` does."""
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(arguments)}
+
+
+def can_follow(class_path: str, allow: Collection[str] = ()) -> bool:
+    """Tell whether anything of a model of this class can follow from the data. Raises `ConfigError`."""
+    return issubclass(class_of(class_path, allow), FitsData) or bool(declared(class_path, tuple(allow)))
 
 
 def fitted_model(
@@ -80,7 +124,9 @@ def fitted_model(
     shape: Sequence[int],
     num_classes: int,
     *,
+    levels: int | None = None,
     named: Collection[str] = (),
+    kept: Collection[str] = (),
     allow: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the spec of a model for examples of ``shape``; it equals ``spec`` where nothing has to follow.
@@ -90,7 +136,9 @@ def fitted_model(
         chosen: arguments as the user's options leave them.
         shape: of an example of the data.
         num_classes: of the data, 0 for none.
+        levels: of the data, None for continuous or unknown ones, which change nothing.
         named: arguments that the user gives, or gives a part of; they are left to the user.
+        kept: trained parts that stay what they are, as their weights are given.
         allow: class-path prefixes that the user's own overlay allows.
 
     Raises:
@@ -98,22 +146,64 @@ def fitted_model(
     """
     before = dict(spec.get("init_args") or {})
     cls = class_of(spec["class_path"], allow)
-    shapes = cls.network_shapes if issubclass(cls, FitsData) else None
-    if shapes is None or "shape" not in before:
-        return dict(spec)
     options = {k: v for k, v in chosen.items() if k in before or k in named}
+    given = {k: v for k, v in options.items() if k in named and not is_spec(v)}
     after = {**before, **{k: v for k, v in options.items() if not is_spec(v)}}
-    if "shape" not in named:
-        after["shape"] = list(shape)
-    if before.get("num_classes") and num_classes and "num_classes" not in named:
-        after["num_classes"] = num_classes
-    if list(after["shape"]) != list(before["shape"]):
-        after = {**cls.fitted_to(after), **{k: v for k, v in options.items() if k in named and not is_spec(v)}}  # type: ignore[attr-defined]
-    old, new = shapes(before), shapes(after)
-    for name, (inputs, outputs) in new.items():
-        if name in named or (inputs, outputs) == old[name]:
+    for part, declaration in declared(spec["class_path"], tuple(allow)).items():
+        if part in named or part in kept or not is_spec(before.get(part)):
             continue
-        network = class_of(before[name]["class_path"], allow)
-        if issubclass(network, Resizes):
-            after[name] = network.resized(before[name].get("init_args") or {}, inputs, outputs)
-    return {**spec, "init_args": after}
+        inner = before[part].get("init_args") or {}
+        after[part] = fitted_model(before[part], inner, shape, num_classes, levels=levels, allow=allow)
+        if after[part] != before[part] and declaration.fitted is not None:
+            after = dict(declaration.fitted(after, build(after[part], allow)))
+    if not issubclass(cls, FitsData):
+        return {**spec, "init_args": after}
+    _follow(after, before, cls, {"shape": list(shape), "num_classes": num_classes, "levels": levels}, named)
+    facts = ("shape", "num_classes", "levels")
+    if any(after.get(k) != before.get(k) for k in facts):
+        after = {**cls.fitted_to(after, before), **given}  # type: ignore[attr-defined]
+    return {**spec, "init_args": _with_networks(cls, before, after, options, named, allow)}
+
+
+def _follow(
+    after: dict[str, Any], before: Mapping[str, Any], cls: type, data: Mapping[str, Any], named: Collection[str]
+) -> None:
+    """Set what is the data's own: their shape, the classes of a conditional model, and levels where one has them."""
+    if "shape" in before and "shape" not in named:
+        after["shape"] = data["shape"] if list(before["shape"]) != data["shape"] else before["shape"]
+    if before.get("num_classes") and "num_classes" not in named:
+        after["num_classes"] = data["num_classes"]
+    if data["levels"] is None or "levels" in named or "levels" not in inspect.signature(cls).parameters:
+        return
+    if before.get("levels", default_of(cls, "levels")) != data["levels"] and (
+        "levels" in before or default_of(cls, "levels") is not None
+    ):
+        after["levels"] = data["levels"]
+
+
+def _with_networks(
+    cls: Any,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    options: Mapping[str, Any],
+    named: Collection[str],
+    allow: Collection[str],
+) -> dict[str, Any]:
+    """Return the arguments with those networks resized whose shapes are others than in the entry."""
+    fitted = dict(after)
+    old, new = cls.network_shapes(before), cls.network_shapes(after)
+    for name, (inputs, outputs) in new.items():
+        if (inputs, outputs) == old.get(name) or not is_spec(before.get(name)):
+            continue
+        network, arguments = class_of(before[name]["class_path"], allow), before[name].get("init_args") or {}
+        if not issubclass(network, Resizes):
+            continue
+        made = network.resized(arguments, inputs, outputs)
+        if name in named:  # what is chosen of it is chosen; of another class, all of it
+            if not is_spec(options.get(name)) or options[name]["class_path"] != made["class_path"]:
+                continue
+            chosen = (options[name].get("init_args") or {}).items()
+            kept = {k: v for k, v in chosen if v != arguments.get(k, default_of(network, k))}
+            made = {**made, "init_args": {**made["init_args"], **kept}}
+        fitted[name] = made
+    return fitted

@@ -231,9 +231,9 @@ class NoiseStreams(Interruptible):
             sizes = list(args.pop())
         else:
             sizes, args = args, []
-        marked = [i for i, size in enumerate(sizes) if isinstance(size, BatchSize)]
-        dim = marked[0] if marked else 0
-        if len(marked) > 1 or not sizes or sizes[dim] != self.total:
+        kinds = list(map(type, sizes))
+        dim = kinds.index(BatchSize) if BatchSize in kinds else 0
+        if kinds.count(BatchSize) > 1 or not sizes or sizes[dim] != self.total:
             raise ConfigError(f"noise of sizes {tuple(map(int, sizes))} is not that of {self.total} rows")
         parts = []
         for count, generator in zip(self.counts, self.generators, strict=True):

@@ -189,14 +189,18 @@ def is_spec(value: Any) -> bool:
 
 def class_paths(value: Any) -> set[str]:
     """Collect every class path that a spec, or any nesting of lists and mappings, names. Raises `ConfigError`."""
-    if isinstance(value, Mapping):
-        if is_spec(value) and not isinstance(value["class_path"], str):
-            raise ConfigError(f"a class path must be text, got {str(value['class_path'])[:100]!r}")
-        own = {value["class_path"]} if is_spec(value) else set()
-        return own.union(*(class_paths(v) for v in value.values())) if value else own
-    if isinstance(value, (list, tuple)):
-        return set().union(*(class_paths(v) for v in value)) if value else set()
-    return set()
+    found, left = set(), [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            if is_spec(value):
+                if not isinstance(value["class_path"], str):
+                    raise ConfigError(f"a class path must be text, got {str(value['class_path'])[:100]!r}")
+                found.add(value["class_path"])
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+    return found
 
 
 def build(spec: Any, extra: Iterable[str] = ()) -> Any:

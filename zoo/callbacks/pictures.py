@@ -51,11 +51,11 @@ class Pictures(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what a run that was stopped right after its checkpoint has not come to."""
         step = trainer.global_step
-        if step and self._due(trainer) and not any(self.folder.glob(f"samples/step-{step:08d}.*")):
-            self.draw(trainer, pl_module)
+        if step and not any(self.folder.glob(f"samples/step-{step:08d}.*")):
+            self.on_train_batch_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self._due(trainer):
+        if self.every and trainer.global_step % self.every == 0 and trainer.is_global_zero:
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,9 +64,6 @@ class Pictures(Callback):
         if self._drawn == trainer.global_step:  # the last row of the losses has come since
             self._curves(trainer)
         self.draw(trainer, pl_module)
-
-    def _due(self, trainer: Trainer) -> bool:
-        return bool(self.every) and trainer.global_step % self.every == 0 and trainer.is_global_zero
 
     def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw both pictures for the current step, once a step; say what of it cannot be drawn."""

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ _EVALUATED, _EVALUATED_BYTES = 250, 4 << 20
 
 def derive_seed(*parts: int) -> int:
     """Mix integers into one seed of 63 bits, so that neighbouring (seed, step, rank) give unrelated streams."""
-    digest = hashlib.blake2b(",".join(str(int(p)) for p in parts).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(",".join(map(str, map(int, parts))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -83,8 +84,9 @@ class BatchStream:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.x), generator=generator)
         firsts = [(t * self.world + self.rank) * self.batch_size for t in range(self.step % len(self), len(self))]
-        indices = (order[first : first + self.batch_size] for first in firsts)
-        for x, index in _decoded(self.x, indices) if isinstance(self.x, Rows) else _copied(self.x, indices):
+        indices = [order[first : first + self.batch_size] for first in firsts]
+        copies = _decoded if isinstance(self.x, Rows) else _copied
+        for x, index in zip(copies(self.x, indices), indices, strict=True):
             if self.transform is not None:
                 generator.manual_seed(derive_seed(self.seed, self.step, self.rank, _DRAW))
                 x = self.transform(x, generator)
@@ -98,21 +100,19 @@ class BatchStream:
         self.step = state["step"]
 
 
-def _copied(x: Tensor, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    for index in indices:
-        yield x.index_select(0, index), index  # copies rows, many times as fast as indexing bytes
+def _copied(x: Tensor, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+    return map(x.index_select, repeat(0), indices)  # copies rows, many times as fast as indexing bytes
 
 
-def _decoded(rows: Rows, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the rows of each index with the index, a few batches ahead of who takes them."""
-    waiting: deque[tuple[Callable[[], Tensor], Tensor]] = deque()
+def _decoded(rows: Rows, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the rows of each index, read a few batches ahead of who takes them."""
+    waiting: deque[Callable[[], Tensor]] = deque()
     for index in indices:
-        waiting.append((rows.ask(index.tolist()), index))
+        waiting.append(rows.ask(index.tolist()))
         if len(waiting) > _AHEAD:
-            wait, ready = waiting.popleft()
-            yield wait(), ready
-    for wait, ready in waiting:
-        yield wait(), ready
+            yield waiting.popleft()()
+    for wait in waiting:
+        yield wait()
 
 
 class SequentialBatches:
@@ -128,8 +128,8 @@ class SequentialBatches:
 
     def __iter__(self) -> Iterator[Split]:
         if isinstance(self.x, Rows):
-            indices = (torch.arange(start, min(start + self.batch_size, len(self.x))) for start in self.starts)
-            for x, index in _decoded(self.x, indices):
+            indices = [torch.arange(start, min(start + self.batch_size, len(self.x))) for start in self.starts]
+            for x, index in zip(_decoded(self.x, indices), indices, strict=True):
                 yield x, self.labels[index]
             return
         for start in self.starts:

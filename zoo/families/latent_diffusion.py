@@ -65,6 +65,16 @@ class AutoencoderKL(VAE):
         )  # fmt: skip
         self.grid = tuple(grid)
 
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the encoder and the decoder map to what; see `zoo.fitting`."""
+        channels, *grid = arguments["grid"]
+        flat = super().network_shapes({**arguments, "latent_dim": channels})
+        return {
+            "encoder": (flat["encoder"][0], (2 * channels, *grid)),
+            "decoder": ((channels, *grid), flat["decoder"][1]),
+        }
+
     def _decoder_input(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return z.unflatten(1, self.grid)  # (B, C, h, w)
 

@@ -9,8 +9,7 @@ The stream of a generator is torch's: one call for each tensor, in the order in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +27,9 @@ def randn(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return standard normal numbers of ``shape``; torch's own generator of the device is asked where none is given."""
-    return _drawn(torch.randn, shape, generator, device, dtype)
+    there = device if generator is None else generator.device
+    single = torch.float32 if dtype in _HALF else dtype
+    return torch.randn(tuple(shape), generator=generator, device=there, dtype=single).to(device, dtype)
 
 
 def rand(
@@ -38,29 +39,18 @@ def rand(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return numbers uniform in [0, 1) of ``shape``."""
-    return _drawn(torch.rand, shape, generator, device, dtype)
+    there = device if generator is None else generator.device
+    single = torch.float32 if dtype in _HALF else dtype
+    return torch.rand(tuple(shape), generator=generator, device=there, dtype=single).to(device, dtype)
 
 
 def randint(high: int, shape: Sequence[int], generator: torch.Generator | None, device: Where = "cpu") -> Tensor:
     """Return integers uniform in 0, ..., high - 1, int64 of ``shape``."""
-    return _drawn(torch.randint, shape, generator, device, torch.int64, high)
+    there = device if generator is None else generator.device
+    return torch.randint(high, tuple(shape), generator=generator, device=there).to(device)
 
 
 def multinomial(p: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
     """Return n draws of each row of probabilities, with replacement where n is 1: (..., K) -> int64 (..., n)."""
     there = p if generator is None else p.to(generator.device)
     return torch.multinomial(there, n, generator=generator).to(p.device)
-
-
-def _drawn(
-    draw: Callable[..., Tensor],
-    shape: Sequence[int],
-    generator: torch.Generator | None,
-    device: Where,
-    dtype: torch.dtype,
-    *args: Any,
-) -> Tensor:
-    there = device if generator is None else generator.device
-    single = torch.float32 if dtype in _HALF else dtype
-    drawn = draw(*args, tuple(shape), generator=generator, device=there, dtype=single)
-    return drawn.to(device, dtype)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.fitting import wants_convolutions
+from zoo.fitting import made_of, wants_convolutions
 from zoo.nets.activations import activation as activation_layer
 from zoo.nets.conv import DownsamplingNet, UpsamplingNet
 from zoo.spec import Recorded
@@ -49,7 +49,7 @@ class MLP(Recorded, nn.Module):
             activation = arguments.get("activation", "gelu")
             return UpsamplingNet.resized({"activation": activation, "groups": 8, "refine": True}, inputs, outputs)
         features = [math.prod(inputs), *arguments["features"][1:-1], math.prod(outputs)]
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": {**arguments, "features": features}}
+        return made_of(cls, {**arguments, "features": features})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.flatten(1))  # (B, features[-1])

@@ -48,17 +48,28 @@ class ResidualEncoder(Recorded, nn.Module):
         out: channels of the map.
         blocks: residual blocks at the last width.
         activation: name of the non-linearity.
+        refine: whether a residual block follows each halving but the last.
 
     Raises:
         ConfigError: no widths.
     """
 
-    def __init__(self, channels: int, widths: list[int], out: int, blocks: int = 2, activation: str = "relu") -> None:
+    def __init__(
+        self,
+        channels: int,
+        widths: list[int],
+        out: int,
+        blocks: int = 2,
+        activation: str = "relu",
+        refine: bool = False,
+    ) -> None:
         super().__init__()
         if not widths:
             raise ConfigError("ResidualEncoder needs a width for each halving, at least one")
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise([channels, *widths]):
+            if refine and layers:
+                layers.insert(len(layers) - 1, ResidualBlock(n_in, activation))
             layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), activation_layer(activation)]
         layers = layers[:-1]  # the blocks begin with one
         layers += [ResidualBlock(widths[-1], activation) for _ in range(blocks)]

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
 from zoo.errors import ConfigError, ZooError
-from zoo.fitting import FitsData, fitted_model
+from zoo.fitting import can_follow, fitted_model
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED, build, class_of, class_paths
 from zoo.trained_parts import declared
@@ -60,10 +60,13 @@ class EntryCLI(LightningCLI):
         entry: model and data specs, trainer and training arguments that serve as defaults.
         args: what the user typed.
         allow: class-path prefixes that the user's own overlay allows.
+        kept: trained parts whose weights are given, so that they stay what they are.
     """
 
-    def __init__(self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = ()) -> None:
-        self.entry, self.allow = entry, tuple(allow)
+    def __init__(
+        self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = (), kept: Sequence[str] = ()
+    ) -> None:
+        self.entry, self.allow, self.kept = entry, tuple(allow), tuple(kept)
         jsonargparse.set_parsing_settings(
             import_path_denylist=["*", *_REMOTE, *(_allowed_before - {*_PARENTS, *self.allow})],
             import_path_allowlist=[*_PARENTS, *self.allow],
@@ -102,7 +105,7 @@ class EntryCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         spec = self.entry["model"]
-        if issubclass(class_of(spec["class_path"], self.allow), FitsData):
+        if can_follow(spec["class_path"], self.allow):
             typed = [a for a in args if not a.startswith("--print_config")]
             fitted = self._fitted(spec, self._parsed(parser, typed).as_dict(), typed)
             if fitted != spec:
@@ -127,7 +130,15 @@ class EntryCLI(LightningCLI):
         named = {a.removeprefix("--model.").removeprefix("init_args.") for a in args if a.startswith("--model.")}
         named = {re.split(r"[.=+]", option)[0] for option in named}
         named |= {k for k, v in (spec.get("init_args") or {}).items() if not _holds(arguments.get(k), v)}
-        return fitted_model(spec, arguments, data.shape, data.num_classes, named=named, allow=self.allow)
+        try:
+            return fitted_model(
+                spec, arguments, data.shape, data.num_classes, levels=data.levels, named=named, kept=self.kept,
+                allow=self.allow,
+            )  # fmt: skip
+        except ConfigError:
+            if "shape" in named:  # a whole configuration, whose networks may be others
+                return spec
+            raise
 
     @classmethod
     def help_of(cls, entry: Mapping[str, Any], allow: Sequence[str] = ()) -> str:

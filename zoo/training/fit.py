@@ -86,7 +86,7 @@ class Run:
         quiet_lightning()
         hide_absent_gpus()
         torch.manual_seed(derive_seed(0))
-        self.cli = EntryCLI(entry, args, allow)
+        self.cli = EntryCLI(entry, args, allow, tuple(parts or ()))
         self.settings = self.cli.settings()
         self.name = self.cli.config["name"]
         self.earlier = dict(earlier or {})
