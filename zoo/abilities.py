@@ -215,7 +215,7 @@ class Tokenises(HasCodes, Protocol):
 
 @runtime_checkable
 class DrawsCodes(Tokenises, Protocol):
-    """Codes with probabilities q(c | x): ``drawn_codes`` gives such as are drawn, (B, *grid), and log q of them, (B,)."""
+    """Codes with probabilities q(c | x): ``drawn_codes`` draws some, (B, *grid), and gives log q of them, (B,)."""
 
     def drawn_codes(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
 

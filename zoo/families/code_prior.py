@@ -134,8 +134,9 @@ class CodePrior(SecondStage, LikelihoodModel):
     ) -> Tensor:
         """Return log p(x | codes(x)) + log p(codes(x)), in nats: (B, *shape) in data range -> (B,).
 
-        ``k`` and ``seed`` are for the prior, where its likelihood is a bound that takes them. Where the autoencoder draws
-        its codes, it is log (1/k) sum_i p(x | c_i) p(c_i) / q(c_i | x) (IWAE-k; over a prior with a bound one draw).
+        ``k`` and ``seed`` are for the prior, where its likelihood is a bound that takes them. Where the autoencoder
+        draws its codes, it is log (1/k) sum_i p(x | c_i) p(c_i) / q(c_i | x) (IWAE-k), with one draw where the prior
+        has but a bound.
 
         Raises:
             ConfigError: the prior has no likelihood, or what `HasLikelihood.log_prob` refuses.

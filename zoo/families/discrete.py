@@ -165,8 +165,8 @@ class DiscreteAutoencoder(LikelihoodModel):
                 loss = loss + weight * terms[name]
         for name, q in made.items():
             terms["perplexity" + name] = self.perplexity(q)
-        rate = self.rate(made)
-        bound = {} if rate is None else {"elbo": -nll - rate}
+        nats = self.code_nats(made)
+        bound = {} if nats is None else {"elbo": -nll - nats}
         return {"loss": loss, **terms, **bound}, made, p
 
     def perplexity(self, made: Quantised) -> Tensor:
@@ -177,7 +177,7 @@ class DiscreteAutoencoder(LikelihoodModel):
         """Return the weights of the quantisers' losses, by their names."""
         return {"codebook": 1.0, "commitment": self.commitment, "entropy": 1.0}
 
-    def rate(self, made: dict[str, Quantised]) -> float | Tensor | None:
+    def code_nats(self, made: dict[str, Quantised]) -> float | Tensor | None:
         """Return what the codes of an example cost in the ``elbo``, in nats; None where what the decoder sees has none.
 
         Codes that are a function of x cost -log p(codes), p uniform.

@@ -96,7 +96,7 @@ class DVAE(VQVAE):
         self.quantiser.temperature = self.temperature
         return super().quantise(x)
 
-    def rate(self, made: dict[str, Quantised]) -> Tensor | None:
+    def code_nats(self, made: dict[str, Quantised]) -> Tensor | None:
         """Return the KL term; None in training, whose relaxed draws are no codes."""
         return None if self.training else made[""].losses["kl"]
 

@@ -1,9 +1,9 @@
 """Gaussian quantisation: a trained VAE becomes an autoencoder with discrete codes, and none of its weights is trained.
 
-    codebook: K draws of N(0, I) from a fixed seed;   c = argmin_k |(mu(x) - e_k) / sigma(x)|^2,   p(x | c) = decoder(e_c)
+    codebook e: K draws of N(0, I), fixed by a seed;   c = argmin_k |(mu(x) - e_k) / sigma(x)|^2,  p(x | e_c)
 
-For single numbers that is the draw nearest to the posterior mean. Since the codebook is a sample of the prior, there is
-a code near the mean as soon as log K exceeds the KL divergence of q = N(mu, sigma^2) from the prior: with log K = KL + t,
+For single numbers that is the draw nearest to the posterior mean. Since the codebook is a sample of the prior, a code
+lies near the mean as soon as log K exceeds the KL divergence of q = N(mu, sigma^2) from the prior: if log K = KL + t,
 
     P(|e_c - mu| >= sigma) <= exp(-sqrt(2 / (pi e)) exp(t)),
 
@@ -125,7 +125,7 @@ class GQVAE(DiscreteAutoencoder):
 
 def _check(autoencoder: Any, size: int, group: int) -> None:
     if not isinstance(autoencoder, VAE) or autoencoder.num_classes or autoencoder.observed not in _OBSERVED:
-        kind = getattr(autoencoder, "observed", None)
+        kind = autoencoder.observed if isinstance(autoencoder, VAE) else None
         raise ConfigError(
             f"Gaussian quantisation is for a VAE that is not conditional and has the likelihood "
             f"{' or '.join(_OBSERVED)}, got a {type(autoencoder).__name__}{f' with {kind}' if kind else ''}"

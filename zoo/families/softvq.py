@@ -70,5 +70,5 @@ class SoftVQ(VQVAE):
         """Return the mean of p(x | z_q(x)): (B, *shape) -> (B, *shape), both in data range."""
         return self.images(self.latents(x))
 
-    def rate(self, made: dict[str, Quantised]) -> None:
+    def code_nats(self, made: dict[str, Quantised]) -> None:
         """Return None: the decoder saw no codes."""

@@ -134,7 +134,7 @@ class TiTok(VQVAE):
         p = None if self.training else self._pixels(logits)
         if p is not None:
             terms["reconstruction"] = -p.log_prob(x).flatten(1).sum(1).mean()
-            terms["elbo"] = -terms["reconstruction"] - self.rate(made)
+            terms["elbo"] = -terms["reconstruction"] - self.code_nats(made)
         return {"loss": loss, **terms}, made, p
 
 
@@ -156,7 +156,7 @@ class TunedTiTok(DiscreteAutoencoder):
 
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
         "tokenizer": TrainedPart(
-            what="the second stage of a trained TiTok", example="a run of titok", requires=TiTok, needs="proxy codes",
+            what="the second stage of a trained TiTok", example="titok-mnist", requires=TiTok, needs="proxy codes",
             fitted=_fitted_stage,
         )
     }  # fmt: skip

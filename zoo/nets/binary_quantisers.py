@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.maths.quantisers import straight_through
+from zoo.maths.quantisers import entropy, straight_through
 from zoo.nets.quantisers import Quantised
 from zoo.spec import Recorded
 
@@ -58,7 +58,7 @@ def mean_entropy(a: Tensor, joint: int) -> Tensor:
         codes = torch.arange(2 ** part.shape[1], device=a.device)
         signs = 2 * (codes[:, None] >> torch.arange(part.shape[1], device=a.device) & 1).to(a.dtype) - 1  # (2^l, l)
         p = shared_mean(torch.softmax(part @ signs.mT / 2, 1).mean(0))
-        H = H - torch.xlogy(p, p).sum()
+        H = H + entropy(p)
     return H
 
 

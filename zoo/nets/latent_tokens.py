@@ -86,7 +86,9 @@ class TokenEncoder(Recorded, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         patches = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)  # (B, N, C patch^2)
-        stream = torch.cat([self.first(patches) + self.position, self.tokens.expand(len(x), -1, -1)], 1)  # (B, N + M, d)
+        stream = torch.cat(
+            [self.first(patches) + self.position, self.tokens.expand(len(x), -1, -1)], 1
+        )  # (B, N + M, d)
         out = self.trunk(stream)[:, len(self.position) :]  # (B, M, d): what the patches became is left out
         return self.last(out).transpose(1, 2)[:, :, None]  # (B, features, 1, M)
 

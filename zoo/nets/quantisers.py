@@ -164,7 +164,7 @@ class VectorQuantiser(Stochastic, Recorded, nn.Module):
         return nearest.unflatten(1, (len(z), *z.shape[2:])).transpose(0, 1)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Return the vectors of codes, of groups that are not given zero: int64 (B, g, h, w), g <= G -> (B, D, h, w)."""
+        """Return the vectors of codes, zero for groups not given: int64 (B, g, h, w), g <= G -> (B, D, h, w)."""
         e = self.book()
         parts = [F.embedding(c, e[g]) for g, c in enumerate(codes.unbind(1))]  # (B, h, w, d) each
         parts += [torch.zeros_like(parts[0])] * (self.groups - len(parts))
@@ -260,8 +260,8 @@ def _check_nested(nested: Sequence[float] | None, groups: int) -> None:
     rising = all(a <= b for a, b in pairwise(p))
     if len(p) != groups or p[0] != 0 or not rising or p[-1] >= 1:
         raise ConfigError(
-            f"nested needs a chance below 1 for each of the {groups} groups, 0 for the first and none less than the one "
-            f"before, got {p}"
+            f"nested needs a chance below 1 for each of the {groups} groups, 0 for the first and none less than the "
+            f"one before, got {p}"
         )
 
 

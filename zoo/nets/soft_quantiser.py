@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.maths.quantisers import entropy
 from zoo.nets.binary_quantisers import shared_mean
 from zoo.nets.quantisers import Noise, Quantised
 from zoo.spec import Recorded
@@ -32,7 +33,7 @@ class SoftQuantiser(Recorded, nn.Module):
         dim: D, channels of the input, a multiple of ``groups``.
         groups: G, each with its own codebook.
         temperature: tau.
-        entropy: weight of the entropies.
+        diversity: weight of the entropies.
         entropy_temperature: tau_H.
 
     Raises:
@@ -45,19 +46,19 @@ class SoftQuantiser(Recorded, nn.Module):
         dim: int,
         groups: int = 1,
         temperature: float = 0.07,
-        entropy: float = 0.01,
+        diversity: float = 0.01,
         entropy_temperature: float = 0.01,
     ) -> None:
         super().__init__()
         if size < 1 or groups < 1 or dim < 1 or dim % groups:
             raise ConfigError(f"{dim} channels do not divide into {groups} groups with {size} codes each")
-        if min(temperature, entropy_temperature) <= 0 or entropy < 0:
+        if min(temperature, entropy_temperature) <= 0 or diversity < 0:
             raise ConfigError(
-                f"temperature and entropy_temperature must be positive and entropy not negative, got {temperature}, "
-                f"{entropy_temperature} and {entropy}"
+                f"temperature and entropy_temperature must be positive and diversity not negative, got {temperature}, "
+                f"{entropy_temperature} and {diversity}"
             )
         self.size, self.dim, self.groups = size, dim, groups
-        self.temperature, self.entropy, self.entropy_temperature = temperature, entropy, entropy_temperature
+        self.temperature, self.diversity, self.entropy_temperature = temperature, diversity, entropy_temperature
         self.codebook = nn.Parameter(torch.randn(groups, size, dim // groups))
 
     def book(self) -> Tensor:
@@ -89,12 +90,11 @@ class SoftQuantiser(Recorded, nn.Module):
     def forward(self, z: Tensor) -> Quantised:
         a = self.likeness(z)
         losses = {}
-        if self.entropy:
+        if self.diversity:
             log_p = torch.log_softmax(a / self.entropy_temperature, 4)
             certain = -(log_p.exp() * log_p).sum(4).mean()
             mean = shared_mean(log_p.exp().mean((0, 2, 3)))  # (G, K)
-            even = -torch.xlogy(mean, mean).sum(1).mean()
-            losses["entropy"] = self.entropy * (certain - even) * a[0, ..., 0].numel()
+            losses["entropy"] = self.diversity * (certain - entropy(mean).mean()) * a[0, ..., 0].numel()
         return Quantised(self._average(a), a.argmax(4), losses)
 
     def learn(self, quantised: Quantised, rand: Noise) -> None:
