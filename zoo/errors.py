@@ -30,6 +30,7 @@ __all__ = [
     "PushError",
     "PushForbiddenError",
     "RegistryError",
+    "RenamedWarning",
     "RepoNotAccessibleError",
     "ResultError",
     "RevisionNotFoundError",
@@ -58,6 +59,10 @@ class ZooError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(_cut(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+class RenamedWarning(DeprecationWarning):
+    """A name of before, which still means what it meant, and what it is called now."""
 
 
 class DivergedError(ZooError):

@@ -20,6 +20,7 @@ import torch
 from zoo.classes import checked_names
 from zoo.errors import CheckpointError, ConfigError, RunError
 from zoo.model import GenerativeModel, Source
+from zoo.overlays import of_packages, of_user, unlike
 from zoo.registry import load_registry
 from zoo.spec import build, class_paths, is_spec
 
@@ -32,6 +33,7 @@ __all__ = [
     "read_model_checkpoint",
     "run_metadata",
     "sha256_of",
+    "tell_registries",
     "verify_run",
 ]
 
@@ -145,6 +147,19 @@ def run_metadata(run: str | Path) -> dict[str, Any]:
     return metadata
 
 
+def tell_registries(run: str | Path) -> None:
+    """Warn where a run was made with a registry file that is not in force now, or has changed since.
+
+    What the run says brings nothing into force: that is for the user to do, by ``--registry`` or ``ZOO_REGISTRY``.
+    """
+    try:
+        recorded = run_metadata(run).get("registry")
+    except RunError:
+        return
+    for clause in unlike(recorded, [*of_packages(), *of_user()]) if recorded else ():
+        warnings.warn(f"{run} was made with {clause}", stacklevel=3)
+
+
 def read_model_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint that a training wrote: what `read_checkpoint` does, and its parts are there.
 
@@ -182,6 +197,7 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
         CheckpointError: the checkpoint was not written by the zoo, or its tensors are not those of its model.
         ConfigError: it names a class that is not allowed.
     """
+    tell_registries(run)
     path = Path(checkpoint) if checkpoint is not None else last_checkpoint(run)
     content = read_model_checkpoint(path)
     metadata = content["zoo"]

@@ -252,7 +252,8 @@ def check_arguments(cls: type, args: Mapping[str, Any]) -> None:
         _check_whole(cls, name, value, _written(annotation))
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
     if missing:
-        raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}")
+        more = f", and {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""
+        raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}{more}")
 
 
 def _written(annotation: Any) -> str:

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
+from zoo.overlays import record
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
@@ -31,6 +33,15 @@ _MAX_BYTES = 2_000_000
 _PICTURES = ("samples.png", "samples.gif", "samples.txt", "samples.wav", "features.png", "loss.png")
 
 
+_GROUPS = {
+    "model": "the model",
+    "data": "the data",
+    "training": "the engine: how the run is trained",
+    "trainer": "Lightning's Trainer",
+}
+"""Heads of the groups of options in the help on a model."""
+
+
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
@@ -41,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
     parser.add_argument("--data", metavar="NAME", help="other data than the entry's, such as binary_mnist_threshold")
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     parser.add_argument("--config", metavar="FILE", help="a configuration, such as a run's config.yaml")
+    parser.add_argument(
+        "--seed",
+        "--seed_everything",
+        metavar="N",
+        help="of all that is random: first weights and noise (training.seed), order of batches (data.seed)",
+    )
     if resume:
         parser.add_argument(
             "--run", metavar="DIR", help="the run folder, which must not exist (default: a new one under runs/)"
@@ -109,7 +126,8 @@ def _spec_of(saved: Mapping[str, Any], part: str, path: str) -> Mapping[str, Any
 def plain_entry(entry: Entry) -> dict[str, Any]:
     """Return of an entry what a training needs, as plain data."""
     whole = dataclasses.asdict(entry)
-    return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+    plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+    return {**plain, "registry": record(entry.overlays)}
 
 
 def _take_name(args: argparse.Namespace) -> None:
@@ -126,12 +144,37 @@ def _take_name(args: argparse.Namespace) -> None:
     args.model = name
 
 
+def seeded(args: argparse.Namespace, entry: Entry, rest: list[str]) -> list[str]:
+    """Return the arguments with what ``--seed`` stands for. Raises `ZooError` where one of these says otherwise."""
+    if args.seed is None:
+        saved = _read_config(args.config).get("seed_everything") if args.config is not None else None
+        if isinstance(saved, bool) or saved is None:
+            return rest
+        args.seed = str(saved)
+    if not re.fullmatch(r"\d{1,18}", args.seed):
+        raise ZooError(f"--seed takes a whole number from 0, got {args.seed!r}")
+    options = ["--training.seed"]
+    if "seed" in inspect.signature(class_of(entry.data["class_path"], tuple(entry.allow))).parameters:
+        options.append("--data.seed")
+    for option in options:
+        given = [w for w in rest if w.partition("=")[0].replace(".init_args.", ".") == option]
+        if given:
+            raise ZooError(f"--seed {args.seed} sets {option} too; give one of them")
+        rest = [*rest, option, args.seed]
+    return rest
+
+
 def run(args: argparse.Namespace) -> int:
     _take_name(args)
     if args.help:
         show_help(args)
     _check_folders(args)
     entry, rest = entry_of(args, args.resume)
+    if args.resume is not None:
+        from zoo.runs import tell_registries
+
+        tell_registries(args.resume)
+    rest = seeded(args, entry, rest)
     if args.resume is not None:
         _check_same_model(args, entry)
     named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
@@ -282,24 +325,9 @@ def show_help(args: argparse.Namespace) -> NoReturn:
     if hasattr(args, "resume"):
         _add_parts(parser.add_argument_group(f"trained models that {entry.name} builds on"), parts)  # type: ignore[arg-type]
     parser.print_help()
-    from zoo.training.cli import EntryCLI
+    from zoo._cli.arguments import options_of, shown
 
-    print(f"\narguments of {entry.name} and what they are there:\n")
-    for group, spec in (("model", entry.model), ("data", entry.data)):
-        print("\n".join(_arguments(f"--{group}", spec, tuple(entry.allow))))
-    print("\noptions of the trainer and of the training:\n")
-    print(EntryCLI.help_of(plain_entry(entry), entry.allow))
+    print(f"\nwhat can be typed, with the value that {entry.name} has there (null: none, or Lightning's own choice)")
+    for group, options in options_of(entry).items():
+        print(f"\n{_GROUPS[group]}:\n{shown(options)}")
     parser.exit()
-
-
-def _arguments(option: str, spec: Mapping[str, Any], allow: tuple[str, ...]) -> Iterator[str]:
-    """Yield a line for each argument of a spec's class, and of the objects in it."""
-    given = spec.get("init_args") or {}
-    yield f"  {option}  {spec['class_path']}"
-    prefix = f"{option}." if option in ("--model", "--data") else f"{option}.init_args."
-    for name, parameter in inspect.signature(class_of(spec["class_path"], allow)).parameters.items():
-        value = given.get(name, None if parameter.default is parameter.empty else parameter.default)
-        if is_spec(value):
-            yield from _arguments(prefix + name, value, allow)
-        else:
-            yield f"  {prefix}{name}  {json.dumps(value, default=str)}"

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, RenamedWarning
 from zoo.families.autoregressive import AutoregressiveModel
 from zoo.maths.decoding import Decoding, ValueState
 from zoo.nets.decoding_states import GuidedState
@@ -55,6 +55,18 @@ class RasterModel(AutoregressiveModel):
         super().__init__(shape, levels, num_classes, lr, betas)
         self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
         self.per_colour = embedding or 1  # e, features of a colour
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: the network is the model's own; see `zoo.fitting`."""
+        return {}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: as many channels a colour as before; see `zoo.fitting`."""
+        old, new = before["shape"][0], arguments["shape"][0]
+        channels = {k: arguments[k] for k in ("width", "hidden", "head", "skip") if arguments.get(k)}
+        return {**arguments, **{k: -(-v // old) * new for k, v in channels.items()}} if old != new else dict(arguments)
 
     def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""
@@ -130,7 +142,7 @@ class RasterModel(AutoregressiveModel):
         if compiled:
             self._check_compiled(choose, cached)
         if guidance is not None:
-            warnings.warn("guidance is now called guidance_scale, 1 more than it", DeprecationWarning, stacklevel=2)
+            warnings.warn("guidance is now called guidance_scale, 1 more than it", RenamedWarning, stacklevel=2)
             guidance_scale = 1 + guidance
         if guidance_scale != 1 and (compiled or not self.num_classes or labels is None):
             raise ConfigError("guidance is for conditional models, and not for compiled sampling; leave it out")

@@ -6,8 +6,6 @@ held against the zoo's allow-list before it is imported.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +22,7 @@ from zoo.trained_parts import declared
 from zoo.training.parser_errors import sentence
 from zoo.training.settings import TrainingSettings
 
-__all__ = ["EntryCLI"]
+__all__ = ["TRAINER", "EntryCLI"]
 
 _LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
 _PARENTS = (
@@ -36,7 +34,7 @@ _PARENTS = (
 _REMOTE = tuple(f"lightning.pytorch.loggers.{name}" for name in ("comet", "litlogger", "mlflow", "neptune", "wandb"))
 """Lightning's modules that speak to servers, which a configuration may not choose."""
 _allowed_before: set[str] = set()
-_TRAINER = {
+TRAINER = {
     "use_distributed_sampler": False,  # the stream shards itself
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
@@ -44,6 +42,7 @@ _TRAINER = {
     "logger": False,  # the engine brings its own
     "enable_checkpointing": True,
 }
+"""What the Trainer is given where neither the entry nor the user says otherwise."""
 
 
 class _Parser(LightningArgumentParser):
@@ -79,7 +78,7 @@ class EntryCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
-            trainer_defaults=_TRAINER,
+            trainer_defaults=TRAINER,
             seed_everything_default=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -139,14 +138,6 @@ class EntryCLI(LightningCLI):
             if "shape" in named:  # a whole configuration, whose networks may be others
                 return spec
             raise
-
-    @classmethod
-    def help_of(cls, entry: Mapping[str, Any], allow: Sequence[str] = ()) -> str:
-        """Return the help on all options of an entry, with its defaults."""
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            cls(entry, ["--help"], allow)
-        return said.getvalue()
 
     def _explain(self, parser: LightningArgumentParser, error: Exception) -> str:
         options = [o for action in parser._actions for o in action.option_strings]

@@ -61,7 +61,8 @@ class Run:
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
     Args:
-        entry: the registry entry as plain data: name, model, data, trainer, training.
+        entry: the registry entry as plain data: name, model, data, trainer, training; registry, if there is one, says
+            from which files it is (`zoo.overlays.record`).
         args: what the user typed after the command.
         allow: class-path prefixes that the user's own overlay allows.
         folder: the run folder, or None for a new one under ``runs``.
@@ -89,6 +90,7 @@ class Run:
         self.cli = EntryCLI(entry, args, allow, tuple(parts or ()))
         self.settings = self.cli.settings()
         self.name = self.cli.config["name"]
+        self.registry = list(entry.get("registry") or [])
         self.earlier = dict(earlier or {})
         self.model, self.data = self._build(init_from, parts or {})
         self.arguments = self.cli.trainer_arguments()
@@ -219,8 +221,12 @@ class Run:
         metadata = self.metadata()
         command = "zoo " + " ".join(sys.argv[1:])
         commands = [*(self._commands_before() if self.resume else []), command]
-        run = {**metadata, "command": command, "commands": commands, "parameters": parameter_count(self.model),
-               "ema": self.settings.ema, "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
+        if self.resume and not self.registry:
+            self.registry = self._before("registry", [])
+        made_with = {"registry": self.registry} if self.registry else {}
+        run = {**metadata, **made_with, "command": command, "commands": commands,
+               "parameters": parameter_count(self.model), "ema": self.settings.ema,
+               "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
         metrics = MetricsLog(self.settings.log_every)
         ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
         return [
@@ -237,11 +243,15 @@ class Run:
 
     def _commands_before(self) -> list[str]:
         """Return by which commands the run came to where it is."""
+        first = self._before("command", None)
+        return list(self._before("commands", None) or [c for c in [first] if c])
+
+    def _before(self, fact: str, otherwise: Any) -> Any:
+        """Return what run.json said of a fact before this run went on."""
         try:
-            before = run_metadata(self.folder)
+            return run_metadata(self.folder).get(fact, otherwise)
         except RunError:
-            return []
-        return list(before.get("commands") or [c for c in [before.get("command")] if c])
+            return otherwise
 
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
         """Return Lightning's trainer for this run."""
