@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.abilities import DrawsCodes, HasMapLatents, MapsCodes, Refines, Tokenises, map_grid_of
+from zoo.diagnostics import DIAGNOSTICS, Subject, codebook_usage, plot_usage, refinement
 from zoo.errors import ConfigError
 from zoo.families.code_prior import CodePrior
 from zoo.families.dvae import DVAE
@@ -387,6 +388,28 @@ def test_stages_say_which_codes_are_coarse() -> None:
         assert torch.equal(two.partial(codes, 1), two.partial(changed, 1)) and two.partial(codes, 1).shape == x.shape
         assert torch.equal(two.partial(codes, 2), two.decode(codes))
     assert all(isinstance(m, Refines) for m in (residual, product, two))
+
+
+def test_diagnosis_shows_usage_and_images_of_each_stage() -> None:
+    q = ResidualQuantiser(4, 3, 3)
+    inner = VQVAE(MLP([64, 6, 6]), MLP([6, 6, 64]), q, SHAPE, [1, 2], "bernoulli").eval()
+    model = CodePrior(inner, PixelCNN(inner.grid, 4, width=9, depth=1, first_kernel=3)).eval()
+    x = pixels(10).float()
+    codes = inner.codes(x)  # (10, 3, 1, 2)
+    for one in (inner, model):
+        usage, found = codebook_usage(one, x), refinement(one, x)
+        assert usage.stages.tolist() == [torch.bincount(codes[:, s].flatten(), minlength=4).tolist() for s in range(3)]
+        said = usage.summary()["stages"]
+        assert said["codes_per_example"] == [2, 2, 2] and len(said["perplexity"]) == 3
+        assert found.bits.tolist() == [4.0, 8.0, 12.0] and found.images.shape == (10, 3, *SHAPE)
+        with torch.no_grad():
+            assert torch.equal(found.images[:, 1], inner.partial(codes, 2))
+        assert torch.allclose(found.errors[2], (inner.reconstruct(x).double() - x).square().mean())
+        assert DIAGNOSTICS["refinement"].applies(one)
+        picture = DIAGNOSTICS["refinement"].look(Subject(one, x, torch.zeros(10))).picture
+        assert picture.ndim == 3 and plot_usage(usage).ndim == 3
+    plain = VQVAE(MLP([64, 6, 8]), MLP([8, 6, 64]), VectorQuantiser(4, 4, 2), SHAPE, [1, 2], "bernoulli").eval()
+    assert not DIAGNOSTICS["refinement"].applies(plain) and codebook_usage(plain, x).stages is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from closed_forms import net
 from torch import Tensor
 
-from zoo.abilities import Tokenises
+from zoo.abilities import Tokenises, latents, reconstruct
 from zoo.errors import ConfigError
 from zoo.families.code_prior import CodePrior
 from zoo.families.cvae import CVAE
@@ -124,6 +124,7 @@ def test_codes_lie_as_the_latents_do_and_decode_near_them(inner: Any, group: int
     with torch.no_grad():
         assert torch.allclose(model.reconstruct(x), model.autoencoder.decode(mean), atol=0.1)
         assert torch.equal(model.decode(codes), model.observation(z).mean)
+        assert torch.equal(latents(model, x), z) and torch.equal(reconstruct(model, x), model.reconstruct(x))
 
 
 @pytest.mark.parametrize("inner", [vae, kl_map])

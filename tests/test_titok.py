@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.abilities import Tokenises
+from zoo.abilities import Tokenises, reconstruct
 from zoo.errors import ConfigError
 from zoo.families.code_prior import CodePrior
 from zoo.families.pixelcnn import PixelCNN
@@ -81,6 +81,10 @@ def titok(inner: VQVAE | None = None, size: int = 8) -> TiTok:
     encoder = TokenEncoder(1, [size, size], 4, M, 6, 8, 2, 2)
     decoder = TokenDecoder(6, M, [2, 2], 1, inner.codebook_size, 8, 2, 2)
     return TiTok(inner, encoder, decoder, VectorQuantiser(7, 6, normalised=True), M)
+
+
+def prior() -> PixelCNN:
+    return PixelCNN([1, 1, M], 7, width=8, depth=1, first_kernel=3)
 
 
 def pixels(n: int = 4) -> Tensor:
@@ -205,9 +209,17 @@ def test_second_stage_leaves_encoder_tokens_and_codebook() -> None:
     assert not torch.equal(whole.quantiser.codebook, before["quantiser.codebook"])
 
 
+def test_diagnosis_looks_at_the_tokens_and_not_at_the_other_autoencoder() -> None:
+    for model in (titok().eval(), TunedTiTok(titok()).eval(), CodePrior(titok(), prior()).eval()):
+        x = pixels()
+        with torch.no_grad():
+            assert torch.allclose(reconstruct(model, x), model.decode(model.codes(x)))
+            assert not torch.allclose(reconstruct(model, x), titok().autoencoder.reconstruct(x))
+
+
 def test_tokens_take_a_prior_in_either_stage() -> None:
     for model in (titok(), TunedTiTok(titok())):
-        pair = CodePrior(model, PixelCNN([1, 1, M], 7, width=8, depth=1, first_kernel=3)).eval()
+        pair = CodePrior(model, prior()).eval()
         x = pixels()
         assert pair.sample(2, seed=0).shape == (2, *SHAPE) and pair.log_prob(x).shape == (4,)
         assert not any(p.requires_grad for p in pair.autoencoder.parameters())

@@ -60,6 +60,7 @@ __all__ = [
     "map_grid_of",
     "prior_of",
     "reconstruct",
+    "refining",
     "takes_class",
     "takes_labels",
     "takes_option",
@@ -458,6 +459,13 @@ def map_grid_of(model: HasMapLatents) -> tuple[int, ...]:
     return tuple(model.map_grid if isinstance(model, MapsCodes) else model.grid)
 
 
+def refining(model: Any) -> Refines | None:
+    """Return what has codes in several stages, the model or the autoencoder inside it, if there is one."""
+    inside = autoencoder_of(model)
+    found = next((m for m in (model, inside) if isinstance(m, Refines)), None)
+    return found if found is not None and bool(found.code_stages().any()) else None
+
+
 def weak_of(model: Any) -> nn.Module | None:
     """Return the worse network that guidance leads away from, if there is one."""
     return getattr(model, "weak", None)
@@ -485,9 +493,8 @@ def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor
 
 
 def _embedding(model: Any) -> Embeds | None:
-    """Return what turns codes into vectors: the model, or the autoencoder inside a model of its codes."""
-    inside = autoencoder_of(model)
-    inner = model if inside is None else inside
+    """Return what turns codes into vectors: the model, or the autoencoder inside a prior of its codes."""
+    inner = model if prior_of(model) is None else autoencoder_of(model)
     return inner if isinstance(inner, Embeds) else None
 
 
