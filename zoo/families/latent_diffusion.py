@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import Denoises, HasMapLatents, Travels
+from zoo.abilities import Denoises, HasMapLatents, Travels, map_grid_of
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.families.vae import VAE
@@ -106,10 +106,11 @@ class AutoencoderKL(VAE):
 
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
     """Return the arguments of a `LatentDiffusion` of the latents of this very autoencoder."""
+    grid = list(map_grid_of(autoencoder))
     prior = arguments["prior"]
     given = prior.get("init_args") or {}
-    fitted = fitted_model(prior, given, autoencoder.grid, given.get("num_classes") or 0)
-    fitted["init_args"] = {**fitted["init_args"], "shape": list(autoencoder.grid)}
+    fitted = fitted_model(prior, given, grid, given.get("num_classes") or 0)
+    fitted["init_args"] = {**fitted["init_args"], "shape": grid}
     return {**arguments, "autoencoder": autoencoder.spec, "prior": fitted}
 
 
@@ -137,9 +138,10 @@ class LatentDiffusion(SecondStage, ScoreModel):
     }  # fmt: skip
 
     def __init__(self, autoencoder: nn.Module, prior: nn.Module) -> None:
-        if tuple(prior.shape) != tuple(autoencoder.grid) or prior.levels is not None:
+        grid = map_grid_of(autoencoder)
+        if tuple(prior.shape) != grid or prior.levels is not None:
             raise ConfigError(
-                f"the autoencoder's latents are continuous and have shape {tuple(autoencoder.grid)}, the prior is "
+                f"the autoencoder's latents are continuous and have shape {grid}, the prior is "
                 f"built for shape {tuple(prior.shape)} and levels {prior.levels}; set these to the latents' and to null"
             )
         super().__init__(autoencoder, prior)
