@@ -1,6 +1,6 @@
 """Infinity: VAR over bits, which learns to correct its own errors.
 
-    p(b) = prod_k prod_i prod_l p(b_kil | b_1, ..., b_{k-1}),   the bits l of all cells i independent given b_1 ... b_{k-1}
+    p(b) = prod_k prod_i prod_l p(b_kil | b_1, ..., b_{k-1}),   bits l of cells i independent given the smaller scales
 
 So no index of 2^L values is ever formed. In training some bits are flipped: with them the residual changes, and with it
 all bits of larger scales. The network sees the flipped bits and is taught the bits of the residuals that these leave,

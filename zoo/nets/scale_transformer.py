@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.nets.dit import DiTBlock
 
-__all__ = ["ScaleTransformer", "block_causal"]
+__all__ = ["ScaleTransformer", "block_causal", "scale_of"]
 
 Past = list[list[Tensor]]
 
 
 def block_causal(scales: Sequence[int]) -> Tensor:
     """Return which cells (second index) each cell (first) sees, bool (L, L): those of its own and of smaller scales."""
-    level = levels(scales)
+    level = scale_of(scales)
     return level[:, None] >= level
 
 
-def levels(scales: Sequence[int]) -> Tensor:
+def scale_of(scales: Sequence[int]) -> Tensor:
     """Return the number of the scale of each cell, int64 (L,), L = sum_k s_k^2."""
     return torch.repeat_interleave(torch.arange(len(scales)), torch.tensor([s * s for s in scales]))
 
@@ -81,7 +81,7 @@ class ScaleTransformer(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
         self.register_buffer("mask", block_causal(scales), persistent=False)
-        self.register_buffer("cells", levels(scales), persistent=False)
+        self.register_buffer("cells", scale_of(scales), persistent=False)
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, first: int = 0, past: Past | None = None) -> Tensor:
         """Evaluate scales from ``first`` on.
