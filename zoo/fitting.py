@@ -90,7 +90,7 @@ def halvings(sides: Sequence[int], largest: int = LARGEST_BASE, least: int = 1) 
     below, above = ([max(1, whole(s / factor)) * factor for s in sides] for whole in (math.floor, math.ceil))
     sizes = " or ".join(dict.fromkeys([_size(below), _size(above)]))
     raise ConfigError(
-        f"images of {' x '.join(map(str, sides))} cannot be halved {n} times, as the convolutional networks for them "
+        f"images of {' x '.join(map(str, sides))} cannot be halved {"once" if n == 1 else f"{n} times"}, as the convolutional networks for them "
         f"do; set --data.size to {sizes}"
     )
 
