@@ -179,6 +179,14 @@ class DiscreteAutoencoder(LikelihoodModel):
         """Return the mean of p(x | codes(x)): (B, *shape) -> (B, *shape), both in data range."""
         return self.decode(self.codes(x))
 
+    def code_stages(self) -> Tensor:
+        """Return of which stage each code is, int64 (*grid), 0 for the coarsest; all 0 where there is no order."""
+        return torch.zeros(self.grid, dtype=torch.int64)
+
+    def partial(self, codes: Tensor, stages: int) -> Tensor:
+        """Return the mean of p(x | the codes of the first stages): int64 (B, *grid) -> (B, *shape) in data range."""
+        return self.observation(self.embed(codes)).mean
+
     def observation(self, z: Tensor) -> Observation:
         """Return p(x | z), element by element, of what the decoder sees: a distribution over (B, *shape)."""
         return observation(self.observed, self.output(z), self.shape, self.levels, self.raw_scale, self.min_log_scale)
@@ -186,7 +194,10 @@ class DiscreteAutoencoder(LikelihoodModel):
     # -- the objective ------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms, ``perplexity`` of the codes in the batch, and ``elbo`` under uniform codes."""
+        """Return ``loss`` and its terms, ``perplexity`` of the codes in the batch, and ``elbo`` under uniform codes.
+
+        There is no ``elbo`` where the decoder saw something else than codes.
+        """
         return self.objective(batch[0])[0]
 
     def objective(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Quantised], Observation]:
@@ -202,16 +213,31 @@ class DiscreteAutoencoder(LikelihoodModel):
             terms["reconstruction"] = error.flatten(1).sum(1).mean()
             held = DiscretizedLogistic(p.location.detach(), p.log_scale, self.levels)
             loss = terms["reconstruction"] - held.log_prob(x).flatten(1).sum(1).mean()
-        for name in ("codebook", "commitment", "entropy"):
+        for name, weight in self.weights().items():
             found = [q.losses[name] for q in made.values() if name in q.losses]
             if found:
                 terms[name] = torch.stack(found).sum()
-                loss = loss + (self.commitment if name == "commitment" else 1.0) * terms[name]
+                loss = loss + weight * terms[name]
         for name, q in made.items():
-            sizes = [perplexity(c, self.codebook_size) for c in q.codes.unbind(1)]
-            terms["perplexity" + name] = torch.stack(sizes).mean()
-        elbo = -nll - math.prod(self.grid) * math.log(self.codebook_size)
-        return {"loss": loss, **terms, "elbo": elbo}, made, p
+            terms["perplexity" + name] = self.perplexity(q)
+        nats = self.code_nats(made)
+        bound = {} if nats is None else {"elbo": -nll - nats}
+        return {"loss": loss, **terms, **bound}, made, p
+
+    def perplexity(self, made: Quantised) -> Tensor:
+        """Return how many codes of a codebook would be in use in the batch, were they used evenly, (): a mean."""
+        return torch.stack([perplexity(c, self.codebook_size) for c in made.codes.unbind(1)]).mean()
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of the quantisers' losses, by their names."""
+        return {"codebook": 1.0, "commitment": self.commitment, "entropy": 1.0}
+
+    def code_nats(self, made: dict[str, Quantised]) -> float | Tensor | None:
+        """Return what the codes of an example cost in the ``elbo``, in nats; None where what the decoder sees has none.
+
+        Codes that are a function of x cost -log p(codes), p uniform.
+        """
+        return math.prod(self.grid) * math.log(self.codebook_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms, made, _ = self.objective(batch[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -42,6 +42,8 @@ class Glow(NormalisingFlow):
     Raises:
         ConfigError: unknown or contradictory options, or sides that cannot be squeezed so.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "context": "width"}
 
     def __init__(
         self,

@@ -75,6 +75,13 @@ class RasterModel(AutoregressiveModel):
         lr = arguments.get("lr", default_of(cls, "lr")) * min(1, old / new)
         return {**arguments, **{k: -(-v // old) * new for k, v in channels.items()}, "lr": lr}
 
+    @classmethod
+    def fitted_to_codes(cls, arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+        """Return arguments that fit the codes of an autoencoder: channels divide among the codebooks."""
+        fitted, G = super().fitted_to_codes(arguments, autoencoder), autoencoder.grid[0]
+        channels = {k: fitted[k] for k in ("width", "hidden", "head") if fitted.get(k)}
+        return {**fitted, **{k: -(-v // G) * G for k, v in channels.items()}}
+
     def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""
         if self.embedding is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class RealNVP(NormalisingFlow):
     Raises:
         ConfigError: unknown or contradictory options, or sides that cannot be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "context": "width", "couplings": "depth"}
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.families.discrete import LARGEST_GRID, DiscreteAutoencoder
 from zoo.fitting import LEAST_WIDTH, grows
-from zoo.nets.quantisers import Quantised
+from zoo.nets.quantisers import Quantised, quantised
 
 __all__ = ["VQVAE2"]
 
@@ -117,9 +117,9 @@ class VQVAE2(DiscreteAutoencoder):
 
     def quantise(self, x: Tensor) -> tuple[Tensor, dict[str, Quantised]]:
         f = self.bottom(x)
-        top = self.quantiser_top(self.top(f))
+        top = quantised(self.quantiser_top, self.top(f), self.rand)
         u = self.upsample(top.z)
-        bottom = self.quantiser_bottom(self.merge(torch.cat([f, u], 1)))
+        bottom = quantised(self.quantiser_bottom, self.merge(torch.cat([f, u], 1)), self.rand)
         return torch.cat([u, bottom.z], 1), {"_top": top, "_bottom": bottom}
 
     def codes(self, x: Tensor) -> Tensor:
@@ -134,6 +134,20 @@ class VQVAE2(DiscreteAutoencoder):
         top, bottom = codes[:, :n], F.pixel_shuffle(codes[:, n:], self.ratio)
         u = self.upsample(self.quantiser_top.embed(top).to(self.dtype))
         return torch.cat([u, self.quantiser_bottom.embed(bottom).to(self.dtype)], 1)
+
+    def code_stages(self) -> Tensor:
+        stages = torch.ones(self.grid, dtype=torch.int64)
+        stages[: self.quantiser_top.groups] = 0
+        return stages
+
+    def partial(self, codes: Tensor, stages: int) -> Tensor:
+        """Return the mean of p(x | ...); without the fine codes, their vectors are the mean of the codebook's."""
+        if stages > 1:
+            return super().partial(codes, stages)
+        z, q = self.embed(codes), self.quantiser_bottom
+        all_codes = torch.arange(q.size, device=codes.device)[:, None, None, None].expand(-1, q.groups, 1, 1)
+        z[:, -q.dim :] = q.embed(all_codes).mean(0).to(z)
+        return self.observation(z).mean
 
     def output(self, z: Tensor) -> Tensor:
         return self.decoder(z)

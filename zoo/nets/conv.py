@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -59,6 +59,8 @@ class UpsamplingNet(Recorded, nn.Module):
     References:
         Y. Wu, K. He, Group Normalization, 2018, arXiv:1803.08494.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
 
     def __init__(
         self,
@@ -123,6 +125,8 @@ class DownsamplingNet(Recorded, nn.Module):
     Raises:
         ConfigError: the image is too small to be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "hidden": "width"}
 
     def __init__(
         self,

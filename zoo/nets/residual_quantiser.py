@@ -40,6 +40,8 @@ class ResidualQuantiser(Recorded, nn.Module):
         ConfigError: a depth below 1, or numbers that a `VectorQuantiser` refuses.
     """
 
+    ordered = True
+
     def __init__(
         self, size: int, dim: int, depth: int = 4, update: str = "ema", decay: float = 0.99, revive: float = 0.01
     ) -> None:

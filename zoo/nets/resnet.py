@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -22,6 +22,24 @@ from zoo.nets.activations import activation as activation_layer
 from zoo.spec import Recorded
 
 __all__ = ["ResidualBlock", "ResidualDecoder", "ResidualEncoder"]
+
+
+def _halved(image: Sequence[int], grid: Sequence[int]) -> int:
+    """Return how often the sides of an image, (C, H, W), are halved to be those of a map. Raises `ConfigError`."""
+    n = round(math.log2(max(image[1] / grid[1], 1)))
+    if n < 1 or [g * 2**n for g in grid[1:]] != list(image[1:]):
+        raise ConfigError(
+            f"sides of {tuple(image[1:])} cannot be halved to {tuple(grid[1:])}, once at least and equally often"
+        )
+    return n
+
+
+def _grown(arguments: Mapping[str, Any], image: Sequence[int], n: int) -> dict[str, Any]:
+    """Return the arguments of one half for images of this shape that are halved n times; its widths grow with them."""
+    widths, large = sorted(arguments["widths"]), wants_convolutions(image)
+    if len(widths) != n or image[0] > widths[0] or large:
+        widths = stage_widths(image[1:], n, max(widths[0], image[0]))
+    return {**arguments, "widths": widths, **({"refine": True} if large else {})}
 
 
 class ResidualBlock(nn.Module):
@@ -43,14 +61,6 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-def _fitted_widths(arguments: Mapping[str, Any], image: Sequence[int], grid: Sequence[int]) -> list[int]:
-    """Return the channels after each halving from an image, (C, H, W), to a map, (D, h, w); the entry's, if they do."""
-    widths, n = sorted(arguments["widths"]), round(math.log2(image[1] / grid[1]))
-    if len(widths) == n and image[0] <= widths[0] and not wants_convolutions(image):
-        return widths
-    return stage_widths(image[1:], n, max(widths[0], image[0]))
-
-
 class ResidualEncoder(Recorded, nn.Module):
     """Image to map, (B, C, H, W) -> (B, out, H / 2^n, W / 2^n): one halving a width, residual blocks, 1x1 convolution.
 
@@ -65,6 +75,8 @@ class ResidualEncoder(Recorded, nn.Module):
     Raises:
         ConfigError: no widths.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "blocks": "depth"}
 
     def __init__(
         self,
@@ -89,9 +101,9 @@ class ResidualEncoder(Recorded, nn.Module):
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of such a network from an image, (C, H, W), to a map, (D, h, w)."""
-        widths = _fitted_widths(arguments, inputs, outputs)
-        return made_of(cls, {**arguments, "channels": inputs[0], "widths": widths, "out": outputs[0]})
+        """Return the spec of such a network from an image, (C, H, W), to a map, (out, h, w)."""
+        fitted = _grown(arguments, inputs, _halved(inputs, outputs))
+        return made_of(cls, {**fitted, "channels": inputs[0], "out": outputs[0]})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -111,6 +123,8 @@ class ResidualDecoder(Recorded, nn.Module):
     Raises:
         ConfigError: no widths.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "blocks": "depth"}
 
     def __init__(
         self,
@@ -134,9 +148,10 @@ class ResidualDecoder(Recorded, nn.Module):
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of such a network from a map, (D, h, w), to an image, (C, H, W)."""
-        widths = _fitted_widths(arguments, outputs, inputs)[::-1]
-        return made_of(cls, {**arguments, "features": inputs[0], "widths": widths, "channels": outputs[0]})
+        """Return the spec of such a network from a map, (features, h, w), to an image, (C, H, W)."""
+        fitted = _grown(arguments, outputs, _halved(outputs, inputs))
+        widths = fitted["widths"][::-1]
+        return made_of(cls, {**fitted, "widths": widths, "features": inputs[0], "channels": outputs[0]})
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)
