@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from closed_forms import net, pixelcnn
+from closed_forms import net, step_flops
 from torch import Tensor, nn
 
 import zoo
@@ -60,21 +60,29 @@ def _decoder(spec: Mapping[str, Any], pixels: int) -> list[int]:
 
 
 def _search(spec: Mapping[str, Any], pixels: int) -> int:
-    """Distances to all codes at each depth; scalars have none, bits the odds of all codes of a group, and back."""
+    """Distances to all codes at each depth; scalars have none, bits the odds of all codes of a group, and back.
+
+    Of a Gumbel quantiser the mean of all codes and its two gradients; of a soft one the same, and the likeness to codes
+    that are held fixed, and its one gradient.
+    """
     args = spec["init_args"]
+    if "features" in args:
+        return pixels * 3 * args["size"] * args["features"]
+    if "entropy_temperature" in args:
+        return pixels * 5 * args["size"] * args["dim"]
     if "bits" in args:
         return pixels * 2 * args["bits"] * 2 ** args["joint"]
     return pixels * args["size"] * args["dim"] * args.get("depth", 1) if "size" in args else 0
 
 
 def vq_vae(args: Mapping[str, Any]) -> float:
-    E, D = _encoder(args["encoder"], math.prod(args["shape"])), _decoder(args["decoder"], math.prod(args["grid"]))
+    E, D = _encoder(args["encoder"], math.prod(args["shape"][1:])), _decoder(args["decoder"], math.prod(args["grid"]))
     return 2.0 * (3 * sum(E + D) - E[0] + _search(args["quantiser"], math.prod(args["grid"])))
 
 
 def vq_vae2(args: Mapping[str, Any]) -> float:
     top, r2 = math.prod(args["grid"]), args["ratio"] ** 2
-    E = _encoder(args["bottom"], math.prod(args["shape"])) + _encoder(args["top"], top * r2)
+    E = _encoder(args["bottom"], math.prod(args["shape"][1:])) + _encoder(args["top"], top * r2)
     D = _decoder(args["upsample"], top) + _decoder(args["decoder"], top * r2)
     merge = top * r2 * 2 * args["features"] * args["quantiser_bottom"]["init_args"]["dim"]
     search = _search(args["quantiser_top"], top) + _search(args["quantiser_bottom"], top * r2)
@@ -90,12 +98,14 @@ def vqgan(args: Mapping[str, Any]) -> float:
 def code_prior(args: Mapping[str, Any]) -> float:
     """The encoder and its search forward, and the prior's training step."""
     inner = args["autoencoder"]["init_args"]
-    codes = sum(_encoder(inner["encoder"], math.prod(inner["shape"])))
+    codes = sum(_encoder(inner["encoder"], math.prod(inner["shape"][1:])))
     codes += _search(inner["quantiser"], math.prod(inner["grid"]))
-    return 2.0 * codes + pixelcnn(args["prior"]["init_args"])
+    return 2.0 * codes + step_flops()[args["prior"]["class_path"].rpartition(".")[2]](args["prior"]["init_args"])
 
 
-STEP_FLOPS = {"VQVAE": vq_vae, "VQVAE2": vq_vae2, "VQGAN": vqgan, "CodePrior": code_prior}
+STEP_FLOPS = {
+    "VQVAE": vq_vae, "DVAE": vq_vae, "SoftVQ": vq_vae, "VQVAE2": vq_vae2, "VQGAN": vqgan, "CodePrior": code_prior
+}  # fmt: skip
 
 # -- tiny models -------------------------------------------------------------------------------------------------------
 
