@@ -65,7 +65,7 @@ def within(seconds: float, ask: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_special_files_of_a_model_folder(kind: str, saved: Path, tmp_path: Path) -> None:
+def test_special_files_of_a_model_folder(kind: str, hub_environment: None, tmp_path: Path) -> None:
     told = 0
     for name in FILES:
         folder = tiny_folder(tmp_path / f"of-{name}")
@@ -80,7 +80,7 @@ def test_special_files_of_a_model_folder(kind: str, saved: Path, tmp_path: Path)
     assert told >= 2  # configuration and weights at least
 
 
-def test_files_of_the_hubs_cache_may_be_links(saved: Path, tmp_path: Path) -> None:
+def test_files_of_the_hubs_cache_may_be_links(hub_environment: None, saved: Path, tmp_path: Path) -> None:
     snapshot, blobs = tmp_path / "models--me--x" / "snapshots" / ("a" * 40), tmp_path / "models--me--x" / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

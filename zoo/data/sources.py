@@ -59,6 +59,14 @@ class FileSource:
         return os.path.join(self.where, *parts)
 
 
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Tell whether an entry is a folder, and whether it is a file, or a link that is yet to be opened."""
+    try:
+        return entry.is_dir(), entry.is_file() or entry.is_symlink()
+    except OSError:  # a link that leads to itself
+        return False, True
+
+
 class Folder(FileSource):
     """A folder, links to folders and files included."""
 
@@ -76,7 +84,7 @@ class Folder(FileSource):
             if (here.st_dev, here.st_ino) in above:  # a link that leads back up
                 return
             with os.scandir(folder) as entries:
-                content = [(entry.name, entry.is_dir(), entry.is_file() or entry.is_symlink()) for entry in entries]
+                content = [(entry.name, *_kind(entry)) for entry in entries]
         except OSError as error:
             raise DataError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
         above |= {(here.st_dev, here.st_ino)}
