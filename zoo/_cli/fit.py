@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
         parser.add_argument("--dry_run", action="store_true", help="print what the training would cost, and stop")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON: the run, or its cost")
 
 
 def entry_of(args: argparse.Namespace, run: str | None = None) -> tuple[Entry, list[str]]:
@@ -203,8 +205,10 @@ def run(args: argparse.Namespace) -> int:
         init_from=init_from, **stages,
     )  # fmt: skip
     if args.dry_run:
-        print(json.dumps(training.estimate(), indent=2))
+        cost = training.estimate()
+        print(json.dumps(cost, indent=2) if args.json else _cost_lines(cost))
         return 0
+    training.announce = lambda: _announce(training)
     with _one_interrupt(training):
         try:
             done = training.start()
@@ -213,11 +217,51 @@ def run(args: argparse.Namespace) -> int:
             if _first_process():
                 print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
             return 130 if stop.signal_name == "SIGINT" else 143
-    pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
     if not _first_process():
+        return 0
+    pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
+    if args.json:
+        facts = json.loads((done / "run.json").read_text(encoding="utf-8"))
+        kept = {k: facts[k] for k in ("name", "status", "step", "steps", "cost") if k in facts}
+        print(json.dumps({"run": str(done), **kept, "pictures": pictures}, indent=2))
         return 0
     print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
+
+
+def _announce(training: Any) -> None:
+    """Say where the run goes, how long it is, and what it writes when."""
+    from zoo.callbacks.pictures import first_picture
+
+    settings = training.settings
+    examples = training.data.batch_size * training.world * training.accumulate
+    first = first_picture(settings.sample_every)
+    pictures = f"pictures at step {first}, then every {settings.sample_every:,}" if first else "pictures at the end"
+    print(
+        f"zoo: the run goes into {training.folder}: {training.total:,} steps of {examples:,} examples\n"
+        f"zoo: it writes metrics.csv every {settings.log_every:,} steps, {pictures}, checkpoints every "
+        f"{settings.checkpoint_every:,}; all of them at the end, a checkpoint on Ctrl-C too",
+        file=sys.stderr,
+    )
+
+
+def _cost_lines(cost: Mapping[str, Any]) -> str:
+    """Return what a training would cost, for people."""
+    tflop = cost["training_tflop"]
+    compute = f"{tflop:.4g} TFLOP" if tflop is not None else "not known, as that of an earlier stage is not"
+    if "stages" in cost:
+        known = (f"{name} {'unknown' if v is None else f'{v:.4g}'}" for name, v in cost["stages"].items())
+        compute += f", all stages together: {', '.join(known)}"
+    return "\n".join(
+        [
+            f"{cost['name']}: {cost['steps']:,} steps",
+            f"  compute     {compute}",
+            f"  parameters  {cost['parameters']:,}; a checkpoint has {cost['checkpoint_megabytes']:.3g} MB",
+            f"  time        about {cost['estimated_minutes']:.3g} minutes, {cost['seconds_per_step']:.3g} s a step "
+            f"as {cost['measured_steps']} steps here took, pictures and checkpoints not counted",
+            f"  hardware    {cost['hardware']}, {cost['devices']} device{'s' * (cost['devices'] > 1)}",
+        ]
+    )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Run:
     """Everything that one training needs, built and checked, before the first step.
 
     Attributes:
+        announce: called once the run folder is there, before the first step.
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
     Args:
@@ -105,6 +106,7 @@ class Run:
         self.resume = resume
         self.folder = Path(folder) if folder is not None else None
         self.ranks: tuple[int, ...] | None = None
+        self.announce: Callable[[], None] | None = None
         self.engine: Engine | None = None
 
     def _build(
@@ -296,6 +298,8 @@ class Run:
                 raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
+            if self.announce is not None:
+                self.announce()
         try:
             self._train(trainer)
         except Exception as error:
