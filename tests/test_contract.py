@@ -29,8 +29,8 @@ def _parts(node: Any) -> frozenset[Any]:
 
 
 NAMES = list(load_registry())
-ONE_A_KIND = sorted({_parts(e.model): e.name for e in load_registry().values()}.values())
-ONE_A_CLASS = sorted({e.model["class_path"]: e.name for e in load_registry().values()}.values())
+ONE_A_KIND = warm.one_of_each(lambda e: _parts(e.model))
+ONE_A_CLASS = warm.one_of_each()
 
 
 @pytest.fixture(scope="module", params=warm.long(ONE_A_KIND, warm.relatives(ONE_A_KIND)))

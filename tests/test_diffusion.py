@@ -31,14 +31,16 @@ SHAPE = (1, 4, 4)
 
 
 def autoencoder_kl(args: Mapping[str, Any]) -> float:
-    E, D = _encoder(args["encoder"], math.prod(args["shape"])), _decoder(args["decoder"], math.prod(args["grid"][1:]))
+    pixels, places = math.prod(args["shape"][1:]), math.prod(args["grid"][1:])
+    E, D = _encoder(args["encoder"], pixels), _decoder(args["decoder"], places)
     return 2.0 * (3 * sum(E + D) - E[0])
 
 
 def latent_diffusion(args: Mapping[str, Any]) -> float:
     """The encoder forward, and the prior's training step."""
     inner = args["autoencoder"]["init_args"]
-    return 2.0 * sum(_encoder(inner["encoder"], math.prod(inner["shape"]))) + regression(args["prior"]["init_args"])
+    pixels = math.prod(inner["shape"][1:])
+    return 2.0 * sum(_encoder(inner["encoder"], pixels)) + regression(args["prior"]["init_args"])
 
 
 def consistency(args: Mapping[str, Any]) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from closed_forms import net, pixelcnn
+from closed_forms import net, step_flops
 from torch import Tensor, nn
 
 import zoo
@@ -68,13 +68,13 @@ def _search(spec: Mapping[str, Any], pixels: int) -> int:
 
 
 def vq_vae(args: Mapping[str, Any]) -> float:
-    E, D = _encoder(args["encoder"], math.prod(args["shape"])), _decoder(args["decoder"], math.prod(args["grid"]))
+    E, D = _encoder(args["encoder"], math.prod(args["shape"][1:])), _decoder(args["decoder"], math.prod(args["grid"]))
     return 2.0 * (3 * sum(E + D) - E[0] + _search(args["quantiser"], math.prod(args["grid"])))
 
 
 def vq_vae2(args: Mapping[str, Any]) -> float:
     top, r2 = math.prod(args["grid"]), args["ratio"] ** 2
-    E = _encoder(args["bottom"], math.prod(args["shape"])) + _encoder(args["top"], top * r2)
+    E = _encoder(args["bottom"], math.prod(args["shape"][1:])) + _encoder(args["top"], top * r2)
     D = _decoder(args["upsample"], top) + _decoder(args["decoder"], top * r2)
     merge = top * r2 * 2 * args["features"] * args["quantiser_bottom"]["init_args"]["dim"]
     search = _search(args["quantiser_top"], top) + _search(args["quantiser_bottom"], top * r2)
@@ -90,9 +90,9 @@ def vqgan(args: Mapping[str, Any]) -> float:
 def code_prior(args: Mapping[str, Any]) -> float:
     """The encoder and its search forward, and the prior's training step."""
     inner = args["autoencoder"]["init_args"]
-    codes = sum(_encoder(inner["encoder"], math.prod(inner["shape"])))
+    codes = sum(_encoder(inner["encoder"], math.prod(inner["shape"][1:])))
     codes += _search(inner["quantiser"], math.prod(inner["grid"]))
-    return 2.0 * codes + pixelcnn(args["prior"]["init_args"])
+    return 2.0 * codes + step_flops()[args["prior"]["class_path"].rpartition(".")[2]](args["prior"]["init_args"])
 
 
 STEP_FLOPS = {"VQVAE": vq_vae, "VQVAE2": vq_vae2, "VQGAN": vqgan, "CodePrior": code_prior}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import warm
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
@@ -173,7 +174,7 @@ def test_schedule_and_rows_follow_the_steps(tmp_path: Path) -> None:
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted({e.model["class_path"]: e.name for e in load_registry().values()}.values()))
+@pytest.mark.parametrize("name", warm.one_of_each())
 def test_compiling_keeps_the_names_of_the_weights(name: str) -> None:
     model = load_registry()[name].build_model()
     before = list(model.state_dict())

@@ -67,6 +67,7 @@ def test_sizes_that_cannot_be_halved_are_refused_with_sizes_that_can() -> None:
     with pytest.raises(ConfigError, match=r"images of 50 x 50 .* set --data.size to 48 or 56"):
         halvings([50, 50])
     assert halvings([48, 48]) == halvings([56, 56]) == 3
+    assert [halvings(sides) for sides in ([18, 18], [36, 36], [32, 20])] == [1, 2, 2]  # a grid of 9, 9, and 8 x 5
 
 
 def folder_of(path: Path, size: int) -> Path:

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 
 from zoo.errors import ConfigError, ZooError
 from zoo.hub.folder import _construct
 from zoo.registry import load_registry
 from zoo.spec import to_public
 
-ONE_A_CLASS = sorted({e.model["class_path"]: e.name for e in load_registry().values()}.values())
+ONE_A_CLASS = warm.one_of_each()
 NEVER = (-1, -(2**63), 10**18, 10**400, 1.0, math.nan, True, "1", [1], {})
 """What no whole number of a model may be."""
 

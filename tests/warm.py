@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +15,7 @@ import torch
 
 import zoo.training.fit as fit
 from zoo.callbacks.pictures import Pictures
-from zoo.registry import load_registry
+from zoo.registry import Entry, load_registry
 from zoo.spec import class_of
 from zoo.training.engine import Stopped
 
@@ -38,9 +38,21 @@ SLOW_SAMPLERS = ("pixelcnn_pp",)
 """Models that take seconds to draw one image: the default suite draws from them in the tests of the contract only."""
 
 
+COLOUR = ("tiles", "cifar10")
+"""Data whose models take several times as long as their relatives on digits."""
+
+
+def one_of_each(kind: Callable[[Entry], Hashable] = lambda e: e.model["class_path"]) -> list[str]:
+    """Return a registry name of each kind, by default of each class; of those on digits where there are any."""
+    entries = sorted(load_registry().values(), key=lambda e: e.dataset not in COLOUR)
+    return sorted({kind(e): e.name for e in entries}.values())
+
+
 def one_a_class(dear: tuple[str, ...]) -> list[Any]:
     """Return a registry name of each class, one that is not dear where there is one, as parameters of a test."""
-    entries = sorted(load_registry().values(), key=lambda e: e.name.partition("-")[0] not in dear)
+    entries = sorted(
+        load_registry().values(), key=lambda e: (e.dataset not in COLOUR, e.name.partition("-")[0] not in dear)
+    )
     return long(sorted({e.model["class_path"]: e.name for e in entries}.values()), dear)
 
 

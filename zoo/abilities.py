@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -36,7 +37,9 @@ __all__ = [
     "HasVelocity",
     "Interpolates",
     "Inverts",
+    "NoisyView",
     "PredictsData",
+    "SeesThroughNoise",
     "Settles",
     "Tokenises",
     "Travels",
@@ -279,6 +282,30 @@ class PredictsData(Protocol):
     def output(self, x: Tensor, log_snr: Tensor, *args: Any) -> Tensor: ...
 
     def data_of(self, value: Tensor, x: Tensor, log_snr: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class NoisyView:
+    """Data seen through noise, x_t = alpha x_0 + sigma eps with alpha^2 + sigma^2 = 1, as a model that denoises has it.
+
+    Attributes:
+        denoise: (x_t, lambda) -> E[x_0 | x_t], (B, *shape) and () -> (B, *shape), not cut to any range, with a graph.
+        ends: the least and the largest lambda = log(alpha^2 / sigma^2) that the model knows.
+        into: from data range to where the model has its data: affine.
+        back: the way back, cut to the data range.
+    """
+
+    denoise: Callable[[Tensor, Tensor], Tensor]
+    ends: tuple[float, float]
+    into: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class SeesThroughNoise(Protocol):
+    """A denoiser of examples themselves, not of latents: ``noisy_view`` of int64 labels (B,), guided by so much."""
+
+    def noisy_view(self, labels: Tensor | None, guidance_scale: float | None = None) -> NoisyView: ...
 
 
 @runtime_checkable

@@ -76,13 +76,16 @@ def wants_convolutions(shape: Sequence[int]) -> bool:
 def halvings(sides: Sequence[int], largest: int = LARGEST_BASE, least: int = 1) -> int:
     """Return how often an image is halved until its longest side is at most ``largest``, at least ``least`` times.
 
+    More rarely where the sides allow no more, as long as the grid stays within twice ``largest``.
+
     Raises:
         ConfigError: a side cannot be halved so often; the sentence names the sizes nearby that can.
     """
     n = max(least, math.ceil(math.log2(max(sides) / largest)))
+    for fewer in range(n, least - 1, -1):
+        if all(s % 2**fewer == 0 for s in sides) and max(sides) <= 2 * largest * 2**fewer:
+            return fewer
     factor = 2**n
-    if all(s % factor == 0 for s in sides):
-        return n
     below, above = ([max(1, whole(s / factor)) * factor for s in sides] for whole in (math.floor, math.ceil))
     sizes = " or ".join(dict.fromkeys([_size(below), _size(above)]))
     raise ConfigError(

@@ -55,6 +55,7 @@ class Consistency(Diffusion):
     """
 
     samplers: ClassVar[tuple[str, ...]] = ("consistency",)
+    noisy_view = None  # type: ignore[assignment]  # it jumps to an example, which is no mean
     dequantizes = True
     strip = "consistency"
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {

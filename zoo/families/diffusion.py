@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import NoisyView
 from zoo.errors import ConfigError, close_matches
 from zoo.families.denoising import Denoise, known_pixels
 from zoo.families.guided import Guided
@@ -238,6 +239,20 @@ class Diffusion(Guided, ScoreModel):
             "consistency": lambda: samplers.consistency(denoise, x, log_snrs, self.schedule, noise),
         }
         return self.uncentre(run[sampler]())
+
+    def noisy_view(self, labels: Tensor | None, guidance_scale: float | None = None) -> NoisyView:
+        """Return the model as what restores pictures sees it."""
+        scale = 1.0 if guidance_scale is None else guidance_scale
+        denoise, schedule = Denoise(self, labels, scale, False, None), self.schedule
+        first = torch.tensor([1.0, self.first_time()], dtype=torch.float64)
+
+        def of_unit_variance(x: Tensor, log_snr: Tensor) -> Tensor:
+            return denoise(x * schedule.coefficients(log_snr)[0] * torch.sqrt(1 + torch.exp(-log_snr)), log_snr)
+
+        least, largest = schedule.log_snr(first).tolist()
+        return NoisyView(
+            of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
+        )
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**super().sampler(options), "sampler": options.get("sampler") or self.default_sampler}

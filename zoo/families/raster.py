@@ -56,6 +56,18 @@ class RasterModel(AutoregressiveModel):
         self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
         self.per_colour = embedding or 1  # e, features of a colour
 
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: the network is the model's own; see `zoo.fitting`."""
+        return {}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: as many channels a colour as before; see `zoo.fitting`."""
+        old, new = before["shape"][0], arguments["shape"][0]
+        channels = {k: arguments[k] for k in ("width", "hidden", "head", "skip") if arguments.get(k)}
+        return {**arguments, **{k: -(-v // old) * new for k, v in channels.items()}} if old != new else dict(arguments)
+
     def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""
         if self.embedding is not None:
