@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
             "--run", metavar="DIR", help="the run folder, which must not exist (default: a new one under runs/)"
         )
         parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-        parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model (fine-tuning)")
+        parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model, those that fit")
         parser.add_argument(
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
@@ -196,9 +196,10 @@ def run(args: argparse.Namespace) -> int:
         stages = {"parts": models, "earlier": earlier}
     init_from = None
     if args.init_from is not None:
-        from zoo.hub import load
+        from zoo.api import start_from
 
-        init_from = load(args.init_from)
+        init_from, earlier = start_from(args.init_from)
+        stages["earlier"] = {**earlier, **stages.get("earlier", {})}
     folder = args.resume or args.run
     training = Run(
         plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
@@ -237,8 +238,11 @@ def _announce(training: Any) -> None:
     examples = training.data.batch_size * training.world * training.accumulate
     first = first_picture(settings.sample_every)
     pictures = f"pictures at step {first}, then every {settings.sample_every:,}" if first else "pictures at the end"
+    if training.told:
+        print(f"zoo: {training.told}", file=sys.stderr)
+    goes = "goes on in" if training.resume else "goes into"
     print(
-        f"zoo: the run goes into {training.folder}: {training.total:,} steps of {examples:,} examples\n"
+        f"zoo: the run {goes} {training.folder}: {training.total:,} steps of {examples:,} examples\n"
         f"zoo: it writes metrics.csv every {settings.log_every:,} steps, {pictures}, checkpoints every "
         f"{settings.checkpoint_every:,}; all of them at the end, a checkpoint on Ctrl-C too",
         file=sys.stderr,
@@ -297,6 +301,8 @@ def _check_folders(args: argparse.Namespace) -> None:
             f"--resume goes on with the data of the run; leave --data out, or start a new run from its weights: "
             f"zoo fit --model NAME --data {args.data} --init_from {args.resume}"
         )
+    if args.resume is not None and args.init_from is not None:
+        raise RunError("--resume goes on with the weights that are in the checkpoint; leave --init_from out")
     if args.run is not None and _first_process() and Path(args.run).exists():
         raise RunError(
             f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"

@@ -40,6 +40,7 @@ from zoo.training.devices import (
 )
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
+from zoo.training.fine_tuning import check_resumed, factors, recorded, set_rates, take_weights
 from zoo.training.gan_monitor import monitors_for
 from zoo.training.hooks import Hooks, NoProfiler
 from zoo.training.loop import run_lean
@@ -59,6 +60,7 @@ class Run:
 
     Attributes:
         announce: called once the run folder is there, before the first step.
+        told: what of the weights of ``init_from`` was taken, in words; empty without.
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
     Args:
@@ -93,7 +95,10 @@ class Run:
         self.name = self.cli.config["name"]
         self.registry = list(entry.get("registry") or [])
         self.earlier = dict(earlier or {})
+        self.told = ""
+        self.started: dict[str, Any] | None = None
         self.model, self.data = self._build(init_from, parts or {})
+        self._set_rates(folder if resume else None)
         self.arguments = self.cli.trainer_arguments()
         self.world, self.local = processes(self.arguments)
         choose_strategy(self.arguments, self.model, self.world, self.settings.timeout)
@@ -123,7 +128,8 @@ class Run:
             )
         model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
-            _copy_weights(init_from, model)
+            taken = take_weights(init_from, model)
+            self.started, self.told = taken.facts(), str(taken)
         for name, part in parts.items():
             _copy_weights(part, getattr(model, name), f"--{name}")
         if parts:
@@ -131,6 +137,12 @@ class Run:
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)
         return model, data
+
+    def _set_rates(self, resumed: str | Path | None) -> None:
+        """Freeze and slow down what is to be; which weights came from elsewhere, the checkpoint of the run knows."""
+        if resumed is not None and self.settings.old_rate != 1:
+            self.started = read_model_checkpoint(last_checkpoint(resumed))["zoo"].get("init_from")
+        set_rates(self.model, factors(self.model, self.settings, recorded(self.started)))
 
     def _manual_options(self) -> None:
         """Move clipping and accumulation of manually optimised families from the Trainer to the model."""
@@ -209,6 +221,8 @@ class Run:
             "data": self.data_spec(),
             "steps": self.total,
             **({"class_names": list(self.model.class_names)} if self.model.class_names else {}),
+            **({"init_from": self.started} if self.started else {}),
+            **({"rate_factors": self.model.rate_factors} if self.model.rate_factors else {}),
         }
 
     def data_spec(self) -> dict[str, Any]:
@@ -284,6 +298,8 @@ class Run:
         """
         self.folder = self.folder or new_folder(self.name)
         step = self._saved_step()
+        if self.settings.old_rate != 1 and self.started is None:
+            raise ConfigError("--training.old_rate is for the weights that --init_from brings; give --init_from too")
         if step is not None and step >= self.total:
             raise RunError(
                 f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
@@ -340,6 +356,8 @@ class Run:
         fill(self.model, content["state_dict"], self.checkpoint)
         if "step" not in content["zoo"]:
             raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
+        check_resumed(content["zoo"].get("rate_factors"), self.model.rate_factors)
+        self.started = content["zoo"].get("init_from")
         for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
             if not isinstance(content.get(part), kind):
                 raise CheckpointError(f"checkpoint {self.checkpoint} has no {part}, so no training can go on from it")
@@ -375,7 +393,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
-def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str = "--init_from") -> None:
+def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str) -> None:
     """Copy all weights; of what only training needs, and the target makes for itself, those that fit."""
     state, own = source.state_dict(), target.state_dict()
     handed_over = tuple(f"{name}." for name in type(target).trained_parts)
