@@ -32,6 +32,7 @@ MAY = {
     "context": set(),
     "model": {"checking", "copying", "sampling", "optimizer", "context", "trained_parts"},
     "abilities": {"model"},
+    "restoration": {"model", "abilities", "checking", "maths"},
     "images": set(),
     "media": {"model", "abilities", "images", "maths"},
     "families": {"model", "abilities", "fitting", "signature", "checking", "sampling", "maths", "nets", "families"},

@@ -18,6 +18,7 @@ _PUBLIC = {
     "push": "zoo.hub",
     "diagnose": "zoo.api",
     "evaluate": "zoo.api",
+    "restore": "zoo.api",
     "GenerativeModel": "zoo.model",
     "ZooError": "zoo.errors",
 }
@@ -33,10 +34,11 @@ __all__ = [
     "load",
     "pull",
     "push",
+    "restore",
 ]
 
 if TYPE_CHECKING:
-    from zoo.api import diagnose, evaluate
+    from zoo.api import diagnose, evaluate, restore
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push
     from zoo.model import GenerativeModel

@@ -83,7 +83,7 @@ def restored(
 
     Args:
         model: one that denoises examples, or follows a velocity or an energy of them.
-        operator: A, linear, of examples in data range, row by row; it keeps constants, or gives 0 where it sees nothing.
+        operator: A, linear, of examples in data range; it keeps constants, or gives 0 where nothing is seen.
         y: what was measured, of the shape that the operator gives for one example or for n of them.
         n: how many.
         noise: standard deviation of the noise of y, in units of the data, positive.
