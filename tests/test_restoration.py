@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+import zoo
+from zoo.errors import ConfigError, DataError
 from zoo.families.ddpm import DDPM
 from zoo.families.ebm import EBM
 from zoo.families.flow_matching import FlowMatching
 from zoo.families.score_sde import ScoreSDE
 from zoo.maths.conversions import SIGMA_DATA, input_scale
-from zoo.maths.measurements import blur, downsample, inpaint
+from zoo.maths.measurements import Measurement, blur, denoised, downsample, inpaint
 from zoo.maths.schedules import VE, Cosine
-from zoo.restoration import restored
+from zoo.restoration import measured, operator_of, restored
 
 SHAPE = (1, 2, 2)
 MEAN = torch.tensor([0.5, -0.2, 0.1, 0.8])

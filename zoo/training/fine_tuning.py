@@ -89,7 +89,8 @@ def take_weights(source: GenerativeModel, target: GenerativeModel) -> Taken:
         first = next(iter([*resized, *new]), "none")
         raise ConfigError(
             f"--init_from: the weights of {of} do not fit the model: {len(fits)} of {len(counted)} tensors do, the "
-            f"first that does not is {first!r}; give the same networks, with other numbers of classes, channels or sizes only"
+            f"first that does not is {first!r}; give the same networks, with other numbers of classes, channels or "
+            f"sizes only"
         )
     target.load_state_dict({**own, **{k: theirs[k] for k in fits}})
     left = tuple(k for k in theirs if k not in own)
