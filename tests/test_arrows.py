@@ -24,25 +24,30 @@ MAY = {
     "maths": set(),
     "nets": {"maths", "fitting"},
     "checking": set(),
+    "batches": {"checking"},
     "copying": set(),
     "sampling": {"checking"},
     "optimizer": set(),
     "trained_parts": set(),
     "fitting": {"signature", "trained_parts"},
     "context": set(),
-    "model": {"checking", "copying", "sampling", "optimizer", "context", "trained_parts"},
+    "model": {"batches", "checking", "copying", "sampling", "optimizer", "context", "trained_parts"},
     "abilities": {"model"},
     "restoration": {"model", "abilities", "checking", "maths"},
     "images": set(),
     "media": {"model", "abilities", "images", "maths"},
     "families": {"model", "abilities", "fitting", "signature", "checking", "sampling", "maths", "nets", "families"},
-    "data": {"maths", "data"},
+    "data": {"batches", "maths", "data"},
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
     "callbacks": {"model", "abilities", "context", "images", "media", "callbacks"},
     "overlays": set(),
     "runs": {"model", "overlays", "registry"},
-    "training": {"model", "abilities", "callbacks", "data", "fitting", "metrics", "runs", "trained_parts", "training"},
+    "training": {
+        *("model", "abilities", "callbacks", "data", "fitting", "metrics", "registry", "runs", "trained_parts"),
+        "training",
+    },
+    "trainings": {"hub", "runs"},
     "registry": {"overlays"},
     "names": {"registry"},
     "evaluation": {"model", "abilities", "metrics", "results"},
@@ -53,7 +58,12 @@ MAY = {
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
 }
-FOR_TYPES = {"registry": {"model", "data"}, "diagnostics": {"data"}, "evaluation": {"data"}}
+FOR_TYPES = {
+    "trainings": {"hub", "model", "results"},
+    "registry": {"model", "data"},
+    "diagnostics": {"data"},
+    "evaluation": {"data"},
+}
 """What a room may name in annotations only."""
 LIGHT = {
     "errors",

@@ -20,9 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo.errors import ConfigError, DataError, RegistryError, RenamedWarning, UnknownModelError, close_matches
+from zoo.errors import (
+    ConfigError,
+    DataError,
+    NotAGenerativeModelError,
+    RegistryError,
+    RenamedWarning,
+    UnknownModelError,
+    close_matches,
+)
 from zoo.overlays import Overlay, in_force, of_packages, of_user
-from zoo.spec import allowed, build, class_paths, is_spec
+from zoo.spec import Recorded, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -102,7 +110,10 @@ class Entry:
 
     def build_model(self, **overrides: Any) -> GenerativeModel:
         """Construct the model, with some constructor arguments replaced. Raises `ConfigError`."""
-        return build(_with(self.model, overrides), self.allow)
+        model = build(_with(self.model, overrides), self.allow)
+        if not isinstance(model, Recorded):  # which all models are
+            raise NotAGenerativeModelError(f"{self.model['class_path']}, which {self.name} names,")
+        return model
 
     def build_data(self, **overrides: Any) -> TensorData:
         """Construct the data module, with some constructor arguments replaced. Raises `ConfigError`."""

@@ -170,41 +170,9 @@ def run(args: argparse.Namespace) -> int:
     _take_name(args)
     if args.help:
         show_help(args)
-    _check_folders(args)
-    entry, rest = entry_of(args, args.resume)
-    if args.resume is not None:
-        from zoo.runs import tell_registries
+    training = prepared(args)
+    from zoo.training.fit import Stopped
 
-        tell_registries(args.resume)
-    rest = seeded(args, entry, rest)
-    if args.resume is not None:
-        _check_same_model(args, entry)
-    named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
-    if args.resume is None and args.init_from is None and not args.dry_run:
-        check_named(entry, named)
-    if args.budget is not None:
-        rest += ["--training.budget", args.budget]
-        if not any(a.startswith("--trainer.max_steps") for a in rest):
-            rest += ["--trainer.max_steps", "-1"]
-    from zoo.training.fit import Run, Stopped
-
-    stages: dict[str, Any] = {}
-    if named:
-        from zoo.api import with_parts
-
-        entry, models, earlier = with_parts(entry, named, keep_data=args.data is not None)
-        stages = {"parts": models, "earlier": earlier}
-    init_from = None
-    if args.init_from is not None:
-        from zoo.api import start_from
-
-        init_from, earlier = start_from(args.init_from)
-        stages["earlier"] = {**earlier, **stages.get("earlier", {})}
-    folder = args.resume or args.run
-    training = Run(
-        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
-        init_from=init_from, **stages,
-    )  # fmt: skip
     if args.dry_run:
         cost = training.estimate()
         print(json.dumps(cost, indent=2) if args.json else _cost_lines(cost))
@@ -220,14 +188,82 @@ def run(args: argparse.Namespace) -> int:
             return 130 if stop.signal_name == "SIGINT" else 143
     if not _first_process():
         return 0
+    early = f" (stopped early: {training.early})" if training.early else ""
     pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
     if args.json:
         facts = json.loads((done / "run.json").read_text(encoding="utf-8"))
         kept = {k: facts[k] for k in ("name", "status", "step", "steps", "cost") if k in facts}
         print(json.dumps({"run": str(done), **kept, "pictures": pictures}, indent=2))
         return 0
-    print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
+    print(f"zoo: the run is in {done}{early}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
+
+
+def prepared(
+    args: argparse.Namespace,
+    *,
+    own: Entry | None = None,
+    data: Mapping[str, Any] | None = None,
+    start: Any = None,
+    **from_python: Any,
+) -> Any:
+    """Build the run that the arguments mean, for the command and for ``zoo.fit``; nothing is written yet.
+
+    Args:
+        args: of this command's parser.
+        own: the entry of a model that no registry has.
+        data: the spec of data that have no name.
+        start: a model whose weights to start from.
+        from_python: what only Python can give: callbacks, loggers, objects; see `zoo.training.fit.Run`.
+    """
+    _check_folders(args)
+    entry, rest = entry_of(args, args.resume) if own is None else (own, list(args.rest))
+    if data is not None:
+        entry, rest = _with_data(entry, rest, data, resume=args.resume is not None)
+    if args.resume is not None:
+        from zoo.runs import tell_registries
+
+        tell_registries(args.resume)
+    rest = seeded(args, entry, rest)
+    if args.resume is not None:
+        _check_same_model(args, entry)
+    named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
+    if args.resume is None and args.init_from is None and not args.dry_run:
+        check_named(entry, named)
+    if args.budget is not None:
+        rest += ["--training.budget", args.budget]
+        if not any(a.startswith("--trainer.max_steps") for a in rest):
+            rest += ["--trainer.max_steps", "-1"]
+    from zoo.training.fit import Run
+
+    stages: dict[str, Any] = {}
+    if named:
+        from zoo.api import with_parts
+
+        entry, models, earlier = with_parts(entry, named, keep_data=args.data is not None)
+        stages = {"parts": models, "earlier": earlier}
+    init_from = start
+    if args.init_from is not None:
+        from zoo.api import start_from
+
+        init_from, earlier = start_from(args.init_from)
+        stages["earlier"] = {**earlier, **stages.get("earlier", {})}
+    folder = args.resume or args.run
+    return Run(
+        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
+        init_from=init_from, **stages, **from_python,
+    )  # fmt: skip
+
+
+def _with_data(entry: Entry, rest: list[str], data: Mapping[str, Any], *, resume: bool) -> tuple[Entry, list[str]]:
+    """Return the entry with other data, whose place in a run that is gone on with options take."""
+    given = dict(data.get("init_args") or {})
+    if resume:
+        changed = {**given, **({"sha256": None} if "path" in given else {})}
+        return entry, [*rest, *(w for k, v in changed.items() for w in (f"--data.{k}", json.dumps(v).strip('"')))]
+    takes = inspect.signature(class_of(data["class_path"], tuple(entry.allow))).parameters
+    kept = {k: v for k, v in (entry.data.get("init_args") or {}).items() if k in ("batch_size", "seed") and k in takes}
+    return dataclasses.replace(entry, data={**data, "init_args": {**kept, **given}}), rest
 
 
 def _announce(training: Any) -> None:

@@ -135,8 +135,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
     def setup(self, stage: str) -> None:
         """Measure the scale on the first training examples, the same for every process; the model is not placed yet."""
         if stage == "fit":
-            data = self.trainer.datamodule
-            x = data.to_float(data.split("train")[0][:_SCALED_BY], self.dtype).to(self.scale.device)
+            x = self.first_examples(_SCALED_BY).to(self.scale.device)
             self.scale.copy_(1 / self.autoencoder.latents(x).std())
 
     # -- data, latents, and back --------------------------------------------------------------------------------------

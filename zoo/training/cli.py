@@ -14,7 +14,7 @@ import jsonargparse
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
-from zoo.errors import ConfigError, ZooError
+from zoo.errors import ConfigError, NotAGenerativeModelError, ZooError
 from zoo.fitting import can_follow, fitted_model
 from zoo.model import GenerativeModel
 from zoo.spec import ALLOWED, build, class_of, class_paths
@@ -39,7 +39,7 @@ TRAINER = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
     "inference_mode": False,  # penalties need gradients in validation, too
-    "logger": False,  # the engine brings its own
+    "logger": None,  # what there is beside the run's own; false for nothing
     "enable_checkpointing": True,
 }
 """What the Trainer is given where neither the entry nor the user says otherwise."""
@@ -97,6 +97,8 @@ class EntryCLI(LightningCLI):
         for path in sorted(class_paths(list(defaults.values()))):
             if path.startswith("zoo."):
                 class_of(path, self.allow)  # raises, naming the path
+        if not issubclass(class_of(self.entry["model"]["class_path"], self.allow), GenerativeModel):
+            raise NotAGenerativeModelError(self.entry["model"]["class_path"])
         try:
             parser.set_defaults(defaults)
         except (AttributeError, ImportError, KeyError, ValueError, TypeError) as error:
@@ -155,6 +157,8 @@ class EntryCLI(LightningCLI):
             if isinstance(error.__cause__, ZooError):
                 raise error.__cause__ from None
             raise
+        except ImportError as error:  # a logger or callback whose package is not there
+            raise ConfigError(f"what the options name is not installed: {' '.join(str(error).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Leave the trainer to the engine, which must know the model first."""
@@ -168,9 +172,12 @@ class EntryCLI(LightningCLI):
         """Return the arguments for Lightning's Trainer, built."""
         return dict(vars(self.config_init["trainer"]))
 
-    def dump(self) -> str:
-        """Return the whole configuration as YAML, from which the run can be repeated."""
-        return self.parser.dump(self.config, skip_unset=False, format="yaml")
+    def dump(self, data: Mapping[str, Any] | None = None) -> str:
+        """Return the whole configuration as YAML, from which the run can be repeated; with these arguments of data."""
+        config = self.config.clone()
+        for name, value in (data or {}).items():
+            config[f"data.init_args.{name}"] = value
+        return self.parser.dump(config, skip_unset=False, format="yaml")
 
 
 def _holds(whole: Any, part: Any) -> bool:

@@ -35,6 +35,9 @@ class TrainingSettings:
         freeze: what does not move, names of parameters or of modules that hold them, with wildcards: encoder,out.*
         rates: factors of the learning rate of parts, such as encoder=0.1,decoder.*.bias=0.5.
         old_rate: factor of the learning rate of all weights that --init_from brought, 0 to train only what is new.
+        patience: validations without improvement after which the run ends early, as `stopped early`; null for none.
+        min_delta: what an improvement is at least, in the unit of what is monitored.
+        monitor: the column of metrics.csv that has to become smaller; null for validation/loss.
         timeout: minutes after which one of several processes that says nothing is taken for dead.
     """
 
@@ -53,6 +56,9 @@ class TrainingSettings:
     freeze: str | None = None
     rates: str | None = None
     old_rate: float = 1.0
+    patience: int | None = None
+    min_delta: float = 0.0
+    monitor: str | None = None
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -67,6 +73,12 @@ class TrainingSettings:
         if not 0 <= self.old_rate < math.inf:
             raise ConfigError(f"training.old_rate must be a number from 0, got {self.old_rate}")
         self.rate_patterns()
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"training.patience must be at least 1, got {self.patience}")
+        if not self.min_delta >= 0:
+            raise ConfigError(f"training.min_delta must not be negative, got {self.min_delta}")
+        if self.patience is None and (self.min_delta or self.monitor is not None):
+            raise ConfigError("training.min_delta and training.monitor are for training.patience; set that too")
         if self.timeout <= 0:
             raise ConfigError(f"training.timeout must be positive, got {self.timeout}")
         if self.threads is not None and self.threads < 1:
