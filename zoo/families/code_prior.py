@@ -3,7 +3,8 @@
     log p(x) >= log p(x | c(x)) + log p(c(x)),   samples: c ~ p(c), then the mean of p(x | c)
 
 The autoencoder is frozen. The prior is any model of images whose pixels are codes: one with a likelihood, such as a
-PixelCNN, gives the bound; one without, such as a masked transformer, gives samples.
+PixelCNN, gives the bound; one without, such as a masked transformer, gives samples. Where the autoencoder draws its
+codes, the bound is that of draws c ~ q(c | x), with p(c) / q(c | x) in the place of p(c) (IWAE).
 
 References:
     A. van den Oord, O. Vinyals, K. Kavukcuoglu, Neural Discrete Representation Learning, 2017, arXiv:1711.00937,
@@ -21,11 +22,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import Tokenises, has_likelihood
+from zoo.abilities import DrawsCodes, Tokenises, has_likelihood
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.maths.completion import covered, known_values
-from zoo.model import Batch, LikelihoodModel, TrainedPart
+from zoo.model import Batch, LikelihoodModel, TrainedPart, seeded
 from zoo.spec import class_of
 
 __all__ = ["CodePrior"]
@@ -102,7 +103,7 @@ class CodePrior(SecondStage, LikelihoodModel):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the mean of p(x | codes(x)): (B, *shape) -> (B, *shape), both in data range."""
-        return self.autoencoder.reconstruct(x)
+        return self.decode(self.codes(x))
 
     def image(self, codes: Tensor) -> Tensor:
         """Return codes as the prior's images, in [0, 1]; float32 at least, which keeps millions of levels apart."""
@@ -158,7 +159,9 @@ class CodePrior(SecondStage, LikelihoodModel):
     ) -> Tensor:
         """Return log p(x | codes(x)) + log p(codes(x)), in nats: (B, *shape) in data range -> (B,).
 
-        ``k`` and ``seed`` are for the prior, where its likelihood is a bound that takes them.
+        ``k`` and ``seed`` are for the prior, where its likelihood is a bound that takes them. Where the autoencoder
+        draws its codes, it is log (1/k) sum_i p(x | c_i) p(c_i) / q(c_i | x) (IWAE-k), with one draw where the prior
+        has but a bound.
 
         Raises:
             ConfigError: the prior has no likelihood, or what `HasLikelihood.log_prob` refuses.
@@ -170,13 +173,29 @@ class CodePrior(SecondStage, LikelihoodModel):
             )
         labels = self.given_labels(len(x), labels)
         given: dict[str, Any] = {} if labels is None else {"labels": labels}
-        codes = self.codes(x)
-        return self.autoencoder.log_likelihood(x, codes) + self.prior.log_prob(
-            self.image(codes), k=k, seed=seed, **given
-        )
+        if not isinstance(self.autoencoder, DrawsCodes):
+            return self._joint(x, self.codes(x), k=k, seed=seed, **given)
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        generator, draws = seeded(seed), self._draws(k)
+        weights = []
+        for _ in range(draws):
+            codes, log_q = self.autoencoder.drawn_codes(x, generator)
+            inner = 1 if draws == k else k
+            weights.append(self._joint(x, codes, k=inner, seed=generator, **given) - log_q)
+        return torch.stack(weights).logsumexp(0) - math.log(draws)
+
+    def _joint(self, x: Tensor, codes: Tensor, **given: Any) -> Tensor:
+        """Return log p(x | codes) + log p(codes), (B,)."""
+        return self.autoencoder.log_likelihood(x, codes) + self.prior.log_prob(self.image(codes), **given)
+
+    def _draws(self, k: int) -> int:
+        """Return over how many draws of the codes `log_prob` averages; a bound inside a logarithm of a mean is none."""
+        exact = self.has_likelihood and self.prior.likelihood() == "exact"
+        return k if exact and isinstance(self.autoencoder, DrawsCodes) else 1
 
     def likelihood(self, k: int = 1) -> str:
-        return "elbo"
+        return "elbo" if self._draws(k) == 1 else f"iwae-{k}"
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -243,5 +262,8 @@ class CodePrior(SecondStage, LikelihoodModel):
 
     def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return what evaluation measures beside samples: reconstructions, and samples without the prior."""
-        uniform = {"uniform_codes": lambda x, seed: self.sample(len(x), seed=seed, codes="uniform")}
-        return {**self.autoencoder.controls(), **uniform}
+        own = {
+            "reconstructions": lambda x, seed: self.reconstruct(x),
+            "uniform_codes": lambda x, seed: self.sample(len(x), seed=seed, codes="uniform"),
+        }
+        return {**self.autoencoder.controls(), **own}
