@@ -44,6 +44,7 @@ __all__ = [
     "Refines",
     "SeesThroughNoise",
     "Settles",
+    "StoresExamples",
     "Tokenises",
     "Travels",
     "WritesSound",
@@ -215,6 +216,16 @@ class Tokenises(HasCodes, Protocol):
     def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
 
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
+
+
+@runtime_checkable
+class StoresExamples(Protocol):
+    """What a model makes of examples before it learns from them never changes: ``stored`` gives integers (B, ...).
+
+    Its loss takes a batch of these in the place of examples, which are floating-point numbers.
+    """
+
+    def stored(self, x: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

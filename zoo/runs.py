@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,9 @@ def read_model_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None = None) -> GenerativeModel:
+def load_run(
+    run: str | Path, *, ema: bool = True, checkpoint: str | Path | None = None, allow: Sequence[str] = ()
+) -> GenerativeModel:
     """Return the model of a run, in eval mode, with its averaged weights (or the raw ones).
 
     The folder is data: which classes it may name beyond those of the zoo is for the user's own registry overlays to
@@ -191,6 +194,7 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
         run: the run folder.
         ema: take the exponential moving average of the weights where the run kept one.
         checkpoint: a checkpoint other than the newest intact one.
+        allow: class paths that the caller's own code allows besides, never what a file says.
 
     Raises:
         RunError: no intact checkpoint.
@@ -201,7 +205,7 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
     path = Path(checkpoint) if checkpoint is not None else last_checkpoint(run)
     content = read_model_checkpoint(path)
     metadata = content["zoo"]
-    model = _built(metadata["spec"], path)
+    model = _built(metadata["spec"], path, allow)
     state = content["state_dict"]
     if ema and content.get("ema"):
         state = {**state, **content["ema"]["parameters"]}
@@ -223,12 +227,12 @@ def fill(model: GenerativeModel, state: dict[str, torch.Tensor], path: Path) -> 
         ) from error
 
 
-def _built(spec: Any, path: Path) -> GenerativeModel:
+def _built(spec: Any, path: Path, allow: Sequence[str] = ()) -> GenerativeModel:
     try:
         data = sorted(p for p in class_paths(spec) if p.startswith("zoo.data."))
         if data:  # they read files
             raise ConfigError(f"its model names {data[0][:200]!r}, and data are no part of a model")
-        model = build(spec, load_registry().allow)
+        model = build(spec, (*load_registry().allow, *allow))
     except ConfigError as error:
         raise ConfigError(f"checkpoint {path}: {error}") from error
     except MALFORMED as error:

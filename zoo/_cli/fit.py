@@ -168,8 +168,49 @@ def run(args: argparse.Namespace) -> int:
     _take_name(args)
     if args.help:
         show_help(args)
+    training = prepared(args)
+    from zoo.training.fit import Stopped
+
+    if args.dry_run:
+        print(json.dumps(training.estimate(), indent=2))
+        return 0
+    with _one_interrupt(training):
+        try:
+            done = training.start()
+        except Stopped as stop:
+            kept = training.folder
+            if _first_process():
+                print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
+            return 130 if stop.signal_name == "SIGINT" else 143
+    early = f" (stopped early: {training.early})" if training.early else ""
+    pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
+    if not _first_process():
+        return 0
+    print(f"zoo: the run is in {done}{early}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
+    return 0
+
+
+def prepared(
+    args: argparse.Namespace,
+    *,
+    own: Entry | None = None,
+    data: Mapping[str, Any] | None = None,
+    start: Any = None,
+    **from_python: Any,
+) -> Any:
+    """Build the run that the arguments mean, for the command and for ``zoo.fit``; nothing is written yet.
+
+    Args:
+        args: of this command's parser.
+        own: the entry of a model that no registry has.
+        data: the spec of data that have no name.
+        start: a model whose weights to start from.
+        from_python: what only Python can give: callbacks, loggers, objects; see `zoo.training.fit.Run`.
+    """
     _check_folders(args)
-    entry, rest = entry_of(args, args.resume)
+    entry, rest = entry_of(args, args.resume) if own is None else (own, list(args.rest))
+    if data is not None:
+        entry, rest = _with_data(entry, rest, data, resume=args.resume is not None)
     if args.resume is not None:
         from zoo.runs import tell_registries
 
@@ -184,7 +225,7 @@ def run(args: argparse.Namespace) -> int:
         rest += ["--training.budget", args.budget]
         if not any(a.startswith("--trainer.max_steps") for a in rest):
             rest += ["--trainer.max_steps", "-1"]
-    from zoo.training.fit import Run, Stopped
+    from zoo.training.fit import Run
 
     stages: dict[str, Any] = {}
     if named:
@@ -192,32 +233,27 @@ def run(args: argparse.Namespace) -> int:
 
         entry, models, earlier = with_parts(entry, named, keep_data=args.data is not None)
         stages = {"parts": models, "earlier": earlier}
-    init_from = None
+    init_from = start
     if args.init_from is not None:
         from zoo.hub import load
 
         init_from = load(args.init_from)
     folder = args.resume or args.run
-    training = Run(
+    return Run(
         plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
-        init_from=init_from, **stages,
+        init_from=init_from, **stages, **from_python,
     )  # fmt: skip
-    if args.dry_run:
-        print(json.dumps(training.estimate(), indent=2))
-        return 0
-    with _one_interrupt(training):
-        try:
-            done = training.start()
-        except Stopped as stop:
-            kept = training.folder
-            if _first_process():
-                print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
-            return 130 if stop.signal_name == "SIGINT" else 143
-    pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
-    if not _first_process():
-        return 0
-    print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
-    return 0
+
+
+def _with_data(entry: Entry, rest: list[str], data: Mapping[str, Any], *, resume: bool) -> tuple[Entry, list[str]]:
+    """Return the entry with other data, whose place in a run that is gone on with options take."""
+    given = dict(data.get("init_args") or {})
+    if resume:
+        changed = {**given, **({"sha256": None} if "path" in given else {})}
+        return entry, [*rest, *(w for k, v in changed.items() for w in (f"--data.{k}", json.dumps(v).strip('"')))]
+    takes = inspect.signature(class_of(data["class_path"], tuple(entry.allow))).parameters
+    kept = {k: v for k, v in (entry.data.get("init_args") or {}).items() if k in ("batch_size", "seed") and k in takes}
+    return dataclasses.replace(entry, data={**data, "init_args": {**kept, **given}}), rest
 
 
 @contextlib.contextmanager

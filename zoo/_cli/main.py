@@ -15,7 +15,7 @@ from typing import Any
 from zoo import __version__
 from zoo._cli.imports import refused_import
 from zoo._cli.speech import speaking
-from zoo.errors import RenamedWarning, ZooError, close_matches
+from zoo.errors import NotAGenerativeModelError, RenamedWarning, ZooError, close_matches
 from zoo.registry import in_force
 
 COMMANDS = {
@@ -90,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with speaking(verbose):
             return _main(argv)
     except ZooError as error:
-        print(f"zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        example = error.example if isinstance(error, NotAGenerativeModelError) else ""  # which keeps its lines
+        print(f"zoo: error: {' '.join(str(error).removesuffix(example).split())}", file=sys.stderr)
+        if example:
+            print(example, file=sys.stderr)
         return error.exit_code
     except ImportError as error:
         told = refused_import(error)

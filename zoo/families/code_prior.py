@@ -13,6 +13,8 @@ References:
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -23,7 +25,9 @@ from torch import Tensor, nn
 from zoo.abilities import DrawsCodes, Tokenises, has_likelihood
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
+from zoo.maths.completion import covered, known_values
 from zoo.model import Batch, LikelihoodModel, TrainedPart, seeded
+from zoo.spec import class_of
 
 __all__ = ["CodePrior"]
 
@@ -31,9 +35,13 @@ __all__ = ["CodePrior"]
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
     """Return the arguments of a `CodePrior` over the codes of this very autoencoder."""
     prior = arguments["prior"]
-    fitted = {**(prior.get("init_args") or {}), "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
-    for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
-        fitted[channels] = -(-(fitted[channels] or 0) // autoencoder.grid[0]) * autoencoder.grid[0] or None
+    given, kind = dict(prior.get("init_args") or {}), None
+    with contextlib.suppress(ConfigError):  # a class of a user's own is asked for nothing but shape and levels
+        kind = class_of(prior["class_path"])
+    if hasattr(kind, "fitted_to_codes"):
+        fitted = kind.fitted_to_codes(given, autoencoder)
+    else:
+        fitted = {**given, "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
     return {**arguments, "autoencoder": autoencoder.spec, "prior": {**prior, "init_args": fitted}}
 
 
@@ -66,6 +74,8 @@ class CodePrior(SecondStage, LikelihoodModel):
             )
         super().__init__(autoencoder, prior)
         self.grid, self.codebook_size = autoencoder.grid, autoencoder.codebook_size
+        if hasattr(prior, "reads"):
+            prior.reads(autoencoder)
 
     # -- data, codes, and back ----------------------------------------------------------------------------------------
 
@@ -100,10 +110,15 @@ class CodePrior(SecondStage, LikelihoodModel):
         dtype = torch.promote_types(self.dtype, torch.float32)
         return codes.to(dtype) / (self.codebook_size - 1)
 
+    def stored(self, x: Tensor) -> Tensor:
+        """Return what training may keep of examples, as they never change: their codes, which `stage` takes as well."""
+        return self.codes(x)
+
     def stage(self, batch: Batch) -> Batch:
+        """Return codes as the prior's images, of examples or, where they are integers, of codes (B, *grid)."""
         x, labels = batch
         with torch.no_grad():
-            return self.image(self.codes(x)), labels
+            return self.image(self.codes(x) if x.is_floating_point() else x), labels
 
     # -- likelihood ---------------------------------------------------------------------------------------------------
 
@@ -198,10 +213,37 @@ class CodePrior(SecondStage, LikelihoodModel):
                 f"{', '.join(options)}: an option of the prior, which uniform codes leave out; drop it, or codes"
             )
         if codes == "uniform":
-            drawn = self.autoencoder.uniform_codes(n, generator)
-        else:
-            drawn = self.draw_codes(n, generator, labels, **options)
-        return self.autoencoder.picture(drawn, generator, observe)
+            return self.autoencoder.picture(self.autoencoder.uniform_codes(n, generator), generator, observe)
+        found = known_values(self.shape, n, options.pop("given", None), options.pop("known", None), self.device)
+        if found is not None:
+            x, mask = found[0].to(self.dtype), found[1]
+            options |= {"given": self.image(self.codes(x)), "known": self.known_codes(mask)}
+        picture = self.autoencoder.picture(self.draw_codes(n, generator, labels, **options), generator, observe)
+        return picture if found is None else torch.where(mask, x, picture)
+
+    def option_parameters(self) -> dict[str, inspect.Parameter]:
+        """Return those of a second stage; and ``given`` and ``known`` examples where the prior completes codes.
+
+        What is known of an example stays as it is. Those codes are known of which all pixels are, see `known_codes`.
+        """
+        of_prior = self.prior.option_parameters() if getattr(self.prior, "completes", False) else {}
+        completing = {name: of_prior[name] for name in ("given", "known") if name in of_prior}
+        return {**super().option_parameters(), **completing}
+
+    def known_codes(self, mask: Tensor) -> Tensor:
+        """Return which codes stand for pixels that are all known: bool (B, *shape) -> bool (B, *grid).
+
+        Raises:
+            ConfigError: codes that have no place in the example.
+        """
+        G, h, w = self.grid
+        if hasattr(self.autoencoder, "known_codes"):
+            return self.autoencoder.known_codes(mask)
+        if mask.ndim != 4 or (h == 1 and w > 1):
+            raise ConfigError(
+                f"codes of shape {tuple(self.grid)} have no place in an image, so none is known of a part"
+            )
+        return covered(mask, (h, w)).expand(-1, G, -1, -1)
 
     def draw_codes(self, n: int, generator: torch.Generator, labels: Tensor | None = None, **options: Any) -> Tensor:
         """Draw codes from the prior, int64 (n, *grid)."""

@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -66,12 +67,26 @@ class VQVAE(DiscreteAutoencoder):
         self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser
         self.steps_to_move = getattr(quantiser, "steps_to_move", 2)
 
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the encoder and the decoder map to what; see `zoo.fitting`."""
+        channels = cls._channels(arguments)
+        if channels is None:
+            return {}
+        latent = (*channels, *arguments["grid"])
+        return {"encoder": (tuple(arguments["shape"]), latent), "decoder": (latent, cls._observed(arguments))}
+
     def compilable(self) -> list[nn.Module]:
         return [self.encoder, self.decoder]
 
+    @property
+    def latent_size(self) -> tuple[int, ...]:
+        """Shape (D, h, w) of what is quantised."""
+        return (self.quantiser.dim, *self.grid[1:])
+
     def latent(self, x: Tensor) -> Tensor:
         """Return z_e: (B, *shape) in data range -> (B, D, h, w). Raises `ConfigError` where the sizes do not fit."""
-        z, size = self.encoder(x), (self.quantiser.dim, *self.grid[1:])
+        z, size = self.encoder(x), self.latent_size
         if z[0].numel() != math.prod(size):
             raise ConfigError(
                 f"the encoder gives {z[0].numel()} numbers an example, the quantiser and its grid take "

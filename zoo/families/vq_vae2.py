@@ -15,14 +15,16 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.discrete import DiscreteAutoencoder
+from zoo.families.discrete import LARGEST_GRID, DiscreteAutoencoder
+from zoo.fitting import LEAST_WIDTH, grows
 from zoo.nets.quantisers import Quantised, quantised
 
 __all__ = ["VQVAE2"]
@@ -78,6 +80,34 @@ class VQVAE2(DiscreteAutoencoder):
         self.bottom, self.top, self.upsample, self.decoder = bottom, top, upsample, decoder
         self.quantiser_top, self.quantiser_bottom, self.ratio = quantiser_top, quantiser_bottom, ratio
         self.merge = nn.Conv2d(2 * features, quantiser_bottom.dim, 1)
+
+    quantiser_arguments: ClassVar[tuple[str, ...]] = ("quantiser_top", "quantiser_bottom")
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        fitted = super().fitted_to(arguments, before)
+        if grows(fitted, before):
+            fitted["features"] = max(fitted["features"], LEAST_WIDTH)
+        return fitted
+
+    @classmethod
+    def _largest_grid(cls) -> int:
+        return LARGEST_GRID // 2  # the bottom grid is twice as fine
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the networks map to what; see `zoo.fitting`."""
+        channels, features = cls._channels(arguments), arguments["features"]
+        if channels is None:
+            return {}
+        fine = [arguments.get("ratio", 2) * side for side in arguments["grid"]]
+        f, top = (features, *fine), (channels[0], *arguments["grid"])
+        return {
+            "bottom": (tuple(arguments["shape"]), f),
+            "top": (f, top),
+            "upsample": (top, f),
+            "decoder": ((features + channels[1], *fine), cls._observed(arguments)),
+        }
 
     def compilable(self) -> list[nn.Module]:
         return [self.bottom, self.top, self.upsample, self.decoder]

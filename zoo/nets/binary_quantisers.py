@@ -11,7 +11,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -98,6 +99,16 @@ class LFQ(Recorded, nn.Module):
             )
         self.dim = self.groups = bits
         self.joint, self.certainty, self.diversity, self.sharpness = joint, certainty, diversity, sharpness
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return arguments["bits"]
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 10 bits."""
+        return {**arguments, "bits": max(arguments["bits"], 10), "joint": max(arguments.get("joint", 8), 10)}
 
     @property
     def side(self) -> float:

@@ -17,10 +17,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -139,6 +140,16 @@ class VectorQuantiser(Stochastic, Recorded, nn.Module):
             self.codebook = nn.Parameter(e)
 
     # -- vectors, codes, and back -------------------------------------------------------------------------------------
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return arguments["dim"]
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 512 codes of 64 numbers."""
+        return {**arguments, "size": max(arguments["size"], 512), "dim": max(arguments["dim"], 64)}
 
     def vectors(self, z: Tensor) -> Tensor:
         """Return the vectors of each group: (B, D, h, w) -> (G, B h w, d)."""
@@ -285,6 +296,16 @@ class FSQ(Recorded, nn.Module):
         self.grid = FiniteScalars(levels)
         self.steps_to_move = 120 if max(levels) == 2 else 2
         self.size, self.dim = self.grid.size, len(levels)
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return len(arguments["levels"])
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 8 x 5 x 5 x 5 codes."""
+        return {**arguments, "levels": [8, 5, 5, 5]} if math.prod(arguments["levels"]) < 1000 else dict(arguments)
 
     def codes(self, z: Tensor) -> Tensor:
         """Return the codes of the nearest points: (B, D, h, w) -> int64 (B, 1, h, w)."""

@@ -7,7 +7,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,16 @@ class ResidualQuantiser(Recorded, nn.Module):
             raise ConfigError(f"depth must be at least 1, got {depth}")
         self.quantiser = VectorQuantiser(size, dim, 1, update, decay, revive)
         self.size, self.dim, self.groups = size, dim, depth
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return arguments["dim"]
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 512 codes of 64 numbers."""
+        return {**arguments, "size": max(arguments["size"], 512), "dim": max(arguments["dim"], 64)}
 
     def codes(self, z: Tensor) -> Tensor:
         """Return the codes, coarse ones first: (B, C, h, w) -> int64 (B, D, h, w)."""
