@@ -462,7 +462,7 @@ def test_latents_are_maps_of_unit_variance_and_only_the_prior_learns() -> None:
     model = MODELS["latent_diffusion"]()
 
     class Data:
-        def split(self, name: str) -> tuple[Tensor, None]:
+        def first(self, n: int) -> tuple[Tensor, None]:
             return images(50, shape=(1, 8, 8)), None
 
         def to_float(self, x: Tensor, dtype: torch.dtype) -> Tensor:
