@@ -124,16 +124,16 @@ def test_masked_sets_have_the_asked_size_and_are_of_each_example() -> None:
 
 
 def test_random_order_is_exact_and_confidence_is_biased_as_known() -> None:
-    n = 400_000
+    n = 200_000
     model, exact = Fast(TABLE), TABLE.flatten()
     found = shares(model, n, steps=2, order="random")
     assert n * ((found - exact).square() / exact).sum() < 16.3  # chi-square with three degrees of freedom, 0.1 %
     found = shares(model, n, steps=2, order="confidence", choice_temperature=0.0)
-    assert torch.allclose(found, torch.tensor([0.649, 0.160, 0.161, 0.030]), atol=0.003)
+    assert torch.allclose(found, torch.tensor([0.649, 0.160, 0.161, 0.030]), atol=0.004)
     assert n * ((found - exact).square() / exact).sum() > 1000
     found = shares(model, n, steps=1, order="random")  # both at once: independent codes
     marginal = TABLE.sum(1)
-    assert torch.allclose(found, torch.outer(marginal, marginal).flatten().float(), atol=0.003)
+    assert torch.allclose(found, torch.outer(marginal, marginal).flatten().float(), atol=0.004)
 
 
 def test_the_most_probable_code_everywhere_is_no_sample() -> None:
