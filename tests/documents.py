@@ -117,7 +117,7 @@ def python(path: Path) -> list[Shown]:
     return found
 
 
-_RUNS = {"<date-time>": "monday", "<date>": "monday", "/DATE": "/monday", "./runs/...": "runs/cond", "NAME": "vae"}
+_RUNS = {"<date-time>": "friday", "<date>": "friday", "/DATE": "/friday", "./runs/...": "runs/cond", "NAME": "vae"}
 _SHORT = {
     "fit": [
         *("--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "1"),

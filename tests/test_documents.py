@@ -114,7 +114,7 @@ def prepare(text: str) -> None:
         if f"--run {folder}" in text:
             continue
         for placeholder in ("<date-time>", "<date>", "DATE"):
-            folder = folder.replace(placeholder, "monday")
+            folder = folder.replace(placeholder, "friday")
         folder = folder.removesuffix("/config.yaml")
         if Path(folder).exists():
             continue
@@ -168,7 +168,7 @@ def test_lines_of_python_run(place: Path) -> None:
     x = read_mnist("t10k")[0][:1].float() / 255
     for shown in found:
         prepare(shown.text)
-        text = shown.text.replace("/DATE", "/monday")
+        text = shown.text.replace("/DATE", "/friday")
         scope: dict[str, Any] = {"zoo": zoo, "torch": torch, "x": torch.randn(4, 2) if "gaussians" in text else x}
         if "labels=" in text:
             prepare("runs/cond ")
