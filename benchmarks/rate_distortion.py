@@ -30,6 +30,7 @@ from zoo.diagnostics.figures import png, sheet_of
 from zoo.evaluation.comparison import Reference, choose
 from zoo.registry import load_registry
 from zoo.runs import load_run
+from zoo.spec import class_of
 
 
 def tokenizers(sources: dict[str, str]) -> dict[str, Any]:
@@ -77,8 +78,8 @@ def rows(name: str, model: Any, x: Tensor, reference: Reference) -> list[dict[st
     return found
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Return the table as Markdown, the fewest bits first."""
+def table(found: list[dict[str, Any]], examples: int, floor: float) -> str:
+    """Return the table as Markdown, the fewest bits first, and below what it was measured on."""
     lines = [
         "| tokenizer | | bits | entropy, bits | MSE | PSNR, dB | FID of reconstructions |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -86,6 +87,10 @@ def table(found: list[dict[str, Any]]) -> str:
     for r in sorted(found, key=lambda r: (r["bits"] is None, r["bits"] or 0, r["tokenizer"])):
         rate = "- | -" if r["bits"] is None else f"{r['bits']:.0f} | {r['entropy']:.1f}"
         lines.append(f"| {r['tokenizer']} | {r['what']} | {rate} | {r['mse']:.5f} | {r['psnr']:.2f} | {r['fid']:.2f} |")
+    lines += [
+        "",
+        f"{examples:,} test images, distances against all of them; floor of as many training images: FID {floor:.2f}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -134,7 +139,8 @@ def main() -> None:
     torch.set_num_threads(1)
 
     registry = load_registry()
-    bundled = [e.name for e in registry.find(family="vae", pretrained=True) if e.model_name in ("vq_vae", "fsq")]
+    entries = registry.find(family="vae", dataset="mnist", pretrained=True)
+    bundled = [e.name for e in entries if hasattr(class_of(e.model["class_path"]), "codes")]
     models = tokenizers(dict((m.partition("=")[0], m.partition("=")[2] or m) for m in args.models or bundled))
     data = registry.resolve("vae-mnist").build_data()
     extractor = choose(None, data)
@@ -145,15 +151,16 @@ def main() -> None:
     for name, model in models.items():
         found += rows(name, model.eval(), x, reference)
         print({k: v for k, v in found[-1].items() if k != "what"}, flush=True)
+    text = table(found, len(x), reference.floor(len(x))["fid"][0])
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "rate_distortion.md").write_text(table(found), encoding="utf-8")
+    (args.out / "rate_distortion.md").write_text(text, encoding="utf-8")
     plot(found, args.out / "rate_distortion.png")
     if args.strips:
         strips(models, x[:16], args.strips)
     if args.codes:
         usage = {name: codebook_usage(model, x).summary() for name, model in models.items()}
         args.codes.write_text(json.dumps(usage, indent=1) + "\n", encoding="utf-8")
-    print(table(found))
+    print(text)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from zoo.hub.saving import save_pretrained
 from zoo.images import animation_bytes, captioned_sheet, clips_png, sheet
 from zoo.media import feature_picture, save_samples
 from zoo.metrics.energies import auroc, energy_gap
-from zoo.metrics.probes import effective_rank, few_labels, knn_accuracy, probe_accuracy, standardised
+from zoo.metrics.probes import PROBE, effective_rank, few_labels, knn_accuracy, probe_accuracy, standardised
 from zoo.model import GenerativeModel
 from zoo.runs import load_run
 from zoo.sampling import Draw
@@ -51,6 +51,11 @@ FOREIGN = {
     "e",
     "info",
     "record",
+    "logger",
+    "callback",
+    "owner",
+    "value",
+    "sys",
     "error",
     "failure",
     "func",
@@ -238,8 +243,10 @@ def test_what_represents_draws_nothing(models: dict[str, GenerativeModel]) -> No
 
 
 def test_evaluation_follows_abilities(
-    runs: dict[str, Path], models: dict[str, GenerativeModel], tmp_path: Path
+    runs: dict[str, Path], models: dict[str, GenerativeModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(PROBE, "iterations", 40)
+    monkeypatch.setitem(PROBE, "few_seeds", 2)
     found = {}
     for kind in KINDS:
         own = {"extractor": None if kind == "patches" else "none", "progress": False}

@@ -27,6 +27,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def fails(capture: Capture, *argv: str) -> str:
     """Run a command that must end with exit code 2 and one line; return that line."""
     before = set(Path.cwd().rglob("*"))
+    capture.readouterr()
     assert main(argv) == 2
     lines = [x for x in capture.readouterr().err.splitlines() if not x.startswith("zoo: warning")]
     assert len(lines) == 1 and lines[0].startswith("zoo: error: "), lines
@@ -174,7 +175,7 @@ def test_a_run_is_sampled_validated_and_started_from(capsys: Capture, tmp_path: 
 
 
 def test_dry_run_prints_the_cost_and_trains_nothing(capsys: Capture, tmp_path: Path) -> None:
-    assert main(["fit", "--model", "vae", "--budget", "1TFLOP", "--dry_run"]) == 0
+    assert main(["fit", "--model", "vae", "--budget", "1TFLOP", "--dry_run", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert 0.9 < said["training_tflop"] <= 1.0 and said["parameters"] > 0 and said["estimated_minutes"] > 0
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from closed_forms import regression, told
-from test_discrete import _decoder, _encoder
+from closed_forms import regression, step_flops, told
+from test_discrete import decoder_layers, encoder_layers
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
@@ -32,15 +32,15 @@ SHAPE = (1, 4, 4)
 
 def autoencoder_kl(args: Mapping[str, Any]) -> float:
     pixels, places = math.prod(args["shape"][1:]), math.prod(args["grid"][1:])
-    E, D = _encoder(args["encoder"], pixels), _decoder(args["decoder"], places)
+    E, D = encoder_layers(args["encoder"], pixels), decoder_layers(args["decoder"], places)
     return 2.0 * (3 * sum(E + D) - E[0])
 
 
 def latent_diffusion(args: Mapping[str, Any]) -> float:
     """The encoder forward, and the prior's training step."""
     inner = args["autoencoder"]["init_args"]
-    pixels = math.prod(inner["shape"][1:])
-    return 2.0 * sum(_encoder(inner["encoder"], pixels)) + regression(args["prior"]["init_args"])
+    pixels, prior = math.prod(inner["shape"][1:]), args["prior"]["class_path"].rpartition(".")[2]
+    return 2.0 * sum(encoder_layers(inner["encoder"], pixels)) + step_flops()[prior](args["prior"]["init_args"])
 
 
 def consistency(args: Mapping[str, Any]) -> float:
@@ -462,7 +462,7 @@ def test_latents_are_maps_of_unit_variance_and_only_the_prior_learns() -> None:
     model = MODELS["latent_diffusion"]()
 
     class Data:
-        def split(self, name: str) -> tuple[Tensor, None]:
+        def first(self, n: int) -> tuple[Tensor, None]:
             return images(50, shape=(1, 8, 8)), None
 
         def to_float(self, x: Tensor, dtype: torch.dtype) -> Tensor:

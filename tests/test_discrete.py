@@ -38,7 +38,7 @@ def _block(width: int, pixels: int) -> int:
     return pixels * 10 * width * width
 
 
-def _encoder(spec: Mapping[str, Any], pixels: int) -> list[int]:
+def encoder_layers(spec: Mapping[str, Any], pixels: int) -> list[int]:
     args = spec["init_args"]
     layers = []
     for a, b in pairwise([args["channels"], *args["widths"]]):
@@ -48,7 +48,7 @@ def _encoder(spec: Mapping[str, Any], pixels: int) -> list[int]:
     return [*layers, args["blocks"] * _block(last, pixels), pixels * last * args["out"]]
 
 
-def _decoder(spec: Mapping[str, Any], pixels: int) -> list[int]:
+def decoder_layers(spec: Mapping[str, Any], pixels: int) -> list[int]:
     args = spec["init_args"]
     widths = args["widths"]
     layers = [9 * pixels * args["features"] * widths[0] + args["blocks"] * _block(widths[0], pixels)]
@@ -59,7 +59,7 @@ def _decoder(spec: Mapping[str, Any], pixels: int) -> list[int]:
     return [*layers, 16 * pixels * widths[-1] * args["channels"]]
 
 
-def _search(spec: Mapping[str, Any], pixels: int) -> int:
+def search(spec: Mapping[str, Any], pixels: int) -> int:
     """Distances to all codes at each depth; scalars have none, bits the odds of all codes of a group, and back.
 
     Of a Gumbel quantiser the mean of all codes and its two gradients; of a soft one the same, and the likeness to codes
@@ -76,31 +76,44 @@ def _search(spec: Mapping[str, Any], pixels: int) -> int:
 
 
 def vq_vae(args: Mapping[str, Any]) -> float:
-    E, D = _encoder(args["encoder"], math.prod(args["shape"][1:])), _decoder(args["decoder"], math.prod(args["grid"]))
-    return 2.0 * (3 * sum(E + D) - E[0] + _search(args["quantiser"], math.prod(args["grid"])))
+    E, D = (
+        encoder_layers(args["encoder"], math.prod(args["shape"][1:])),
+        decoder_layers(args["decoder"], math.prod(args["grid"])),
+    )
+    return 2.0 * (3 * sum(E + D) - E[0] + search(args["quantiser"], math.prod(args["grid"])))
 
 
 def vq_vae2(args: Mapping[str, Any]) -> float:
     top, r2 = math.prod(args["grid"]), args["ratio"] ** 2
-    E = _encoder(args["bottom"], math.prod(args["shape"][1:])) + _encoder(args["top"], top * r2)
-    D = _decoder(args["upsample"], top) + _decoder(args["decoder"], top * r2)
+    E = encoder_layers(args["bottom"], math.prod(args["shape"][1:])) + encoder_layers(args["top"], top * r2)
+    D = decoder_layers(args["upsample"], top) + decoder_layers(args["decoder"], top * r2)
     merge = top * r2 * 2 * args["features"] * args["quantiser_bottom"]["init_args"]["dim"]
-    search = _search(args["quantiser_top"], top) + _search(args["quantiser_bottom"], top * r2)
-    return 2.0 * (3 * (sum(E + D) + merge) - E[0] + search)
+    searched = search(args["quantiser_top"], top) + search(args["quantiser_bottom"], top * r2)
+    return 2.0 * (3 * (sum(E + D) + merge) - E[0] + searched)
 
 
 def vqgan(args: Mapping[str, Any]) -> float:
     """A VQ-VAE; the judge forward and twice back to the picture, two gradients of the last layer; then the judge."""
-    D, last = net(args["discriminator"]), _decoder(args["decoder"], math.prod(args["grid"]))[-1]
+    D, last = net(args["discriminator"]), decoder_layers(args["decoder"], math.prod(args["grid"]))[-1]
     return vq_vae(args) + 2.0 * (sum(D) + 2 * sum(D) + 2 * last + 2 * (3 * sum(D) - D[0]))
 
 
 def code_prior(args: Mapping[str, Any]) -> float:
     """The encoder and its search forward, and the prior's training step."""
     inner = args["autoencoder"]["init_args"]
-    codes = sum(_encoder(inner["encoder"], math.prod(inner["shape"][1:])))
-    codes += _search(inner["quantiser"], math.prod(inner["grid"]))
+    codes = sum(encoder_layers(inner["encoder"], math.prod(inner["shape"][1:])))
+    codes += _coded(inner)
     return 2.0 * codes + step_flops()[args["prior"]["class_path"].rpartition(".")[2]](args["prior"]["init_args"])
+
+
+def _coded(inner: Mapping[str, Any]) -> int:
+    """The search alone; of several scales their enlarging too, once for the codes and once for what a prior sees."""
+    args = inner["quantiser"]["init_args"]
+    if "scales" not in args:
+        return search(inner["quantiser"], math.prod(inner["grid"]))
+    cells, q = sum(s * s for s in args["scales"]), args["quantiser"]
+    maps = len(args["scales"]) * 9 * q["init_args"].get("dim", 0) ** 2 * args["scales"][-1] ** 2
+    return 0 if "bits" in q["init_args"] else search(q, cells) + 2 * maps
 
 
 STEP_FLOPS = {

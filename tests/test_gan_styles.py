@@ -253,14 +253,20 @@ HEALTHY = {
 )
 def test_each_symptom_is_one_sentence(changed: dict[str, float], word: str) -> None:
     assert symptoms(HEALTHY, digits=True) == []
+    early = symptoms({**HEALTHY, **changed}, digits=True, young=True)
+    assert bool(early) == ("finite" in word)  # what has hardly begun may still look like anything
     (sentence,) = symptoms({**HEALTHY, **changed}, digits=True)
     assert word in sentence and "\n" not in sentence
 
 
 def test_a_failing_run_says_so_and_logs_the_shares_of_the_digits(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An untrained generator draws no digits; two looks give one warning."""
+    """An untrained generator draws no digits; two looks give one warning, and none in the first steps of a training."""
+    with caplog.at_level(logging.WARNING, logger="zoo.training"):
+        warm.train("wgan_gp-mnist", str(tmp_path / "short"), 2, 4, "--training.sample_every", "2")
+    assert not [r for r in caplog.records if r.name == "zoo.training"]
+    monkeypatch.setattr("zoo.training.gan_monitor._EARLY", 0)
     with caplog.at_level(logging.WARNING, logger="zoo.training"):
         warm.train("wgan_gp-mnist", str(tmp_path / "run"), 4, 4, "--training.sample_every", "2")
     said = [r.getMessage() for r in caplog.records if r.name == "zoo.training"]

@@ -17,6 +17,7 @@ from zoo._cli.completion import model_options
 from zoo.errors import ConfigError
 from zoo.registry import create, in_force, load_registry
 from zoo.training.cli import EntryCLI
+from zoo.training.trainer_options import REFUSED
 
 Capture = pytest.CaptureFixture[str]
 MERGED = "models:\n  other-mnist: {extends: vae-mnist, model: {class_path: zoo.families.cvae.CVAE}}\n"
@@ -46,7 +47,8 @@ def test_every_option_of_every_model_has_a_meaning_and_is_completed() -> None:
         assert not [o.name for group in options.values() for o in group if not o.meaning], name
         for group, spec in (("model", entry.model), ("data", entry.data)):
             listed = [o.name for o in options[group]][1:]
-            assert set(model_options(f"--{group}", spec)) == set(listed), name
+            size = {"--model.size"}  # of all networks together, no argument of the class
+            assert {*model_options(f"--{group}", spec)} | size == {*listed} | size, name
 
 
 def test_help_lists_what_the_parser_takes() -> None:
@@ -56,7 +58,8 @@ def test_help_lists_what_the_parser_takes() -> None:
     shown = {o.name for group in options_of(entry).values() for o in group}
     cli = EntryCLI(plain, ["--model.generator.widths", "[32, 16]", "--model.penalty", "3", "--data.seed", "5"])
     taken = {o for a in cli.parser._actions for o in a.option_strings if o.startswith(("--training.", "--trainer."))}
-    assert {o for o in taken if not o.endswith((".help", "+"))} <= shown
+    refused = {f"--trainer.{name}" for name in REFUSED}
+    assert {o for o in taken if not o.endswith((".help", "+"))} - refused <= shown and not refused & shown
     assert cli.config["model"]["init_args"]["generator"]["init_args"]["widths"] == [32, 16]
     assert cli.config["data"]["init_args"]["seed"] == 5
 

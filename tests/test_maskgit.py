@@ -124,16 +124,16 @@ def test_masked_sets_have_the_asked_size_and_are_of_each_example() -> None:
 
 
 def test_random_order_is_exact_and_confidence_is_biased_as_known() -> None:
-    n = 400_000
+    n = 200_000
     model, exact = Fast(TABLE), TABLE.flatten()
     found = shares(model, n, steps=2, order="random")
     assert n * ((found - exact).square() / exact).sum() < 16.3  # chi-square with three degrees of freedom, 0.1 %
     found = shares(model, n, steps=2, order="confidence", choice_temperature=0.0)
-    assert torch.allclose(found, torch.tensor([0.649, 0.160, 0.161, 0.030]), atol=0.003)
+    assert torch.allclose(found, torch.tensor([0.649, 0.160, 0.161, 0.030]), atol=0.004)
     assert n * ((found - exact).square() / exact).sum() > 1000
     found = shares(model, n, steps=1, order="random")  # both at once: independent codes
     marginal = TABLE.sum(1)
-    assert torch.allclose(found, torch.outer(marginal, marginal).flatten().float(), atol=0.003)
+    assert torch.allclose(found, torch.outer(marginal, marginal).flatten().float(), atol=0.004)
 
 
 def test_the_most_probable_code_everywhere_is_no_sample() -> None:
@@ -405,3 +405,23 @@ def test_storing_is_counted_and_pays_only_where_examples_are_read_again() -> Non
     encoding = (few.flops - many.flops) / 16  # an example
     assert many.upfront == pytest.approx(400 * encoding, rel=1e-6)
     assert many.spent(0) == many.upfront and many.spent(2) == many.upfront + 2 * many.flops
+
+
+@pytest.mark.parametrize(
+    ("path", "width"), [("maskgit.MaskGIT", 96), ("transformer.Transformer", 96), ("pixelcnn.PixelCNN", 100)]
+)
+def test_any_prior_fits_itself_to_any_codes(path: str, width: int) -> None:
+    from zoo.nets.binary_quantisers import LFQ
+    from zoo.spec import build
+
+    q = LFQ(5, joint=5)
+    inner = VQVAE(MLP([16, 20]), MLP([20, 16]), q, [1, 4, 4], [2, 2], "bernoulli")
+    prior = {
+        "class_path": f"zoo.families.{path}",
+        "init_args": {"shape": [1, 7, 7], "levels": 4, "width": 96, "depth": 1},
+    }
+    fitted = CodePrior.trained_parts["autoencoder"].fitted({"autoencoder": None, "prior": prior}, inner)
+    model = build({"class_path": "zoo.families.code_prior.CodePrior", "init_args": fitted})
+    assert model.prior.shape == (5, 2, 2) and model.prior.levels == 2
+    assert fitted["prior"]["init_args"]["width"] == width  # channels divide among codebooks where networks are masked
+    assert model.sample(2, seed=0).shape == (2, 1, 4, 4)

@@ -81,7 +81,7 @@ def test_masked_prior_over_trained_codes(prototype: Any, capsys: Any) -> None:
     wrong = zoo_says(capsys, "fit", "--model", name, "--autoencoder", "vae-mnist", *FEW, code=2)
     assert "vae-mnist is a VAE, which has no discrete codes" in wrong and "such as vq_vae-mnist" in wrong
     fit = ("fit", "--model", name, "--autoencoder", "vq_vae-mnist")
-    cost = json.loads(zoo_says(capsys, *fit, "--dry_run", *FEW))
+    cost = json.loads(zoo_says(capsys, *fit, "--dry_run", "--json", *FEW))
     assert list(cost["stages"]) == ["vq_vae-mnist", name] and cost["training_tflop"] > cost["stages"]["vq_vae-mnist"]
     assert "the run is in one; look at" in zoo_says(capsys, *fit, "--run", "one", *FEW)
     assert Path("one/samples.png").is_file()
@@ -297,9 +297,7 @@ def test_two_trained_parts_under_names_of_their_own(prototype: Any, capsys: Any)
         main(["fit", "--model", name, "--help"])
     assert left.value.code == 0
     helped = capsys.readouterr().out
-    assert (
-        "--left NAME|RUN" in helped and "--right NAME|RUN" in helped and "--model.left.init_args.latent_dim  " in helped
-    )
+    assert "--left NAME|RUN" in helped and "--right NAME|RUN" in helped and "--model.left.latent_dim " in helped
     fit = ("fit", "--model", name, "--left", "vae-mnist")
     assert "name it with --right" in zoo_says(capsys, *fit, *FEW, code=2)
     wrong = zoo_says(capsys, *fit, "--right", "vae-mnist", *FEW, code=2)

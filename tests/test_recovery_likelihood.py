@@ -25,10 +25,11 @@ def _points(args: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, int, in
 
 
 def _image(args: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, int, int]:
-    widths, E, blocks, sides = args["widths"], args["embedding"], args["blocks"], [shape[-1]]
+    widths, E, blocks, stride = args["widths"], args["embedding"], args["blocks"], args["stride"]
+    sides = [(shape[-1] - stride) // stride + 1]
     for _ in widths[1:]:
         sides.append(-(-sides[-1] // 2))
-    stem = 9 * args["channels"] * widths[0] * sides[0] ** 2
+    stem = (stride + 2) ** 2 * args["channels"] * widths[0] * sides[0] ** 2
     time = 2 * E * E + sum(blocks * E * w for w in widths) + E * widths[-1]
     maps = sum(blocks * 2 * 9 * w * w * s * s for w, s in zip(widths, sides, strict=True))
     between = sum(a * b * s * s for (a, b), s in zip(pairwise(widths), sides[1:], strict=True))

@@ -46,7 +46,7 @@ def titok_flops(args: Mapping[str, Any]) -> float:
     encoder, first, decoder, _ = _nets(args)
     q, inner = args["quantiser"]["init_args"], args["autoencoder"]["init_args"]
     search = args["tokens"] * q["size"] * q["dim"]
-    proxy = sum(test_discrete._encoder(inner["encoder"], 784)) + test_discrete._search(inner["quantiser"], 49)
+    proxy = sum(test_discrete.encoder_layers(inner["encoder"], 784)) + test_discrete.search(inner["quantiser"], 49)
     return 2.0 * (3 * (encoder + decoder) - first + search + proxy)
 
 
@@ -58,7 +58,7 @@ def tuned_flops(args: Mapping[str, Any]) -> float:
     search, p = args["tokens"] * q["size"] * q["dim"], inner["quantiser"]["init_args"]
     mean = 49 * p["size"] * p["dim"]
     return 2.0 * (
-        encoder + search + 3 * decoder - read + 2 * mean + 3 * sum(test_discrete._decoder(inner["decoder"], 49))
+        encoder + search + 3 * decoder - read + 2 * mean + 3 * sum(test_discrete.decoder_layers(inner["decoder"], 49))
     )
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "DrawsValues",
     "Embeds",
     "Encodes",
+    "FitsCodes",
     "HasCodes",
     "HasControls",
     "HasCritic",
@@ -41,6 +42,7 @@ __all__ = [
     "MapsCodes",
     "NoisyView",
     "PredictsData",
+    "ReadsCodes",
     "Refines",
     "SeesThroughNoise",
     "Settles",
@@ -216,6 +218,20 @@ class Tokenises(HasCodes, Protocol):
     def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
 
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
+
+
+@runtime_checkable
+class FitsCodes(Protocol):
+    """A class of priors whose arguments follow from the codes of an autoencoder: ``fitted_to_codes``."""
+
+    def fitted_to_codes(self, arguments: Any, autoencoder: Any) -> Any: ...
+
+
+@runtime_checkable
+class ReadsCodes(Protocol):
+    """A prior that sees codes through their autoencoder, which ``reads`` makes known to it."""
+
+    def reads(self, autoencoder: Any) -> None: ...
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zoo.registry import Entry
     from zoo.results import Result
 
-__all__ = ["diagnose", "evaluate", "restore", "second_stage", "with_parts"]
+__all__ = ["diagnose", "evaluate", "restore", "second_stage", "start_from", "with_parts"]
 
 _KEPT = ("training_tflop", "training")
 
@@ -342,6 +342,17 @@ def with_parts(
         given = {**(trained_on[1].get("init_args") or {}), **({"batch_size": own} if own else {})}
         entry = replace(entry, data={"class_path": trained_on[1]["class_path"], "init_args": given})
     return entry, taken, stages
+
+
+def start_from(which: str | Path) -> tuple[GenerativeModel, dict[str, float | None]]:
+    """Return a model to start a training from, and the TFLOP of its own, by stage, None where that is not known.
+
+    Raises:
+        ZooError: what `zoo.load` raises.
+    """
+    model, _, known = _load(which, None)
+    stages = _stages(model.source.name or str(which), known.get("cost") or {}, False)
+    return model, {f"{name} (start)": tflop for name, tflop in stages.items()}
 
 
 def _without_size(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,8 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
             attribute and an option of ``zoo fit``.
         training_parts: names of parts that only training needs, such as a frozen teacher, a network that follows, or a
             buffer of earlier samples: they are in checkpoints, not in what is published; None where they are absent.
+        rate_factors: parameter -> factor of its learning rate where that is not 1, 0 for what is frozen; set by the
+            engine.
         quantizes: whether examples of any floating type are brought to their levels, so that none is converted before.
         source: where the weights came from.
         driven: whether the zoo's engine drives the training, which gives batches as they are wanted and logs the terms;
@@ -159,6 +161,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         self.source = Source("new")
         self.accumulate = 1
         self.gradient_clip: float | None = None
+        self.rate_factors: dict[str, float] = {}
         self._pending: dict[str, int] = {}
         self._steps_done = 0
         self._streams: Sequence[torch.Generator] = ()
@@ -549,8 +552,26 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
-            LeanAdamW(list(p.parameters), lr=p.lr, betas=tuple(p.betas), weight_decay=p.weight_decay)
+            LeanAdamW(self.moved(p), lr=p.lr, betas=tuple(p.betas), weight_decay=p.weight_decay)
             for p in self.players().values()
+        ]
+
+    def moved(self, player: Player) -> list[Any]:
+        """Return what the optimizer of a player is given: its parameters, or groups of them by `rate_factors`.
+
+        What is frozen is in none of them; the group that moves at the full rate is the first.
+        """
+        parameters = list(player.parameters)
+        if not self.rate_factors:
+            return parameters
+        names = {id(p): name for name, p in self.named_parameters()}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for p in parameters:
+            groups.setdefault(self.rate_factors.get(names[id(p)], 1.0), []).append(p)
+        return [
+            {"params": groups[factor], "lr": player.lr * factor, "rate_factor": factor}
+            for factor in sorted(groups, key=lambda factor: (factor != 1.0, factor))
+            if factor > 0
         ]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from zoo.errors import ConfigError, close_matches
 from zoo.signature import default_of
@@ -28,6 +28,13 @@ __all__ = ["SIZES", "sized_model"]
 
 SIZES: Mapping[str, tuple[float, float]] = {"small": (0.5, 1.0), "base": (1.0, 1.0), "large": (2.0, 1.5)}
 """Name -> factors of width and depth."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A class that says which of its arguments a size scales, and how."""
+
+    sized: Mapping[str, str]
 
 
 def sized_model(spec: Mapping[str, Any], size: str, allow: Collection[str] = ()) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def sized_model(spec: Mapping[str, Any], size: str, allow: Collection[str] = ())
 def _sized(spec: Mapping[str, Any], width: float, depth: float, allow: Collection[str]) -> dict[str, Any] | None:
     """Return the spec with all that has a size scaled, None where nothing has one."""
     cls, arguments = class_of(spec["class_path"], allow), dict(spec.get("init_args") or {})
-    parts, declares = declared(spec["class_path"], tuple(allow)), getattr(cls, "sized", {})
+    parts, declares = declared(spec["class_path"], tuple(allow)), cls.sized if isinstance(cls, Sized) else {}
     has_one = bool(declares)
     for name, value in arguments.items():
         if is_spec(value) and name not in parts:

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from zoo.errors import ConfigError
 from zoo.registry import Entry
+from zoo.sizes import SIZES, sized_model
 from zoo.spec import class_of, is_spec
 
 __all__ = ["Option", "meanings", "options_of", "shown", "summary"]
@@ -88,25 +90,42 @@ def options_of(entry: Entry) -> dict[str, list[Option]]:
 
     from zoo.training.cli import TRAINER
     from zoo.training.settings import TrainingSettings
+    from zoo.training.trainer_options import REFUSED
 
+    defaults = {name: value for name, value in TRAINER.items() if name not in REFUSED}
     allow = tuple(entry.allow)
     settings = {f.name: f.default for f in fields(TrainingSettings)}
-    trainer = {n: p.default for n, p in inspect.signature(Trainer).parameters.items()}
+    trainer = {n: p.default for n, p in inspect.signature(Trainer).parameters.items() if n not in REFUSED}
     return {
-        "model": list(_of_spec("--model", entry.model, allow)),
+        "model": [*_of_spec("--model", entry.model, allow), *_size(entry.model, allow)],
         "data": list(_of_spec("--data", entry.data, allow)),
         "training": _flat("--training", {**settings, **entry.training}, meanings(TrainingSettings)),
-        "trainer": _flat("--trainer", {**trainer, **TRAINER, **entry.trainer}, _short(meanings(Trainer))),
+        "trainer": _flat("--trainer", {**trainer, **defaults, **entry.trainer}, _of_trainer(meanings(Trainer))),
     }
+
+
+def _size(spec: Mapping[str, Any], allow: tuple[str, ...]) -> list[Option]:
+    """Return the option of all networks together, where they say what it scales."""
+    if "size" in inspect.signature(class_of(spec["class_path"], allow)).parameters:  # a model's own
+        return []
+    try:
+        sized_model(spec, "base", allow)
+    except ConfigError:
+        return []
+    return [Option("--model.size", "base", f"{', '.join(SIZES)}: widths and depths of all networks (see `zoo.sizes`)")]
 
 
 def _flat(prefix: str, values: Mapping[str, Any], texts: Mapping[str, str]) -> list[Option]:
     return [Option(f"{prefix}.{name}", value, texts.get(name, "")) for name, value in values.items()]
 
 
-def _short(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the first sentence of each: the Trainer's are long."""
-    return {name: re.split(r"(?<=[a-z)`])\. ", text)[0] for name, text in texts.items()}
+def _of_trainer(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the first sentence of each, as they are long, and how the zoo honours it where that is its own way."""
+    from zoo.training.trainer_options import HONOURED
+
+    short = {name: re.split(r"(?<=[a-z)`])\. ", text)[0] for name, text in texts.items()}
+    own = {name: way for name, way in HONOURED.items() if not way.startswith("as Lightning has it")}
+    return {name: f"{text}: {own[name]}" if name in own else text for name, text in short.items()}
 
 
 def _of_spec(prefix: str, spec: Mapping[str, Any], allow: tuple[str, ...], meaning: str = "") -> Iterator[Option]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
+import json
+from typing import Any
 
 from zoo.errors import ConfigError
 
@@ -15,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names", metavar="NAME", nargs="*", help="of rm: namespace/name, or one commit of it by @revision"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--cache-dir", default=None, help="another cache than that of HF_HUB_CACHE or HF_HOME")
     parser.epilog = (
         "list: the models with their sizes. rm: remove some. prune: remove commits that no branch, tag or registry "
@@ -30,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     where = cache_folder(args.cache_dir)
     if (args.action == "rm") != bool(args.names):
         raise ConfigError("`zoo cache rm` takes the models to remove, and the other actions take no names")
+    if args.json:
+        return _json(args, where)
     if args.action == "list":
         return _list(keeping.cached_models(args.cache_dir), where)
     if args.action == "verify":
@@ -52,6 +58,28 @@ def run(args: argparse.Namespace) -> int:
         freed = keeping.remove(name, args.cache_dir)
         print(f"removed {name}: {freed.models} {'commit' if freed.models == 1 else 'commits'}, {_size(freed.size)}")
     return 0
+
+
+def _json(args: argparse.Namespace, where: object) -> int:
+    """Do what was asked, and print what came of it."""
+    from zoo.hub import keeping
+
+    facts: dict[str, Any] = {"cache": str(where)}
+    if args.action == "list":
+        facts["models"] = [_facts(kept) for kept in keeping.cached_models(args.cache_dir)]
+    elif args.action == "verify":
+        checked = keeping.verify_cached(args.cache_dir)
+        facts["models"] = [{**_facts(kept), "error": str(error) if error else None} for kept, error in checked]
+    elif args.action == "prune":
+        facts["removed"] = dataclasses.asdict(keeping.prune(args.cache_dir))
+    else:
+        facts["removed"] = {name: dataclasses.asdict(keeping.remove(name, args.cache_dir)) for name in args.names}
+    print(json.dumps(facts, indent=2))
+    return 2 if any(model.get("error") for model in facts.get("models", ())) else 0
+
+
+def _facts(kept: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(kept), "folder": str(kept.folder)}
 
 
 def _list(models: list, where: object) -> int:

@@ -98,7 +98,12 @@ def _further(registry: Registry, words: list[str]) -> list[str]:
     if named is None or not (named in registry or named in registry.aliases):
         return options
     entry = registry[registry.aliases.get(named, named)]
-    return [*model_options("--model", entry.model, entry.allow), *model_options("--data", entry.data), *options]
+    return [
+        "--model.size",
+        *model_options("--model", entry.model, entry.allow),
+        *model_options("--data", entry.data),
+        *options,
+    ]
 
 
 def model_options(prefix: str, spec: Mapping[str, Any], allow: Iterable[str] = ()) -> list[str]:

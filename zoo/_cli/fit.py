@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,11 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
             "--run", metavar="DIR", help="the run folder, which must not exist (default: a new one under runs/)"
         )
         parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-        parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model (fine-tuning)")
+        parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model, those that fit")
         parser.add_argument(
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
         parser.add_argument("--dry_run", action="store_true", help="print what the training would cost, and stop")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON: the run, or its cost")
 
 
 def entry_of(args: argparse.Namespace, run: str | None = None) -> tuple[Entry, list[str]]:
@@ -172,8 +174,10 @@ def run(args: argparse.Namespace) -> int:
     from zoo.training.fit import Stopped
 
     if args.dry_run:
-        print(json.dumps(training.estimate(), indent=2))
+        cost = training.estimate()
+        print(json.dumps(cost, indent=2) if args.json else _cost_lines(cost))
         return 0
+    training.announce = lambda: _announce(training)
     with _one_interrupt(training):
         try:
             done = training.start()
@@ -182,9 +186,14 @@ def run(args: argparse.Namespace) -> int:
             if _first_process():
                 print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
             return 130 if stop.signal_name == "SIGINT" else 143
+    if not _first_process():
+        return 0
     early = f" (stopped early: {training.early})" if training.early else ""
     pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
-    if not _first_process():
+    if args.json:
+        facts = json.loads((done / "run.json").read_text(encoding="utf-8"))
+        kept = {k: facts[k] for k in ("name", "status", "step", "steps", "cost") if k in facts}
+        print(json.dumps({"run": str(done), **kept, "pictures": pictures}, indent=2))
         return 0
     print(f"zoo: the run is in {done}{early}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
@@ -235,9 +244,10 @@ def prepared(
         stages = {"parts": models, "earlier": earlier}
     init_from = start
     if args.init_from is not None:
-        from zoo.hub import load
+        from zoo.api import start_from
 
-        init_from = load(args.init_from)
+        init_from, earlier = start_from(args.init_from)
+        stages["earlier"] = {**earlier, **stages.get("earlier", {})}
     folder = args.resume or args.run
     return Run(
         plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
@@ -254,6 +264,44 @@ def _with_data(entry: Entry, rest: list[str], data: Mapping[str, Any], *, resume
     takes = inspect.signature(class_of(data["class_path"], tuple(entry.allow))).parameters
     kept = {k: v for k, v in (entry.data.get("init_args") or {}).items() if k in ("batch_size", "seed") and k in takes}
     return dataclasses.replace(entry, data={**data, "init_args": {**kept, **given}}), rest
+
+
+def _announce(training: Any) -> None:
+    """Say where the run goes, how long it is, and what it writes when."""
+    from zoo.callbacks.pictures import first_picture
+
+    settings = training.settings
+    examples = training.data.batch_size * training.world * training.accumulate
+    first = first_picture(settings.sample_every)
+    pictures = f"pictures at step {first}, then every {settings.sample_every:,}" if first else "pictures at the end"
+    if training.told:
+        print(f"zoo: {training.told}", file=sys.stderr)
+    goes = "goes on in" if training.resume else "goes into"
+    print(
+        f"zoo: the run {goes} {training.folder}: {training.total:,} steps of {examples:,} examples\n"
+        f"zoo: it writes metrics.csv every {settings.log_every:,} steps, {pictures}, checkpoints every "
+        f"{settings.checkpoint_every:,}; all of them at the end, a checkpoint on Ctrl-C too",
+        file=sys.stderr,
+    )
+
+
+def _cost_lines(cost: Mapping[str, Any]) -> str:
+    """Return what a training would cost, for people."""
+    tflop = cost["training_tflop"]
+    compute = f"{tflop:.4g} TFLOP" if tflop is not None else "not known, as that of an earlier stage is not"
+    if "stages" in cost:
+        known = (f"{name} {'unknown' if v is None else f'{v:.4g}'}" for name, v in cost["stages"].items())
+        compute += f", all stages together: {', '.join(known)}"
+    return "\n".join(
+        [
+            f"{cost['name']}: {cost['steps']:,} steps",
+            f"  compute     {compute}",
+            f"  parameters  {cost['parameters']:,}; a checkpoint has {cost['checkpoint_megabytes']:.3g} MB",
+            f"  time        about {cost['estimated_minutes']:.3g} minutes, {cost['seconds_per_step']:.3g} s a step "
+            f"as {cost['measured_steps']} steps here took, pictures and checkpoints not counted",
+            f"  hardware    {cost['hardware']}, {cost['devices']} device{'s' * (cost['devices'] > 1)}",
+        ]
+    )
 
 
 @contextlib.contextmanager
@@ -289,6 +337,8 @@ def _check_folders(args: argparse.Namespace) -> None:
             f"--resume goes on with the data of the run; leave --data out, or start a new run from its weights: "
             f"zoo fit --model NAME --data {args.data} --init_from {args.resume}"
         )
+    if args.resume is not None and args.init_from is not None:
+        raise RunError("--resume goes on with the weights that are in the checkpoint; leave --init_from out")
     if args.run is not None and _first_process() and Path(args.run).exists():
         raise RunError(
             f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", default=None, help="name to give the commit, such as v1")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--dry_run", action="store_true", help="build, check and show everything, and send nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = "The token comes from HF_TOKEN or `hf auth login`. Another Hub: set HF_ENDPOINT."
 
 
@@ -26,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
 
     def show(files: Mapping[str, int]) -> None:
         shown.update(files)
+        if args.json:
+            return
         for name, size in files.items():
             print(f"{size:>12,}  {name}")
         print(f"{sum(files.values()):>12,}  bytes in {len(files)} files for {args.repo}", flush=True)
@@ -40,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
         show=show,
     )
+    if args.json:
+        facts = {"repo": args.repo, "url": result.url, "commit": result.commit, "tag": args.tag, "files": shown}
+        print(json.dumps(facts, indent=2))
+        return 0
     if result.commit is None:
         print(f"nothing was sent; it would go to {result.url}")
         return 0

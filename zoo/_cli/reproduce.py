@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 
 from zoo._cli.fit import named_parts
 from zoo.errors import ZooError, close_matches
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     parser.add_argument("--samples", type=int, default=10_000, help="samples of the evaluation (default 10000)")
     parser.add_argument("--devices", type=int, default=1, help="processes of the evaluation (default 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,6 +46,11 @@ def run(args: argparse.Namespace) -> int:
         folder = stop.folder  # type: ignore[attr-defined]
         print(f"zoo: {stop}; the checkpoint is kept. Go on with: zoo reproduce {args.name} --run {folder}")
         return 143 if stop.signal_name == "SIGTERM" else 130
+    if args.json:
+        bands = [{**dataclasses.asdict(band), "inside": band.inside} for band in found.bands]
+        facts = {"name": args.name, "run": str(found.folder), "inside": found.inside, "bands": bands}
+        print(json.dumps(facts, indent=2))
+        return 0 if found.inside else 1
     for band in found.bands:
         verdict = "inside" if band.inside else "OUTSIDE"
         print(f"{args.name}: {band.metric} {band.value:.4g} is {verdict} the band [{band.low:g}, {band.high:g}]")

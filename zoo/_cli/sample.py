@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind, what in _OPTIONS:
         parser.add_argument(f"--{name}", type=kind, default=None, help=f"{what}; the same as --option {name}=...")
     parser.add_argument("--device", default=None, help="cpu, cuda, ...")
+    parser.add_argument("--json", action="store_true", help="print JSON: the files, or the texts, and the seed")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
 
 
@@ -121,11 +123,18 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--width and --noise are those of a measurement: give it by --measure KIND FILE.png")
     else:
         samples = model.sample(n, seed=seed, labels=labels, **options)
+    facts = {"model": args.which, "n": n, "seed": seed}
+    if name is None and args.json:
+        print(json.dumps({**facts, "texts": model.text(samples)}, indent=2, ensure_ascii=False))
+        return 0
     if name is None:
         print(page(model.text(samples)), end="")
         print(f"{n} samples of {args.which}, seed {seed}", file=sys.stderr)
         return 0
     written = save_samples(model, samples, name, captions=captions and captions * n, seed=seed)
+    if args.json:
+        print(json.dumps({**facts, "files": [str(path) for path in written]}, indent=2))
+        return 0
     print(f"{' and '.join(map(str, written))}: {n} samples of {args.which}, seed {seed}")
     return 0
 

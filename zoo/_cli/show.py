@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from zoo.names import is_path
 from zoo.registry import Entry, load_registry, pretrained_folder
 from zoo.spec import is_spec
 from zoo.trained_parts import TrainedPart, declared
+
+_WIDTH, _DEEPEST = 120, 8
+"""Characters of a line, and how far in the objects in objects are shown."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +77,11 @@ def _folder_lines(name: str, metadata: dict[str, Any]) -> list[str]:
     arguments = spec.get("init_args") or metadata.get("args") or {}
     lines = [f"{shown(name)}: " + shown(metadata.get("name") or "a model folder")]
     lines.append("model     " + shown(spec.get("class_path") or metadata.get("model") or ""))
-    lines += [f"            {shown(k)}: {shown(_short(v), 200)}" for k, v in arguments.items()]
+    lines += _tree(arguments, lambda value: shown(value, 200))
     data = metadata.get("data") or {}
     if isinstance(data, dict):
-        lines.append("data      " + shown(_short(data), 300))
+        lines.append("data      " + shown(data.get("class_path") or data.get("name") or ""))
+        lines += _tree(data.get("init_args") or {}, lambda value: shown(value, 200))
     lines += _class_lines([shown(n) for n in metadata.get("class_names") or ()])
     if "step" in metadata:
         lines.append(
@@ -113,17 +118,19 @@ def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPar
         where = f"arXiv {paper['arxiv']}" if "arxiv" in paper else paper.get("url", "")
         lines.append(f"paper     {paper['title']}. {paper['authors']}, {paper['year']}. {where}")
     lines.append(f"model     {entry.model['class_path']}")
-    lines += [f"            {k}: {_short(v)}" for k, v in (entry.model.get("init_args") or {}).items()]
+    lines += _tree(entry.model.get("init_args") or {})
     for part, declaration in parts.items():
         lines.append(f"takes     --{part}, as it is {declaration.what}, such as {declaration.example}")
-    lines.append(f"data      {entry.data['class_path']}  {_short(entry.data.get('init_args') or {})}")
+    lines += [f"data      {entry.data['class_path']}", *_tree(entry.data.get("init_args") or {})]
     if entry.pretrained:
         lines += _class_lines(_folder(pretrained_folder(entry.name)).get("class_names") or [])
-    lines.append(f"trainer   {_short(dict(entry.trainer))}")
-    lines.append(f"training  {_short(dict(entry.training))}")
-    metrics = results.get("metrics", {})
+    lines += ["trainer", *_tree(entry.trainer), "training", *_tree(entry.training)]
+    metrics = {k: _value(v) for k, v in results.get("metrics", {}).items() if _value(v)}
     if metrics:
-        lines.append("results   " + ", ".join(f"{k} {_value(v)}" for k, v in metrics.items() if _value(v)))
+        shares = [metrics.pop(f"digit_share_{k}") for k in range(10) if f"digit_share_{k}" in metrics]
+        lines += ["results", *_tree({**metrics, **({"digit_share_0 to 9": " ".join(shares)} if shares else {})})]
+    if entry.overlays:
+        lines.append("from      " + ", ".join(overlay.path for overlay in entry.overlays))
     given = entry.model.get("init_args") or {}
     needed = [f" --{part} {declaration.example}" for part, declaration in parts.items() if given.get(part) is not None]
     lines += ["", f"train it  zoo fit --model {entry.name}{''.join(needed)}"]
@@ -136,12 +143,28 @@ def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPar
     return lines
 
 
+def _tree(arguments: Mapping[str, Any], write: Callable[[str], str] = str, depth: int = 0) -> list[str]:
+    """Return a line for each argument, those of an object further in below it; ``write`` makes text fit to be shown."""
+    lines, indent = [], "  " * (depth + 5)
+    for name, value in arguments.items():
+        head = f"{indent}{write(str(name))}: "
+        if isinstance(value, Mapping) and isinstance(value.get("init_args", {}), Mapping) and depth < _DEEPEST:
+            kind = value.get("class_path") or value.get("name") or ""
+            inner = value.get("init_args" if "class_path" in value else "args", {}) if kind else value
+            lines += [head + write(str(kind).rpartition(".")[2] if kind else ""), *_tree(inner, write, depth + 1)]
+        else:
+            lines += textwrap.wrap(head + write(_short(value)), _WIDTH, subsequent_indent=indent + "  ") or [head]
+    return lines
+
+
 def _short(value: Any) -> str:
     if isinstance(value, dict) and "class_path" in value:
         inner = ", ".join(f"{k}={_short(v)}" for k, v in (value.get("init_args") or {}).items())
         return f"{value['class_path'].rpartition('.')[2]}({inner})"
     if isinstance(value, dict):
         return ", ".join(f"{k}={_short(v)}" for k, v in value.items()) or "defaults"
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        return f"[{', '.join(map(_short, value))}]"
     return str(value)
 
 

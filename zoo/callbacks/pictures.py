@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import io
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from zoo.abilities import HasFeatures
+from zoo.callbacks.curves import plot_losses
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.logged_pictures import send_picture
 from zoo.context import decode_texts
@@ -23,13 +21,20 @@ from zoo.files import write_whole
 from zoo.images import clips_png, png_bytes
 from zoo.media import default_file, feature_picture, medium, save_samples
 
-__all__ = ["Pictures", "plot_losses"]
+__all__ = ["Pictures", "first_picture", "plot_losses"]
+
+_FIRST = 100
 
 log = logging.getLogger("zoo.callbacks")
 
 
+def first_picture(every: int) -> int:
+    """Return the step of the first picture, soon after the start; 0 where pictures come at the end only."""
+    return min(_FIRST, every)
+
+
 class Pictures(Callback):
-    """Write ``samples/step-XXXXXXXX.png`` and ``loss.png`` every so many steps, and at the end.
+    """Write ``samples/step-XXXXXXXX.png`` and ``loss.png`` soon after the start, every so many steps, and at the end.
 
     Models of text write ``.txt``, those of audio ``.wav`` with its spectrogram, those of videos ``.gif`` with a sheet
     of one clip a row. What is told a text draws for the texts of the first validation examples, with these as captions.
@@ -46,6 +51,7 @@ class Pictures(Callback):
 
     def __init__(self, folder: str | Path, *, every: int = 1000, count: int = 64, ema: EMA | None = None) -> None:
         self.folder, self.every, self.count, self.ema = Path(folder), every, count, ema
+        self._first = first_picture(every)
         self._drawn = -1
         self._told: set[str] = set()
 
@@ -56,7 +62,10 @@ class Pictures(Callback):
             self.on_train_batch_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.every and trainer.global_step % self.every == 0 and trainer.is_global_zero:
+        if not self.every:
+            return
+        step = trainer.global_step
+        if (step % self.every == 0 or step == self._first) and trainer.is_global_zero:
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -144,45 +153,3 @@ class Pictures(Callback):
 def _validation(trainer: Trainer) -> tuple[Tensor, Tensor]:
     """Return the validation split of the run's data: examples as they are stored, and labels."""
     return trainer.datamodule.split("validation")
-
-
-def plot_losses(metrics: Path, path: Path) -> None:
-    """Plot every column of ``metrics.csv`` that holds a loss term against the step."""
-    if not metrics.is_file():
-        return
-    with metrics.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    terms: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for row in rows:
-        for column, value in row.items():
-            split, _, term = (column or "").partition("/")
-            if term and value and math.isfinite(float(value)):
-                terms.setdefault(term, {}).setdefault(split, []).append((int(row["step"]), float(value)))
-    if not terms:
-        return
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(terms))
-    lines = -(-len(terms) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
-    for i, (term, splits) in enumerate(sorted(terms.items(), key=lambda t: (t[0] != "loss", t[0]))):
-        axes = figure.add_subplot(lines, columns, i + 1)
-        for split, points in splits.items():
-            axes.plot(*zip(*points, strict=True), label=split, marker="o" if len(points) < 12 else None, markersize=3)
-        axes.set_ylim(*_limits([p for points in splits.values() for p in points]))
-        axes.set_title(term, fontsize=10)
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    write_whole(path, stream.getvalue())
-
-
-def _limits(points: list[tuple[int, float]]) -> tuple[float, float]:
-    """Return the range of the values after the first twentieth of the steps, which would hide all that follows."""
-    last = max(step for step, _ in points)
-    late = [value for step, value in points if step >= last / 20]
-    pad = 0.05 * (max(late) - min(late)) or 0.05 * abs(late[0]) or 1.0
-    return min(late) - pad, max(late) + pad

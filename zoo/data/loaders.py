@@ -245,7 +245,10 @@ class Loaders(TensorData):
         """Return the number of classes: that of the dataset where it says it, else of the labels that are seen."""
         if labels is None or labels.is_floating_point() or labels.ndim != 1:
             return 0
-        names = getattr(getattr(self.loader, "dataset", None), "classes", None)
+        try:
+            names = self.loader.dataset.classes
+        except AttributeError:
+            names = None
         if isinstance(names, (list, tuple)) and names:
             return len(names)
         most = int(labels.max())

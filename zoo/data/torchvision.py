@@ -49,7 +49,7 @@ class _Torchvision(ImageData):
         """Return a part from the files that the authors or a distribution publish, None where they are not there."""
         return None
 
-    def _arguments(self, train: bool) -> dict[str, Any]:
+    def _options(self, train: bool) -> dict[str, Any]:
         return {"train": train}
 
     def _open(self, train: bool) -> Any:
@@ -61,11 +61,11 @@ class _Torchvision(ImageData):
             ) from error
         kind = getattr(torchvision.datasets, self.title)
         try:
-            return kind(str(self.root), **self._arguments(train), download=False)
+            return kind(str(self.root), **self._options(train), download=False)
         except RuntimeError:
             pass
         try:
-            return kind(str(self.root), **self._arguments(train), download=True)
+            return kind(str(self.root), **self._options(train), download=True)
         except Exception as error:
             raise DataError(
                 f"{self.name} is not in {self.root.absolute()} and cannot be downloaded ({type(error).__name__}); put "
@@ -224,7 +224,7 @@ class SVHN(_Torchvision):
 
     name, title, shape = "svhn", "SVHN", (3, 32, 32)
 
-    def _arguments(self, train: bool) -> dict[str, Any]:
+    def _options(self, train: bool) -> dict[str, Any]:
         return {"split": "train" if train else "test"}
 
     def _part(self, train: bool) -> Split:

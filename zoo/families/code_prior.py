@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import DrawsCodes, Tokenises, has_likelihood
+from zoo.abilities import DrawsCodes, FitsCodes, ReadsCodes, Tokenises, has_likelihood
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.maths.completion import covered, known_values
@@ -38,7 +38,7 @@ def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
     given, kind = dict(prior.get("init_args") or {}), None
     with contextlib.suppress(ConfigError):  # a class of a user's own is asked for nothing but shape and levels
         kind = class_of(prior["class_path"])
-    if hasattr(kind, "fitted_to_codes"):
+    if isinstance(kind, FitsCodes):
         fitted = kind.fitted_to_codes(given, autoencoder)
     else:
         fitted = {**given, "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
@@ -74,7 +74,7 @@ class CodePrior(SecondStage, LikelihoodModel):
             )
         super().__init__(autoencoder, prior)
         self.grid, self.codebook_size = autoencoder.grid, autoencoder.codebook_size
-        if hasattr(prior, "reads"):
+        if isinstance(prior, ReadsCodes):
             prior.reads(autoencoder)
 
     # -- data, codes, and back ----------------------------------------------------------------------------------------

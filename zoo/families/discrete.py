@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -304,10 +304,19 @@ class DiscreteAutoencoder(LikelihoodModel):
         return drawn(self.observation(self.embed(codes)), observe, generator)
 
 
+@runtime_checkable
+class Grows(Protocol):
+    """A class of quantisers that says how its arguments grow with pictures, and how many channels it takes."""
+
+    def grown(self, arguments: Any) -> Any: ...
+
+    def channels(self, arguments: Any) -> Any: ...
+
+
 def _quantiser(spec: Mapping[str, Any]) -> Any:
     """Return the class of a quantiser that says how it grows and how many channels it has, None for any other."""
     try:
         kind = class_of(spec["class_path"])
     except ConfigError:  # a class of the user's own
         return None
-    return kind if hasattr(kind, "grown") else None
+    return kind if isinstance(kind, Grows) else None

@@ -227,7 +227,7 @@ class VAR(Guided, TokenModel, LikelihoodModel):
 
 
 def _pyramid(cls: type, autoencoder: Any) -> MultiScaleQuantiser:
-    q = getattr(autoencoder, "quantiser", None)
+    q = dict(autoencoder.named_children()).get("quantiser")
     if not isinstance(q, MultiScaleQuantiser):
         raise ConfigError(
             f"{cls.__name__} is a prior over codes at growing scales, and the autoencoder, a "

@@ -39,4 +39,4 @@ class WGAN(AdversarialModel):
         )  # fmt: skip
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [torch.optim.RMSprop(list(p.parameters), lr=p.lr, alpha=_DECAY) for p in self.players().values()]
+        return [torch.optim.RMSprop(self.moved(p), lr=p.lr, alpha=_DECAY) for p in self.players().values()]

@@ -140,10 +140,22 @@ def _second_half(t: Tensor) -> tuple[Tensor, Tensor]:
     return c, -dc
 
 
+def _linear_time(q: Tensor) -> Tensor:
+    return 1 / (1 + q)
+
+
+def _angle_time(q: Tensor) -> Tensor:
+    return 1 - 2 / math.pi * torch.atan(q)
+
+
+def _root_time(q: Tensor) -> Tensor:
+    return torch.rsqrt(1 + q * q)
+
+
 PATHS: dict[str, NoisePath] = {
-    "linear": NoisePath(_fall, _rise, time=lambda q: 1 / (1 + q)),
-    "trigonometric": NoisePath(_cosine, _sine, time=lambda q: 1 - 2 / math.pi * torch.atan(q)),
-    "variance_preserving": NoisePath(_root, _rise, margin=1e-4, time=lambda q: torch.rsqrt(1 + q * q)),
+    "linear": NoisePath(_fall, _rise, time=_linear_time),
+    "trigonometric": NoisePath(_cosine, _sine, time=_angle_time),
+    "variance_preserving": NoisePath(_root, _rise, margin=1e-4, time=_root_time),
     "linear_noisy": NoisePath(_fall, _rise, _bump),
     "trigonometric_noisy": NoisePath(_cosine, _sine, _bump),
     "encoding_decoding": NoisePath(_first_half, _second_half, _bump),

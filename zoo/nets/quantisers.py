@@ -115,7 +115,7 @@ class VectorQuantiser(Stochastic, Recorded, nn.Module):
         decay: float = 0.99,
         revive: float = 0.01,
         temperature: float | None = None,
-        nested: Sequence[float] | None = None,
+        nested: list[float] | None = None,
         normalised: bool = False,
     ) -> None:
         super().__init__()

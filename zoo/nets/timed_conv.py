@@ -27,6 +27,7 @@ class TimedConv(Recorded, nn.Module):
         widths: channels of each stage, from the full size down.
         blocks: of a stage.
         embedding: size of the vector that tells the time, even.
+        stride: pixels from one place of the first stage to the next, 1 or more.
         num_classes: labels 0..num_classes-1, the null label being num_classes; 0 for none.
         periods: shortest and longest period of the waves by which the time is told.
 
@@ -40,14 +41,17 @@ class TimedConv(Recorded, nn.Module):
         widths: list[int],
         blocks: int = 1,
         embedding: int = 64,
+        stride: int = 1,
         num_classes: int = 0,
         periods: Sequence[float] = PERIODS,
     ) -> None:
         super().__init__()
-        if not widths or blocks < 1:
-            raise ConfigError(f"TimedConv needs at least one width and one block, got {widths} and {blocks}")
+        if not widths or blocks < 1 or stride < 1:
+            raise ConfigError(
+                f"TimedConv needs at least one width, one block and a stride of 1, got {widths}, {blocks} and {stride}"
+            )
         self.embedding = Embedding(embedding, num_classes, periods)
-        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(channels, widths[0], stride + 2, stride, padding=1)
         self.stages = nn.ModuleList(nn.ModuleList(_Block(w, embedding) for _ in range(blocks)) for w in widths)
         self.between = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.out = nn.Linear(embedding, widths[-1])

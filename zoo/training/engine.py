@@ -45,11 +45,13 @@ def _as_asked(optimizers: Sequence[torch.optim.Optimizer], players: Sequence[Pla
     A run that is resumed has the options of the checkpoint in its optimizers; those that it is asked for now, which its
     configuration says, take their place.
     """
-    if len(optimizers) == len(players) and all(len(o.param_groups) == 1 for o in optimizers):
+    ours = all(len(o.param_groups) == 1 or all("rate_factor" in g for g in o.param_groups) for o in optimizers)
+    if len(optimizers) == len(players) and ours:
         for optimizer, player in zip(optimizers, players, strict=True):
-            (group,) = optimizer.param_groups
-            asked = {"initial_lr": player.lr, "betas": tuple(player.betas), "weight_decay": player.weight_decay}
-            group.update({name: value for name, value in asked.items() if name == "initial_lr" or name in group})
+            asked = {"betas": tuple(player.betas), "weight_decay": player.weight_decay}
+            for group in optimizer.param_groups:
+                group["initial_lr"] = player.lr * group.get("rate_factor", 1.0)
+                group.update({name: value for name, value in asked.items() if name in group})
     return [[g.setdefault("initial_lr", g["lr"]) for g in o.param_groups] for o in optimizers]
 
 

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from zoo.training.devices import (
 )
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
+from zoo.training.fine_tuning import check_resumed, factors, recorded, set_rates, take_weights
 from zoo.training.gan_monitor import monitors_for
 from zoo.training.history import configuration, history
 from zoo.training.hooks import Hooks, NoProfiler
@@ -77,6 +78,8 @@ class Run:
     """Everything that one training needs, built and checked, before the first step.
 
     Attributes:
+        announce: called once the run folder is there, before the first step.
+        told: what of the weights of ``init_from`` was taken, in words; empty without.
         early: why the training ended before its planned steps, once it has; None where it did not.
         from_step: the step that it goes on from; None for a new run.
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
@@ -127,7 +130,10 @@ class Run:
         self.name = self.cli.config["name"]
         self.registry = list(entry.get("registry") or [])
         self.earlier = dict(earlier or {})
+        self.told = ""
+        self.started: dict[str, Any] | None = None
         self.model, self.data = self._build(init_from, parts or {})
+        self._set_rates(folder if resume else None)
         self.arguments = {**self.cli.trainer_arguments(), **(objects or {})}
         check_options(self.arguments)
         check_numbers(self.arguments)
@@ -145,6 +151,7 @@ class Run:
         self.resume = resume
         self.folder = Path(folder) if folder is not None else None
         self.ranks: tuple[int, ...] | None = None
+        self.announce: Callable[[], None] | None = None
         self.engine: Engine | None = None
         self.from_step: int | None = None
         self.validates_again = False
@@ -164,7 +171,8 @@ class Run:
             )
         model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
-            _copy_weights(init_from, model)
+            taken = take_weights(init_from, model)
+            self.started, self.told = taken.facts(), str(taken)
         for name, part in parts.items():
             _copy_weights(part, getattr(model, name), f"--{name}")
         if parts:
@@ -172,6 +180,12 @@ class Run:
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)
         return model, data
+
+    def _set_rates(self, resumed: str | Path | None) -> None:
+        """Freeze and slow down what is to be; which weights came from elsewhere, the checkpoint of the run knows."""
+        if resumed is not None and self.settings.old_rate != 1:
+            self.started = read_model_checkpoint(last_checkpoint(resumed))["zoo"].get("init_from")
+        set_rates(self.model, factors(self.model, self.settings, recorded(self.started)))
 
     def _manual_options(self) -> None:
         """Move clipping and accumulation of manually optimised families from the Trainer to the model."""
@@ -263,6 +277,8 @@ class Run:
             "data": self.data_spec(),
             "steps": self.total,
             **({"class_names": list(self.model.class_names)} if self.model.class_names else {}),
+            **({"init_from": self.started} if self.started else {}),
+            **({"rate_factors": self.model.rate_factors} if self.model.rate_factors else {}),
         }
 
     def data_spec(self) -> dict[str, Any]:
@@ -366,6 +382,8 @@ class Run:
             raise ConfigError("--trainer.limit_test_batches is for zoo test: training tests nothing; leave it out")
         self.folder = self.folder or new_folder(self.name)
         step = self.from_step = self._saved_step()
+        if self.settings.old_rate != 1 and self.started is None:
+            raise ConfigError("--training.old_rate is for the weights that --init_from brings; give --init_from too")
         if step is not None and step >= self.total:
             raise RunError(
                 f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
@@ -383,6 +401,8 @@ class Run:
                 made = make_folders(self.folder)
                 self.data.write(self.folder)
                 write_atomic(self.folder / "config.yaml", self.configuration().encode())
+                if self.announce is not None:
+                    self.announce()
             if self.stores:
                 store(self.model, self.data, self.folder, write=first_process())
             self._train(trainer)
@@ -449,6 +469,8 @@ class Run:
         fill(self.model, content["state_dict"], self.checkpoint)
         if "step" not in content["zoo"]:
             raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
+        check_resumed(content["zoo"].get("rate_factors"), self.model.rate_factors)
+        self.started = content["zoo"].get("init_from")
         for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
             if not isinstance(content.get(part), kind):
                 raise CheckpointError(f"checkpoint {self.checkpoint} has no {part}, so no training can go on from it")
@@ -492,7 +514,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
-def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str = "--init_from") -> None:
+def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str) -> None:
     """Copy all weights; of what only training needs, and the target makes for itself, those that fit."""
     state, own = source.state_dict(), target.state_dict()
     handed_over = tuple(f"{name}." for name in type(target).trained_parts)

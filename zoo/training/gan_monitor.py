@@ -30,18 +30,22 @@ COVERED = 0.03
 _BYTES = 1 << 28
 """Of the training images by whose spread that of samples is judged."""
 
+_EARLY, _SHARE = 1_000, 20
+"""Steps, and one part of so many of those that are planned, before which an untrained generator is no failing one."""
+
 _COUNT, _ALIKE, _NO_GRADIENT = 500, 0.3, 1e-6
 _DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold")
 
 log = logging.getLogger("zoo.training")
 
 
-def symptoms(metrics: Mapping[str, float], digits: bool) -> list[str]:
+def symptoms(metrics: Mapping[str, float], digits: bool, *, young: bool = False) -> list[str]:
     """Return a sentence for each sign of failure.
 
     Args:
         metrics: ``variety``, ``digit_share_0`` ... ``digit_share_9`` where ``digits``, and means of the loss terms.
         digits: whether the samples are digits.
+        young: whether the training has hardly begun, so that only what is not finite counts.
     """
     found = []
     broken = sorted(k for k, v in metrics.items() if not math.isfinite(v))
@@ -49,6 +53,8 @@ def symptoms(metrics: Mapping[str, float], digits: bool) -> list[str]:
         found.append(
             f"{', '.join(broken)} is not a finite number any more: the run has diverged; lower the learning rate"
         )
+    if young:
+        return found
     if metrics["variety"] < _ALIKE:
         found.append(
             f"the samples vary {100 * metrics['variety']:.0f} % as much as the data: the generator has collapsed to "
@@ -124,7 +130,8 @@ class GANMonitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"watch/{k}": v for k, v in self.seen.items()}, step=trainer.global_step)
         terms = {k.removeprefix("train/"): v for k, v in (self.metrics.last if self.metrics else {}).items()}
-        for sentence in symptoms({**terms, **self.seen}, self.classify is not None):
+        young = trainer.global_step < max(_EARLY, trainer.max_steps // _SHARE)
+        for sentence in symptoms({**terms, **self.seen}, self.classify is not None, young=young):
             self._warn(sentence)
 
     def _warn(self, sentence: str) -> None:

@@ -35,6 +35,9 @@ class TrainingSettings:
         threads: compute threads a process; null shares the cores among the processes of this machine.
         channels_last: keep images and convolution weights in channels-last order.
         compile: compile the networks with torch.compile, where the family allows it.
+        freeze: what does not move, names of parameters or of modules that hold them, with wildcards: encoder,out.*
+        rates: factors of the learning rate of parts, such as encoder=0.1,decoder.*.bias=0.5.
+        old_rate: factor of the learning rate of all weights that --init_from brought, 0 to train only what is new.
         patience: validations without improvement after which the run ends early, as `stopped early`; null for none.
         min_delta: what an improvement is at least, in the unit of what is monitored.
         monitor: the column of metrics.csv that has to become smaller; null for validation/loss.
@@ -53,6 +56,9 @@ class TrainingSettings:
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
+    freeze: str | None = None
+    rates: str | None = None
+    old_rate: float = 1.0
     patience: int | None = None
     min_delta: float = 0.0
     monitor: str | None = None
@@ -67,6 +73,9 @@ class TrainingSettings:
         for name in ("ema_every", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.old_rate < math.inf:
+            raise ConfigError(f"training.old_rate must be a number from 0, got {self.old_rate}")
+        self.rate_patterns()
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"training.patience must be at least 1, got {self.patience}")
         if not self.min_delta >= 0:
@@ -79,6 +88,20 @@ class TrainingSettings:
             raise ConfigError(f"training.threads must be at least 1, and at most {_THREADS:,}, got {self.threads}")
         if self.budget is not None:
             parse_budget(self.budget)
+
+    def rate_patterns(self) -> list[tuple[str, float]]:
+        """Return patterns of names and the factor of each, those that are frozen last, with 0. Raises `ConfigError`."""
+        found = []
+        for part in filter(None, (self.rates or "").split(",")):
+            pattern, _, text = part.strip().partition("=")
+            try:
+                factor = float(text)
+            except ValueError:
+                factor = -1.0
+            if not pattern or not 0 <= factor < math.inf:
+                raise ConfigError(f"training.rates takes name=factor,... such as encoder=0.1, got {part.strip()!r}")
+            found.append((pattern, factor))
+        return [*found, *((p.strip(), 0.0) for p in (self.freeze or "").split(",") if p.strip())]
 
 
 def parse_budget(text: str) -> float:
