@@ -14,10 +14,10 @@ from zoo.families.adversarial import AdversarialModel
 from zoo.families.stylegan import StyleGAN
 from zoo.fitting import fitted_model
 from zoo.registry import load_registry
-from zoo.spec import build, class_of
+from zoo.spec import build
 from zoo.training.fit import Run
 
-GANS = [e.name for e in load_registry().values() if issubclass(class_of(e.model["class_path"]), AdversarialModel)]
+GANS = shapes.entries(AdversarialModel)
 CONDITIONAL = [n for n in GANS if load_registry()[n].model["init_args"].get("num_classes")]
 USUAL = {"r3gan-mnist": (3, 32, 32), "wgan_gp-mnist": (1, 20, 28), "gat-mnist": (1, 16, 16)}
 """What the default suite fits; the long tests fit every model to every shape."""
@@ -39,13 +39,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_own_pictures_are_fitted_drawn_scored_saved_and_loaded(
     name: str, shape: tuple[int, int, int], pictures: Path, tmp_path: Path
 ) -> None:
-    parts = None
+    on = None
     if name == "gat-mnist":
-        parts = {"autoencoder": shapes.fit("vae_small", pictures, shape, tmp_path / "first")}
-        model = fitted_model(load_registry()[name].model, {}, shape, 3)
-        model = shapes.fit(name, pictures, shape, tmp_path / "run", parts=parts, model=model)
-    else:
-        model = shapes.fit(name, pictures, shape, tmp_path / "run")
+        shapes.fit("vae_small", pictures, shape, tmp_path / "first")
+        on = {"autoencoder": tmp_path / "first"}
+    model = shapes.fit(name, pictures, shape, tmp_path / "run", on=on)
     assert model.num_classes == (3 if name in CONDITIONAL else 0)
     shapes.uses(model, shape, tmp_path / "saved")
 
@@ -58,8 +56,7 @@ def players(name: str, shape: tuple[int, ...], classes: int = 0, **options: obje
 
 @pytest.mark.parametrize("name", GANS)
 def test_on_its_own_data_an_entry_stays_as_it_is_written(name: str) -> None:
-    spec = load_registry()[name].model
-    assert fitted_model(spec, spec["init_args"], [1, 28, 28], 10, levels=256) == spec
+    assert shapes.stays_as_written(name)
 
 
 @pytest.mark.parametrize("name", [n for n in GANS if n != "gat-mnist"])

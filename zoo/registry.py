@@ -30,7 +30,7 @@ from zoo.errors import (
     close_matches,
 )
 from zoo.overlays import Overlay, in_force, of_packages, of_user
-from zoo.spec import Recorded, allowed, build, class_paths, is_spec
+from zoo.spec import FOLLOWING, Recorded, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -199,9 +199,12 @@ class Registry(Mapping[str, Entry]):
         ]
 
     def classes(self) -> dict[str, str]:
-        """Short names of all classes that entries mention -> class paths: what a published config may name."""
+        """Short names of all classes that entries mention, or become on other data -> class paths.
+
+        It is what a published config may name.
+        """
         used = [[dict(e.model), dict(e.data)] for e in self._entries.values()]
-        paths = sorted(class_paths([used, [*self.data.values()]]))
+        paths = sorted({*class_paths([used, [*self.data.values()]]), *FOLLOWING})
         return {p.rpartition(".")[2]: p for p in paths}
 
 
@@ -474,23 +477,53 @@ def _to_allow(path: str, origin: str) -> str:
     return f"; if you trust it, add {what} {origin}"
 
 
-def create(name: str, **arguments: Any) -> GenerativeModel:
+def create(
+    name: str, *, data: TensorData | str | None = None, size: str | None = None, **arguments: Any
+) -> GenerativeModel:
     """Construct a registered model, untrained: ``zoo.create("wgan_gp", lr=2e-4)``.
+
+    With ``data`` it is what ``zoo fit --model NAME --data DATA`` trains: its shape, its classes and its networks follow
+    from them, as in ``zoo.create("ddpm", data=ImageFolder("pics", size=64), size="large")``.
 
     Args:
         name: a name of the registry.
-        arguments: constructor arguments that replace those of the entry.
+        data: a data module, or the name of a data set.
+        size: of the networks, of `zoo.sizes.SIZES`.
+        arguments: constructor arguments that replace those of the entry; ``num_classes="data"`` is the number of
+            classes of the data.
 
     Raises:
         UnknownModelError: no such name.
-        ConfigError: no such argument, or a wrong type.
+        DataError: no such data set.
+        ConfigError: no such argument, a wrong type, or networks that cannot have the shape of the data.
     """
     from dataclasses import replace
 
-    entry = load_registry().resolve(name)
-    model = entry.build_model(**arguments)
+    registry = load_registry()
+    entry = registry.resolve(name)
+    if data is not None or size is not None or arguments.get("num_classes") == "data":
+        module = build(registry.data_spec(data), registry.allow) if isinstance(data, str) else data
+        entry = replace(entry, model=_following(entry, module, size, arguments))
+    model = entry.build_model(**{k: v for k, v in arguments.items() if k != "num_classes" or v != "data"})
     model.source = replace(model.source, name=entry.name)
     return model
+
+
+def _following(entry: Entry, data: TensorData | None, size: str | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of an entry's model as it follows from data, a size, and what is chosen."""
+    from zoo.fitting import conditioned, fitted_to_data
+    from zoo.sizes import sized_model
+
+    theirs = arguments.get("num_classes") == "data"
+    chosen = {k: v for k, v in arguments.items() if k != "num_classes" or not theirs}
+    spec = _with(entry.model, {})
+    if data is not None:
+        options = {**spec["init_args"], **chosen}
+        spec = fitted_to_data(spec, options, data, named=set(chosen), allow=entry.allow)
+    if theirs and data is None:
+        raise ConfigError(f"num_classes='data' is that of data; say which: zoo.create({entry.name!r}, data=...)")
+    spec = conditioned(spec, data.num_classes, entry.allow) if theirs and data is not None else spec
+    return sized_model(spec, size, entry.allow) if size is not None else spec
 
 
 def list(

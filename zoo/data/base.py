@@ -162,6 +162,10 @@ class TensorData(Recorded, LightningDataModule):
         batch_size: examples a batch and device.
         seed: of the order of training batches.
         limit: use only the first so many training examples.
+
+    Attributes:
+        stored: what training and validation read in the place of the examples of a split, by its name: integers
+            (N, ...), which reach the model as int64; see `zoo.training.stored_examples`.
     """
 
     name: str = ""
@@ -177,6 +181,7 @@ class TensorData(Recorded, LightningDataModule):
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size, self.seed, self.limit = batch_size, seed, limit
         self._splits: dict[str, Split] = {}
+        self.stored: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
         self._stream: BatchStream | None = None
 
@@ -257,7 +262,7 @@ class TensorData(Recorded, LightningDataModule):
     def train_dataloader(self) -> BatchStream:
         rank, world = self._place()
         self._stream = BatchStream(
-            self.split("train"), self.batch_size, seed=self.seed, rank=rank, world=world, transform=self._randomness(),
+            self._read("train"), self.batch_size, seed=self.seed, rank=rank, world=world, transform=self._randomness(),
         )  # fmt: skip
         self._stream.repeat = self._repeated(len(self._stream))
         return self._stream
@@ -288,14 +293,26 @@ class TensorData(Recorded, LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         x, labels = batch
         x, labels = x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if self.stored:
+            return x.long(), labels
         module = getattr(self.trainer, "lightning_module", None)
         return self.to_float(x, module.dtype if module is not None else torch.get_default_dtype()), labels
+
+    def _read(self, name: str) -> Split:
+        """Return what loaders read of a split."""
+        x, labels = self.split(name)
+        return self.stored.get(name, x), labels  # type: ignore[return-value]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a training example is the same tensor whenever it is read."""
+        return self._randomness() is None and isinstance(self.split("train")[0], Tensor)
 
     def _sequential(self, name: str) -> SequentialBatches:
         rank, world = self._place()
         size = max(1, math.prod(self.shape)) * (4 if self.levels is None else 1)
         most = min(_EVALUATED, max(1, _EVALUATED_BYTES // size))
-        return SequentialBatches(self.split(name), max(self.batch_size, most), rank=rank, world=world)
+        return SequentialBatches(self._read(name), max(self.batch_size, most), rank=rank, world=world)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

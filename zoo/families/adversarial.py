@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.chosen_by_critic import ChosenByCritic
+from zoo.fitting import grows
 from zoo.maths.augmentation import Augmentation
 from zoo.maths.objectives import objective as objective_named
 from zoo.maths.penalties import gradient_penalty, squared_gradient
@@ -37,6 +38,7 @@ from zoo.signature import default_of
 __all__ = ["AdversarialModel"]
 
 _FEATURES = 128  # that a critic gives the projection of a model which becomes conditional
+_LR = 2e-4  # most that the players of larger pictures than the entry's learn with, as in most of the papers
 _WATCHED = 10  # steps from one look at the gradients' norms to the next: each costs a pass over the gradients
 
 
@@ -128,10 +130,14 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
 
     @classmethod
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments that go with other data; see `zoo.fitting`."""
+        """Return the arguments that go with other data: larger networks learn more slowly; see `zoo.fitting`."""
+        fitted = dict(arguments)
         if arguments.get("num_classes") and not arguments.get("features"):
-            return {**arguments, "features": _FEATURES}
-        return dict(arguments)
+            fitted["features"] = _FEATURES
+        if "shape" in arguments and grows(arguments, before):
+            rates = {k: arguments.get(k, default_of(cls, k)) for k in ("lr", "critic_lr")}
+            fitted |= {k: min(rate, _LR) for k, rate in rates.items() if rate is not None}
+        return fitted
 
     @classmethod
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -18,6 +18,7 @@ from zoo.errors import ConfigError, RenamedWarning
 from zoo.families.autoregressive import AutoregressiveModel
 from zoo.maths.decoding import Decoding, ValueState
 from zoo.nets.decoding_states import GuidedState
+from zoo.signature import default_of
 
 __all__ = ["RasterModel"]
 
@@ -63,10 +64,23 @@ class RasterModel(AutoregressiveModel):
 
     @classmethod
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments that go with other data: as many channels a colour as before; see `zoo.fitting`."""
+        """Return the arguments that go with other data: as many channels a colour as before; see `zoo.fitting`.
+
+        The learning rate goes with one over the width.
+        """
         old, new = before["shape"][0], arguments["shape"][0]
+        if old == new:
+            return dict(arguments)
         channels = {k: arguments[k] for k in ("width", "hidden", "head", "skip") if arguments.get(k)}
-        return {**arguments, **{k: -(-v // old) * new for k, v in channels.items()}} if old != new else dict(arguments)
+        lr = arguments.get("lr", default_of(cls, "lr")) * min(1, old / new)
+        return {**arguments, **{k: -(-v // old) * new for k, v in channels.items()}, "lr": lr}
+
+    @classmethod
+    def fitted_to_codes(cls, arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+        """Return arguments that fit the codes of an autoencoder: channels divide among the codebooks."""
+        fitted, G = super().fitted_to_codes(arguments, autoencoder), autoencoder.grid[0]
+        channels = {k: fitted[k] for k in ("width", "hidden", "head") if fitted.get(k)}
+        return {**fitted, **{k: -(-v // G) * G for k, v in channels.items()}}
 
     def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""

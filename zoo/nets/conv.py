@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.fitting import halvings, made_of, stage_widths, wants_convolutions
 from zoo.nets.activations import activation as activation_layer
+from zoo.nets.image_map import ImageMap
 from zoo.spec import Recorded
 
 __all__ = ["DownsamplingNet", "UpsamplingNet", "fitted_widths"]
@@ -59,6 +60,8 @@ class UpsamplingNet(Recorded, nn.Module):
         Y. Wu, K. He, Group Normalization, 2018, arXiv:1803.08494.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
+
     def __init__(
         self,
         latent_dim: int,
@@ -94,7 +97,9 @@ class UpsamplingNet(Recorded, nn.Module):
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of such a network from (inputs,) to an image, (C, H, W)."""
+        """Return the spec of such a network from (inputs,) to (C, H, W); an `ImageMap` where an image is in them."""
+        if wants_convolutions(outputs) and math.prod(inputs) >= math.prod(outputs):
+            return ImageMap.resized(arguments, inputs, outputs)
         widths = fitted_widths(arguments, outputs, doubling=True)
         fitted = {**arguments, "latent_dim": math.prod(inputs), "widths": widths, "shape": list(outputs)}
         if wants_convolutions(outputs):
@@ -120,6 +125,8 @@ class DownsamplingNet(Recorded, nn.Module):
     Raises:
         ConfigError: the image is too small to be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "hidden": "width"}
 
     def __init__(
         self,

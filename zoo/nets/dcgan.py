@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -39,6 +39,8 @@ class DCGANGenerator(Recorded, nn.Module):
     Raises:
         ConfigError: the image cannot be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
 
     def __init__(self, latent_dim: int, widths: list[int], shape: list[int], batch_norm: bool = True) -> None:
         super().__init__()
@@ -75,6 +77,8 @@ class DCGANCritic(Recorded, nn.Module):
     Raises:
         ConfigError: the image cannot be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
 
     def __init__(self, widths: list[int], shape: list[int], out: int = 1, batch_norm: bool = True) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,8 @@ class TransformerGenerator(Recorded, nn.Module):
         heads: of attention, which divide the width.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "depth": "depth"}
+
     def __init__(self, latent_dim: int, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2) -> None:
         super().__init__()
         self.mapping = nn.Sequential(nn.Linear(latent_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -105,6 +107,8 @@ class TransformerCritic(Recorded, nn.Module):
         heads: of attention, which divide the width.
         out: numbers an example.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "depth": "depth"}
 
     def __init__(self, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2, out: int = 1) -> None:
         super().__init__()

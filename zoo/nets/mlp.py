@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -29,6 +29,8 @@ class MLP(Recorded, nn.Module):
     Raises:
         ConfigError: fewer than two widths, or an unknown activation.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"features": "inner"}
 
     def __init__(self, features: list[int], activation: str = "gelu", bias: bool = True) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -43,6 +43,8 @@ class ResidualGenerator(Recorded, nn.Module):
     Raises:
         ConfigError: no widths.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "blocks": "depth"}
 
     def __init__(
         self, latent_dim: int, widths: list[int], shape: list[int], blocks: int = 1, refine: bool = False
@@ -82,6 +84,8 @@ class ResidualCritic(Recorded, nn.Module):
     Raises:
         ConfigError: no widths.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "features": "width", "hidden": "width", "blocks": "depth"}
 
     def __init__(
         self,

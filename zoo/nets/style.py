@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -130,6 +130,8 @@ class StyleSynthesis(Recorded, nn.Module):
         ConfigError: the resolutions do not fit the image.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
+
     def __init__(self, widths: list[int], shape: list[int], style_dim: int, base: int | list[int] = 7) -> None:
         super().__init__()
         channels, height, width = shape
@@ -203,6 +205,8 @@ class DeviationCritic(Recorded, nn.Module):
     Raises:
         ConfigError: the image is too small to be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "hidden": "width"}
 
     def __init__(self, widths: list[int], shape: list[int], hidden: int, out: int = 1, group: int = 4) -> None:
         super().__init__()

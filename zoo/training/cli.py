@@ -16,8 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
 from zoo.errors import ConfigError, NotAGenerativeModelError, ZooError
-from zoo.fitting import can_follow, fitted_model
+from zoo.fitting import can_follow, conditioned, fitted_to_data
 from zoo.model import GenerativeModel
+from zoo.sizes import SIZES, sized_model
 from zoo.spec import ALLOWED, build, class_of, class_paths
 from zoo.trained_parts import declared
 from zoo.training.parser_errors import sentence
@@ -110,12 +111,17 @@ class EntryCLI(LightningCLI):
             raise ConfigError(f"registry entry {self.entry['name']!r}: {self._explain(parser, error)}") from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        spec = self.entry["model"]
-        if can_follow(spec["class_path"], self.allow):
+        """Parse, let the model follow from the data and the options, and parse again only where that changes it."""
+        spec, (args, asked) = self.entry["model"], derived_options(args)
+        if asked or can_follow(spec["class_path"], self.allow):
             typed = [a for a in args if not a.startswith("--print_config")]
-            fitted = self._fitted(spec, self._parsed(parser, typed).as_dict(), typed)
-            if fitted != spec:
+            config = self._parsed(parser, typed)
+            fitted = self._fitted(spec, config.as_dict(), typed, asked)
+            if not (_holds(config.as_dict()["model"], fitted) and _has_all(fitted, spec)):
                 parser.set_defaults({"model": fitted})
+            elif len(typed) == len(args):
+                self.config = config
+                return
         self.config = self._parsed(parser, args)
 
     def _parsed(self, parser: LightningArgumentParser, args: Any) -> Any:
@@ -124,9 +130,16 @@ class EntryCLI(LightningCLI):
         except (jsonargparse.ArgumentError, ConfigError) as error:
             raise ConfigError(self._explain(parser, error)) from error
 
-    def _fitted(self, spec: Mapping[str, Any], chosen: Mapping[str, Any], args: Sequence[str]) -> Mapping[str, Any]:
-        """Return the model's spec as it follows from the data and the options (see `zoo.fitting`)."""
+    def _fitted(
+        self, spec: Mapping[str, Any], chosen: Mapping[str, Any], args: Sequence[str], asked: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Return the model's spec as it follows from the data and the options (see `zoo.fitting`, `zoo.sizes`)."""
         if chosen["model"]["class_path"] != spec["class_path"]:
+            if asked:
+                raise ConfigError(
+                    f"--model.{next(iter(asked))} is for the model of {self.entry['name']}, and another class is "
+                    f"chosen; leave it out, and set the arguments of that class"
+                )
             return spec
         try:
             data = build(chosen["data"], self.allow)
@@ -137,14 +150,14 @@ class EntryCLI(LightningCLI):
         named = {re.split(r"[.=+]", option)[0] for option in named}
         named |= {k for k, v in (spec.get("init_args") or {}).items() if not _holds(arguments.get(k), v)}
         try:
-            return fitted_model(
-                spec, arguments, data.shape, data.num_classes, levels=data.levels, named=named, kept=self.kept,
-                allow=self.allow,
-            )  # fmt: skip
+            fitted = fitted_to_data(spec, arguments, data, named=named, kept=self.kept, allow=self.allow)
         except ConfigError:
             if "shape" in named:  # a whole configuration, whose networks may be others
                 return spec
             raise
+        if "num_classes" in asked:
+            fitted = conditioned(fitted, data.num_classes, self.allow)
+        return sized_model(fitted, asked["size"], self.allow) if "size" in asked else fitted
 
     def _explain(self, parser: LightningArgumentParser, error: Exception) -> str:
         options = [o for action in parser._actions for o in action.option_strings]
@@ -192,3 +205,38 @@ def _holds(whole: Any, part: Any) -> bool:
     if isinstance(part, (list, tuple)):
         return isinstance(whole, (list, tuple)) and list(whole) == list(part)
     return bool(whole == part)
+
+
+def _has_all(whole: Any, part: Any) -> bool:
+    """Tell whether all keys are still there, of mappings inside too."""
+    if not isinstance(part, Mapping):
+        return True
+    return isinstance(whole, Mapping) and all(k in whole and _has_all(whole[k], v) for k, v in part.items())
+
+
+def derived_options(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments without ``--model.size SIZE`` and ``--model.num_classes data``, and what these ask for.
+
+    Raises:
+        ConfigError: such an option beside a configuration, which says all of what would follow.
+    """
+    left, asked, words = [], {}, iter(args)
+    for word in words:
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--model.").removeprefix("init_args.")
+        if not option.startswith("--model.") or name not in ("size", "num_classes"):
+            left.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if name == "num_classes" and value != "data":
+            left += [option, value] if value else [option]
+        elif not value or value.startswith("--"):
+            raise ConfigError(f"--model.size takes one of {', '.join(SIZES)}")
+        else:
+            asked[name] = value
+    if asked and any(word.partition("=")[0] == "--config" for word in left):
+        raise ConfigError(
+            f"--model.{next(iter(asked))} follows from an entry and the data, and a configuration has all widths "
+            f"written out; leave it out, or start from the name: zoo fit --model NAME"
+        )
+    return left, asked

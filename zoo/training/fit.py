@@ -53,6 +53,7 @@ from zoo.training.loop import run_lean
 from zoo.training.patience import early_stopping
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
+from zoo.training.stored_examples import can_store, encoding_flops, stand_in, store
 from zoo.training.trainer_options import brought_in, check_options
 
 log = logging.getLogger("zoo.training")
@@ -130,9 +131,8 @@ class Run:
         self._manual_options()
         self._process()
         self.checkpoint = last_checkpoint(folder) if resume and folder is not None else None
-        self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
-        self.extra = extra_flops(self.model, self._batch()) * self.world
-        self.total = self._planned_steps()
+        self.stores, self.upfront = False, 0.0
+        self._count()
         self.resume = resume
         self.folder = Path(folder) if folder is not None else None
         self.ranks: tuple[int, ...] | None = None
@@ -189,7 +189,18 @@ class Run:
     def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         x, labels = self.data.batch()
         self.model.accepts_condition(labels)
-        return self.data.to_float(x, self.model.dtype), labels
+        return x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels
+
+    def _count(self) -> None:
+        """Count operations and plan the steps; where each example is read more than once, it is encoded once."""
+        self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
+        self.extra = extra_flops(self.model, self._batch()) * self.world
+        self.total = self._planned_steps()
+        read = self.total * self.data.batch_size * self.world * self.accumulate
+        if not self.stores and can_store(self.model, self.data) and read > len(self.data.split("train")[0]):
+            self.stores, self.upfront = True, encoding_flops(self.model, self.data) * self.world
+            with stand_in(self.model, self.data):
+                self._count()
 
     def _planned_steps(self) -> int:
         steps = self.arguments.get("max_steps", -1)
@@ -198,7 +209,7 @@ class Run:
         if epochs is not None and epochs >= 0:
             limits.append(epochs * math.ceil(self._batches_an_epoch() / self.accumulate))
         if self.settings.budget is not None:
-            upfront = self.extra * self.model.first_steps
+            upfront = self.upfront + self.extra * self.model.first_steps
             limits.append(max(1, int((parse_budget(self.settings.budget) - upfront) / self.flops)))
         if not limits:
             raise ConfigError(
@@ -228,11 +239,12 @@ class Run:
 
     def spent(self, steps: int) -> float:
         """Return the operations of so many steps from the start."""
-        return self.flops * steps + self.extra * min(steps, self.model.first_steps)
+        return self.upfront + self.flops * steps + self.extra * min(steps, self.model.first_steps)
 
     def estimate(self) -> dict[str, Any]:
         """Return what the run will cost: TFLOP, parameters, checkpoint size, and time from a few measured steps."""
-        return estimate(self)
+        with stand_in(self.model, self.data) if self.stores else contextlib.nullcontext():
+            return estimate(self)
 
     def metadata(self) -> dict[str, Any]:
         """Return the plain data by which the run is known later."""
@@ -371,6 +383,8 @@ class Run:
             self.data.write(self.folder)
             write_atomic(self.folder / "config.yaml", self.configuration().encode())
         try:
+            if self.stores:
+                store(self.model, self.data, self.folder, write=first_process())
             self._train(trainer)
         except Exception as error:
             for logger in loggers:
