@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import warm
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -26,6 +27,7 @@ from zoo.data import tensors
 from zoo.data.toys import EightGaussians
 from zoo.errors import ConfigError, DataError, NotAGenerativeModelError, UnknownModelError
 from zoo.model import LikelihoodModel
+from zoo.registry import load_registry
 from zoo.runs import last_checkpoint, load_run, read_checkpoint
 from zoo.spec import build
 
@@ -319,14 +321,38 @@ class Board(Logger):
 def test_a_logger_gets_terms_pictures_configuration_and_cost() -> None:
     pictures = (torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     quiet = {**QUIET, "training": {**QUIET["training"], "sample_every": 2}}
-    zoo.fit("vae", pictures, max_steps=3, batch_size=8, logger=(board := Board()), run="run", **quiet)
+    done = zoo.fit("vae", pictures, max_steps=3, batch_size=8, logger=(board := Board()), run="run", **quiet)
     rows = dict(board.seen["metrics"][:3])
     assert all("train/loss" in rows[step] for step in (1, 2, 3))
     assert board.seen["images"] == [("samples", True, 2), ("samples", True, 3)]
     assert board.seen["facts"]["trainer"]["max_steps"] == 3 and board.seen["facts"]["parameters"] > 0
     assert board.seen["metrics"][-1][1]["cost/training_tflop"] > 0
+    done.evaluate(limit=4, samples=4, extractor="none", progress=False)
+    assert board.seen["metrics"][-1][0] == 3 and "evaluation/bits_per_dim" in board.seen["metrics"][-1][1]
     assert (Path("run") / "metrics.csv").is_file()
     assert zoo.Training("run").facts["loggers"][0]["logger"].endswith("Board")
+
+
+def test_pictures_go_to_the_loggers_that_take_some(tmp_path: Path) -> None:
+    from zoo.callbacks.logged_pictures import send_picture
+    from zoo.images import png_bytes
+
+    (path := tmp_path / "samples.png").write_bytes(png_bytes(torch.rand(4, 1, 8, 8)))
+    seen: list[Any] = []
+
+    class Experiment:
+        def add_image(self, name: str, pixels: Any, step: int, dataformats: str) -> None:
+            seen.append((name, pixels.shape[2], step, dataformats))
+
+        def log_image(self, *args: Any, **options: Any) -> None:
+            seen.append(options)
+
+    for kind, there in (("TensorBoardLogger", True), ("MLFlowLogger", True), ("CometLogger", True), ("CSV", False)):
+        logger = type(kind, (), {"experiment": Experiment(), "run_id": "7"})()
+        assert send_picture(logger, "samples", path, 5) == there
+    assert seen == [
+        ("samples", 3, 5, "HWC"), {"artifact_file": "samples/step-00000005.png"}, {"name": "samples", "step": 5}
+    ]  # fmt: skip
 
 
 def test_a_configuration_chooses_no_logger_that_speaks_to_servers(capsys: Capture) -> None:
@@ -336,6 +362,9 @@ def test_a_configuration_chooses_no_logger_that_speaks_to_servers(capsys: Captur
     assert "not on the allow-list" in capsys.readouterr().err and not Path("run").exists()
     assert main(["fit", "tiny", "--logger.project", "x", "--run", "run"]) == 2
     assert "is for one logger" in capsys.readouterr().err
+    assert main(["fit", "tiny", "--logger", "csv", "--logger.prefix", "p", "--trainer.max_steps", "2", "--run", "run",
+                 *tiny.QUIET, "--training.log_every", "1"]) == 0  # fmt: skip
+    assert "p-train/loss" in Path("run/csv/metrics.csv").read_text()
 
 
 # -- a plain Trainer ---------------------------------------------------------------------------------------------------
@@ -388,3 +417,14 @@ def test_calling_a_model_says_what_to_call() -> None:
         with pytest.raises(ConfigError, match=r"\(x\) has no meaning of its own; call one of its methods: loss"):
             zoo.create(name)(torch.rand(1, 1, 28, 28))
     assert zoo.create("gated_pixelcnn-mnist")(torch.zeros(1, 1, 28, 28, dtype=torch.int64)).ndim > 3
+
+
+@IGNORED
+@pytest.mark.slow
+@pytest.mark.parametrize("name", warm.one_a_class(()))
+def test_every_class_trains_under_a_plain_trainer(name: str) -> None:
+    entry = load_registry().resolve(name)
+    model, data = entry.build_model(), entry.build_data(batch_size=4)
+    trainer = _plain(max(2, model.steps_to_move), limit_val_batches=1, enable_checkpointing=False)
+    trainer.fit(model, datamodule=data)
+    assert any(k.startswith("train/") and torch.isfinite(v) for k, v in trainer.callback_metrics.items())

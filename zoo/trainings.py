@@ -105,16 +105,19 @@ class Training:
         folder: of the run.
         allow: class paths of the user's own that its model may name.
         data: the data module, where its data are not on the disk.
+        loggers: Lightning's, which get what `evaluate` measures.
 
     Raises:
         RunError: there is no run in the folder.
     """
 
-    def __init__(self, folder: str | Path, *, allow: Sequence[str] = (), data: Any = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, allow: Sequence[str] = (), data: Any = None, loggers: Sequence[Any] = ()
+    ) -> None:
         self.folder = Path(folder)
         if not (self.folder / "config.yaml").is_file():
             raise RunError(f"{folder} is not a run folder: it has no config.yaml; zoo.fit makes one")
-        self._allow, self._data = tuple(allow), data
+        self._allow, self._data, self._loggers = tuple(allow), data, tuple(loggers)
         self._model: GenerativeModel | None = None
 
     @property
@@ -150,18 +153,23 @@ class Training:
     def evaluate(self, data: Any = None, **options: Any) -> Result:
         """Measure the model on the test split of its data, and write eval.json to the folder; see `zoo.evaluate`.
 
-        The numbers go to the loggers of the run as well, while they are open.
+        The loggers that the run was given from Python get the numbers too, as ``evaluation/fid`` and so on.
         """
         from zoo.api import evaluate
 
         options = {"out": self.folder, **options}
         data = self._data if data is None else data
+        facts = self.facts
         if self._allow:
-            facts = self.facts
-            return evaluate(
-                self.model, data or self._own_data(), cost=facts.get("cost"), ema=bool(facts.get("ema")), **options
-            )
-        return evaluate(self._path(), data, **options)
+            known = {"cost": facts.get("cost"), "ema": bool(facts.get("ema"))}
+            result = evaluate(self.model, data or self._own_data(), **{**known, **options})
+        else:
+            result = evaluate(self._path(), data, **options)
+        numbers = {f"evaluation/{name}": float(metric.value) for name, metric in result.metrics.items()}
+        for logger in self._loggers:
+            logger.log_metrics(numbers, step=facts.get("step"))
+            logger.save()
+        return result
 
     def push(self, repo_id: str, **options: Any) -> PushResult:
         """Publish the model on the Hub; see `zoo.push`."""

@@ -68,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
         parser.add_argument(
             "--budget", metavar="COMPUTE", help="stop after this much training compute, such as 50TFLOP"
         )
+        parser.add_argument(
+            "--logger", action="append", default=[], metavar="NAME",
+            help="log there too: csv, tensorboard, wandb, mlflow, comet, litlogger, a class; arguments as --logger.X",
+        )  # fmt: skip
         parser.add_argument("--dry_run", action="store_true", help="print what the training would cost, and stop")
         parser.add_argument("--json", action="store_true", help="print the result as JSON: the run, or its cost")
 
@@ -217,6 +221,7 @@ def prepared(
         from_python: what only Python can give: callbacks, loggers, objects; see `zoo.training.fit.Run`.
     """
     _check_folders(args)
+    args.rest = [*(w for name in args.logger for w in ("--logger", name)), *args.rest]
     entry, rest = entry_of(args, args.resume) if own is None else (own, list(args.rest))
     if data is not None:
         entry, rest = _with_data(entry, rest, data, resume=args.resume is not None)

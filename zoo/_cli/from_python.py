@@ -38,6 +38,7 @@ def fit(
     resume: str | Path | Training | None = None,
     init_from: str | Path | None = None,
     budget: str | None = None,
+    seed: int | None = None,
     callbacks: Any = None,
     logger: Any = None,
     registry: str | Path | Sequence[str | Path] = (),
@@ -62,6 +63,7 @@ def fit(
         resume: a run to go on with, in its folder; its name and data may be left out.
         init_from: a trained model to start from, as ``--init_from``.
         budget: training compute after which to stop, such as ``"50TFLOP"``.
+        seed: of all that is random, as ``--seed``.
         callbacks: Lightning's, one or several.
         logger: a Lightning logger, a short name such as ``"wandb"``, several of them, or False.
         registry: further registry files.
@@ -78,7 +80,7 @@ def fit(
     words, objects = _words(model, training, options, data, batch_size, own=not isinstance(model_or_name, str))
     files = [str(f) for f in ([registry] if isinstance(registry, (str, Path)) else registry)]
     resume = resume.folder if isinstance(resume, Training) else resume
-    named = {"resume": resume, "run": run, "init_from": init_from, "budget": budget}
+    named = {"resume": resume, "run": run, "init_from": init_from, "budget": budget, "seed": seed}
     words += [w for k, v in named.items() if v is not None for w in (f"--{k}", str(v))]
     words += [w for f in files for w in ("--registry", f)]
     call = _call(model_or_name, data, {"model": model, "training": training, "batch_size": batch_size, **named,
@@ -108,7 +110,7 @@ def _started(training_run: Any, allow: Sequence[str]) -> Training:
             log.warning("%s", go_on)
             raise SystemExit(143) from None
         raise KeyboardInterrupt(go_on) from None
-    return Training(folder, allow=allow, data=training_run.data)
+    return Training(folder, allow=allow, data=training_run.data, loggers=training_run.opened)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:

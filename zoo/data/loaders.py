@@ -256,6 +256,11 @@ class Loaders(TensorData):
             most = max(most, int(parts_of(batch)[1].max()))  # type: ignore[union-attr]
         return most + 1
 
+    @property
+    def fixed(self) -> bool:
+        """Whether an example is the same whenever it is read, which nobody knows of a loader."""
+        return False
+
     def batches(self, world: int = 1) -> int:
         return len(self.loader) // world
 

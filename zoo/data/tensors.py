@@ -184,9 +184,7 @@ class Tensors(TensorData):
             raise DataError(f"there is no file of tensors {path}; give its path with --data.path")
         content = path.read_bytes()
         if self.sha256 is not None and hashlib.sha256(content).hexdigest() != self.sha256:
-            raise DataError(
-                f"{path} is not the file that it was: its sha256 differs; give the old one with --data.path"
-            )
+            raise DataError(f"{path} is not the file that it was; give that with --data.path, or --data.sha256 null")
         try:
             return _named(_opened(path, content))
         except DataError:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonargparse
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
@@ -98,8 +99,12 @@ class EntryCLI(LightningCLI):
         for path in sorted(class_paths(list(defaults.values()))):
             if path.startswith("zoo."):
                 class_of(path, self.allow)  # raises, naming the path
-        if not issubclass(class_of(self.entry["model"]["class_path"], self.allow), GenerativeModel):
-            raise NotAGenerativeModelError(self.entry["model"]["class_path"])
+        path = self.entry["model"]["class_path"]
+        cls = class_of(path, self.allow)
+        if not issubclass(cls, GenerativeModel):
+            if issubclass(cls, LightningModule):  # of the user's own: there is something to write
+                raise NotAGenerativeModelError(path)
+            raise ConfigError(f"{path} is no generative model; name a class of zoo.families, or one of your own")
         try:
             parser.set_defaults(defaults)
         except (AttributeError, ImportError, KeyError, ValueError, TypeError) as error:

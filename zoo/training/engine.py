@@ -81,6 +81,9 @@ class Engine(Callback):
         self._rate: float | None = None
         self._previous: dict[int, Any] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pl_module.driven = True
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._peak = _as_asked(trainer.optimizers, list(pl_module.players().values()))
         self.ranks = self.ranks or (trainer.global_rank,)
@@ -88,7 +91,6 @@ class Engine(Callback):
         if pl_module.device.type == "cpu":  # torch.manual_seed would visit every kind of accelerator
             self._seed_global = torch.default_generator.manual_seed
         pl_module.set_noise(self._streams)
-        pl_module.driven = True
         step = type(pl_module).training_step  # Lightning looks at its arguments before every step
         step.__signature__ = inspect.signature(step)
         trainer.train_dataloader.step = self.batches

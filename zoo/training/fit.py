@@ -66,6 +66,8 @@ from zoo.training.settings import parse_budget
 from zoo.training.stored_examples import can_store, encoding_flops, stand_in, store
 from zoo.training.trainer_options import brought_in, check_options
 
+log = logging.getLogger("zoo.training")
+
 __all__ = ["Run", "Stopped", "fit", "validate"]
 
 _RESTORED = {
@@ -80,6 +82,7 @@ class Run:
     Attributes:
         announce: called once the run folder is there, before the first step.
         told: what of the weights of ``init_from`` was taken, in words; empty without.
+        opened: the loggers beside the run's own, once it has started.
         early: why the training ended before its planned steps, once it has; None where it did not.
         from_step: the step that it goes on from; None for a new run.
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
@@ -156,6 +159,7 @@ class Run:
         self.from_step: int | None = None
         self.validates_again = False
         self.early: str | None = None
+        self.opened: list[Any] = []
 
     def _build(
         self, init_from: GenerativeModel | None, parts: Mapping[str, GenerativeModel]
@@ -328,10 +332,20 @@ class Run:
             with contextlib.suppress(RunError):
                 self.registry = run_metadata(self.folder).get("registry", [])
         given = {**self.objects, **({"callbacks": self.given_callbacks} if self.given_callbacks else {})}
+        if self.resume and not given:
+            with contextlib.suppress(RunError):
+                self._tell_left_out(run_metadata(self.folder).get("from_python"))
         return {
             **({"registry": self.registry} if self.registry else {}), **found,
             **({"from_python": {k: _kind(v) for k, v in given.items()}} if given else {}),
         }  # fmt: skip
+
+    @staticmethod
+    def _tell_left_out(before: Any) -> None:
+        """Say which objects a run had that it goes on without."""
+        if isinstance(before, dict) and before:
+            names = ", ".join(str(n) for v in before.values() for n in (v if isinstance(v, list) else [v]))[:300]
+            log.warning("the run had from Python what no command can give it, and goes on without: %s", names)
 
     def loggers(self) -> list[Any]:
         """Return the run's own log, first, and the loggers that were asked for. Raises `ConfigError`."""
@@ -392,6 +406,7 @@ class Run:
             for network in self.model.compilable():
                 network.compile()  # in place, so that the names of the weights stay
         loggers = self.loggers()
+        self.opened = loggers[1:]
         trainer = self.trainer([*self.callbacks(), *self._facts(loggers)], loggers)
         if first_process() and self.folder.exists() and not self.resume:
             raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
@@ -503,7 +518,11 @@ def validate(run: Run, model: GenerativeModel, split: str) -> dict[str, float]:
     arguments.update(max_epochs=1, max_steps=-1, enable_progress_bar=False)
     trainer = Trainer(**arguments)
     model.set_noise([torch.Generator(device=model.device).manual_seed(derive_seed(run.settings.seed))])
-    (trainer.validate if split == "validation" else trainer.test)(model, datamodule=run.data, verbose=False)
+    model.driven = True
+    try:
+        (trainer.validate if split == "validation" else trainer.test)(model, datamodule=run.data, verbose=False)
+    finally:
+        model.driven = False
     return log.last
 
 
