@@ -51,7 +51,10 @@ USUAL: dict[str, Shape] = {
 }
 """What the default suite fits."""
 
-REFUSED: dict[tuple[str, Shape], str] = {}
+REFUSED: dict[tuple[str, Shape], str] = {
+    (name, (1, 20, 28)): r"those of squares, images of 20 x 28 are none; set --data.size to 20 or 28$"
+    for name in ("infinity_tokenizer-mnist", "var_tokenizer-mnist")
+}
 """Models that take no pictures of one of the shapes, and the sentence in which they say so."""
 
 
