@@ -111,9 +111,7 @@ def _built_on(part: DiscreteAutoencoder) -> dict:
 def test_scales_end_at_16_and_are_those_of_squares(name: str) -> None:
     scales = spec_of(name, (3, 64, 64))["init_args"]["quantiser"]["init_args"]["scales"]
     assert scales[0] == 1 and scales[-1] == 16 and scales == sorted(set(scales))
-    with pytest.raises(
-        ConfigError, match=r"images of 20 x 28 are none; set --data.size to 20 or 28$"
-    ):
+    with pytest.raises(ConfigError, match=r"images of 20 x 28 are none; set --data.size to 20 or 28$"):
         spec_of(name, (1, 20, 28))
 
 
