@@ -7,6 +7,7 @@ that is told a time, and looks at what all of them would be made of.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ USUAL: dict[str, Shape] = {
 }
 """What the default suite fits."""
 
-REFUSED: dict[tuple[str, Shape], str] = {}
+REFUSED: dict[tuple[str, Shape], str] = {
+    (name, (1, 20, 28)): r"those of squares, images of 20 x 28 are none; set --data.size to 20 or 28$"
+    for name in ("infinity_tokenizer-mnist", "var_tokenizer-mnist")
+}
 """Models that take no pictures of one of the shapes, and the sentence in which they say so."""
 
 
@@ -65,6 +69,16 @@ def network_of(spec: dict[str, Any]) -> dict[str, Any]:
     return spec["init_args"]["network"]["init_args"]
 
 
+def _shapes_in(spec: dict[str, Any]) -> Iterator[tuple[int, ...]]:
+    """Yield the shapes that a model and its parts say, at any depth."""
+    arguments = spec["init_args"]
+    if "shape" in arguments:
+        yield tuple(arguments["shape"])
+    for value in arguments.values():
+        if isinstance(value, dict) and "init_args" in value:
+            yield from _shapes_in(value)
+
+
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("shape", shapes.SHAPES)
 def test_every_image_model_follows_the_shape_or_says_why_not(name: str, shape: Shape) -> None:
@@ -73,8 +87,7 @@ def test_every_image_model_follows_the_shape_or_says_why_not(name: str, shape: S
             spec_of(name, shape)
         return
     spec = spec_of(name, shape)
-    inside = [v["init_args"] for v in spec["init_args"].values() if isinstance(v, dict) and "init_args" in v]
-    shaped = [tuple(a["shape"]) for a in [spec["init_args"], *inside] if "shape" in a]
+    shaped = list(_shapes_in(spec))
     assert shape in shaped, f"{name} stays at {shaped}"
 
 

@@ -16,6 +16,8 @@ from zoo.spec import build
 from zoo.training.fit import Run
 
 CODES = shapes.entries(DiscreteAutoencoder)
+GRIDS = [n for n in CODES if "grid" in load_registry()[n].model["init_args"]]
+SQUARE = ["infinity_tokenizer-mnist", "var_tokenizer-mnist"]
 PRIOR = "vq_vae_prior-mnist"
 USUAL = {"fsq-mnist": (3, 32, 32), "vqgan-mnist": (1, 20, 28), PRIOR: (1, 16, 16)}
 """What the default suite fits; the long tests fit every model to every shape."""
@@ -30,8 +32,9 @@ def spec_of(name: str, shape: tuple[int, ...], **options: object) -> dict:
     ("name", "shape"),
     [
         pytest.param(name, shape, marks=[] if USUAL.get(name) == shape else [pytest.mark.slow])
-        for name in [*CODES, PRIOR]
+        for name in [*GRIDS, *SQUARE, PRIOR]
         for shape in shapes.SHAPES
+        if name not in SQUARE or shape[1] == shape[2]
     ],
 )
 def test_own_pictures_are_fitted_drawn_scored_saved_and_loaded(
@@ -49,7 +52,7 @@ def test_on_its_own_data_an_entry_stays_as_it_is_written(name: str) -> None:
     assert shapes.stays_as_written(name)
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize(
     ("sides", "grid"), [((32, 32), (8, 8)), ((64, 64), (16, 16)), ((128, 64), (16, 8)), ((20, 28), (5, 7))]
 )
@@ -62,7 +65,7 @@ def test_grids_of_codes_end_at_16x16(name: str, sides: tuple[int, int], grid: tu
     assert codes.shape == (1, *model.grid) and model.decode(codes).shape == (1, 3, *sides)
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", GRIDS)
 def test_codebooks_grow_with_colours_and_sides_and_not_otherwise(name: str) -> None:
     def quantisers(shape: tuple[int, int, int]) -> list[dict]:
         return [v for k, v in spec_of(name, shape)["init_args"].items() if k.startswith("quantiser")]
@@ -104,7 +107,22 @@ def _built_on(part: DiscreteAutoencoder) -> dict:
     return dict(fitted(load_registry()[PRIOR].model["init_args"], part))
 
 
-@pytest.mark.parametrize("name", [*CODES, PRIOR])
+@pytest.mark.parametrize("name", SQUARE)
+def test_scales_end_at_16_and_are_those_of_squares(name: str) -> None:
+    scales = spec_of(name, (3, 64, 64))["init_args"]["quantiser"]["init_args"]["scales"]
+    assert scales[0] == 1 and scales[-1] == 16 and scales == sorted(set(scales))
+    with pytest.raises(ConfigError, match=r"images of 20 x 28 are none; set --data.size to 20 or 28$"):
+        spec_of(name, (1, 20, 28))
+
+
+@pytest.mark.parametrize("name", ["titok_tuned-mnist", "gq_vae-mnist"])
+def test_stages_follow_the_parts_that_follow_the_data(name: str) -> None:
+    model = build(spec_of(name, (3, 32, 24)))
+    x = torch.rand(2, 3, 32, 24)
+    assert model.shape == (3, 32, 24) and model.decode(model.codes(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("name", [*GRIDS, PRIOR])
 def test_sizes_that_cannot_be_halved_are_refused_with_sizes_that_can(name: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be halved 2 times, .* set --data.size to 16 or 20$"):
         spec_of(name, (1, 18, 18))
