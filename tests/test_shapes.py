@@ -21,6 +21,7 @@ from zoo.errors import ConfigError
 from zoo.families.guided import Guided
 from zoo.families.latent_diffusion import AutoencoderKL, LatentDiffusion
 from zoo.fitting import fitted_model, fitted_to_data
+from zoo.maths.ode_likelihood import rows_at_once
 from zoo.nets.dit import patch_of
 from zoo.registry import Entry, load_registry
 from zoo.sizes import SIZES, sized_model
@@ -314,3 +315,18 @@ def test_sound_has_its_own_rate_and_length(tmp_path: Path) -> None:
     assert model.rate == 4000 and model.shape == (256,) and model.alphabet is None
     kept = Run(recipe, ["--trainer.max_steps", "1", "--model.rate", "8000"]).model
     assert kept.rate == 8000
+
+
+@pytest.mark.parametrize("name", ["ddpm-mnist", "score_sde-mnist", "flow_matching-mnist"])
+def test_likelihoods_of_larger_pictures_take_few_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rows_at_once((3, 32, 32), 250) == 250 and rows_at_once((3, 64, 64), 250) == 15
+    spec = spec_of(name, (1, 8, 8), 0)
+    for size, value in (("SMALL_IMAGE", 64), ("MEDIUM_IMAGE", 63)):
+        monkeypatch.setattr(f"zoo.maths.ode_likelihood.{size}", value)
+    module = class_of(spec["class_path"]).__mro__[1].__module__ if name.startswith("flow") else spec["class_path"]
+    monkeypatch.setattr(f"{module.removesuffix('.DDPM').removesuffix('.ScoreSDE')}._ROWS", 2)
+    if name.startswith("flow"):
+        monkeypatch.setattr("zoo.families.velocity.MEDIUM_IMAGE", 63)
+    model, seen = build(spec).eval(), []
+    model.network.register_forward_pre_hook(lambda network, args: seen.append(len(args[0])))
+    assert model.log_prob(torch.rand(5, 1, 8, 8), seed=0).shape == (5,) and set(seen) == {1, 2}

@@ -28,6 +28,7 @@ from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
 from zoo.families.noise_latents import NoiseLatents
 from zoo.maths.noise import rand, randn
+from zoo.maths.ode_likelihood import rows_at_once
 from zoo.maths.samplers import Reverse
 from zoo.maths.schedules import Cosine, Schedule, posterior, posterior_variance, transition
 from zoo.model import Batch, HasLikelihood, seeded
@@ -230,10 +231,10 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         if not self.has_likelihood:
             raise ConfigError("this DDPM is one of continuous data, which have no discrete likelihood; set its levels")
         given = self.given_labels(len(x), labels)
-        parts, generator = range(0, len(x), _ROWS), seeded(seed)
+        rows, generator = rows_at_once(self.shape, _ROWS), seeded(seed)
         bounds = [
-            self.vlb(x[i : i + _ROWS], given[i : i + _ROWS] if given is not None else None, seed=generator)
-            for i in parts
+            self.vlb(x[i : i + rows], given[i : i + rows] if given is not None else None, seed=generator)
+            for i in range(0, len(x), rows)
         ]
         return -torch.cat(bounds).to(x.dtype)
 

@@ -30,7 +30,7 @@ from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
 from zoo.families.noise_latents import NoiseLatents
 from zoo.maths.noise import rand
-from zoo.maths.ode_likelihood import normal_log_density, rademacher, transport
+from zoo.maths.ode_likelihood import normal_log_density, rademacher, rows_at_once, transport
 from zoo.maths.samplers import velocity
 from zoo.maths.schedules import VP, Schedule
 from zoo.model import HasLikelihood, seeded
@@ -120,11 +120,11 @@ class ScoreSDE(HasLikelihood, NoiseLatents, Diffusion):
             ConfigError: labels that are missing or too many.
         """
         given, generator = self.given_labels(len(x), labels), seeded(seed)
-        total = []
-        for i in range(0, len(x), _ROWS):
-            part = x[i : i + _ROWS]
+        total, rows = [], rows_at_once(self.shape, _ROWS)
+        for i in range(0, len(x), rows):
+            part = x[i : i + rows]
             u = rand(part.shape, generator, x.device, x.dtype)
-            y = given[i : i + _ROWS] if given is not None else None
+            y = given[i : i + rows] if given is not None else None
             density = self.log_density(
                 self.centre(part, u), y, steps=steps, probe=rademacher(part.shape, generator, part)
             )

@@ -22,13 +22,15 @@ from zoo.families.guided import Guided
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import Field, calls_per_step, guide
 from zoo.maths.noise import rand, randn
-from zoo.maths.ode_likelihood import ode_log_density, rademacher
+from zoo.maths.ode_likelihood import MEDIUM_IMAGE, ode_log_density, rademacher, rows_at_once
 from zoo.maths.paths import arc, straightness
 from zoo.maths.paths import path as path_of
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import FlowModel, HasLikelihood, seeded
 
 __all__ = ["OdeLikelihood", "VelocityModel"]
+
+_ROWS = 250  # of larger images, of which fewer are taken at a time
 
 
 class VelocityModel(Guided, FlowModel):
@@ -282,7 +284,15 @@ class OdeLikelihood(HasLikelihood):
         probe = None if exact else rademacher(y.shape, generator, y)
         grid = time_grid(self.likelihood_steps if steps is None else steps)
         times = [self.end * (1 - s * s) for s in grid]  # closer near the data, where the velocity changes fastest
-        return ode_log_density(self.field(given, 1.0), y, times, "rk4", probe)[0] + volume
+        rows = len(y) if math.prod(self.shape) <= MEDIUM_IMAGE else rows_at_once(self.shape, _ROWS)
+        density = [
+            ode_log_density(
+                self.field(None if given is None else given[i : i + rows], 1.0), y[i : i + rows], times, "rk4",
+                None if probe is None else probe[i : i + rows],
+            )[0]
+            for i in range(0, len(y), rows)
+        ]  # fmt: skip
+        return torch.cat(density) + volume
 
     def likelihood(self, k: int = 1) -> str:
         return "ode" if self.levels is None else "ode+dequant"

@@ -21,12 +21,26 @@ from torch import Tensor
 from zoo.maths.noise import randint
 from zoo.maths.solvers import SOLVERS, Velocity, integrate, integrate_adaptive
 
-__all__ = ["divergence", "normal_log_density", "ode_log_density", "rademacher", "transport"]
+__all__ = ["divergence", "normal_log_density", "ode_log_density", "rademacher", "rows_at_once", "transport"]
+
+SMALL_IMAGE, MEDIUM_IMAGE = 28 * 28, 3 * 32 * 32
+"""Values of an example of which a whole batch is taken at once, and from which on batches become smaller."""
 
 
 def rademacher(shape: Sequence[int], generator: torch.Generator | None, like: Tensor) -> Tensor:
     """Return a tensor of independent signs, +1 or -1 with equal probability."""
     return randint(2, shape, generator, like.device).to(like.dtype) * 2 - 1
+
+
+def rows_at_once(shape: Sequence[int], usual: int) -> int:
+    """Return how many examples of this shape a likelihood takes at a time, so that memory does not grow with them.
+
+    Args:
+        shape: of an example; from 3x32x32 on they are fewer.
+        usual: how many of smaller ones.
+    """
+    values = math.prod(shape)
+    return usual if values <= MEDIUM_IMAGE else max(1, usual * SMALL_IMAGE // values)
 
 
 def normal_log_density(z: Tensor) -> Tensor:
