@@ -148,6 +148,14 @@ def test_unknown_samplers_and_options_are_refused_in_one_sentence() -> None:
         model.sample(1, sampler="ddin")
     with pytest.raises(ConfigError, match="eta is an option of the sampler ddim"):
         model.sample(1, eta=1.0)
+    for options, sentence in (
+        ({"sampler": "ancestral", "solver": "euler"}, "solver is an option of the sampler ode, not of ancestral"),
+        ({"sampler": "ddim", "snr": 0.1}, "snr is an option of the sampler predictor_corrector, not of ddim"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            model.sample(1, **options)
+    with pytest.raises(ConfigError, match="spacing is an option of other samplers, not of euler_maruyama"):
+        MODELS["score_sde"]().sample(1, sampler="euler_maruyama", spacing="rho")
     with pytest.raises(ConfigError, match="conditional"):
         model.sample(1, guidance_scale=2.0)
     with pytest.raises(ConfigError, match="steps must be a positive integer"):

@@ -60,8 +60,16 @@ def _decoder(spec: Mapping[str, Any], pixels: int) -> list[int]:
 
 
 def _search(spec: Mapping[str, Any], pixels: int) -> int:
-    """Distances to all codes at each depth; scalars have none, bits the odds of all codes of a group, and back."""
+    """Distances to all codes at each depth; scalars have none, bits the odds of all codes of a group, and back.
+
+    Of a Gumbel quantiser the mean of all codes and its two gradients; of a soft one the same, and the likeness to codes
+    that are held fixed, and its one gradient.
+    """
     args = spec["init_args"]
+    if "features" in args:
+        return pixels * 3 * args["size"] * args["features"]
+    if "entropy_temperature" in args:
+        return pixels * 5 * args["size"] * args["dim"]
     if "bits" in args:
         return pixels * 2 * args["bits"] * 2 ** args["joint"]
     return pixels * args["size"] * args["dim"] * args.get("depth", 1) if "size" in args else 0
@@ -95,7 +103,9 @@ def code_prior(args: Mapping[str, Any]) -> float:
     return 2.0 * codes + step_flops()[args["prior"]["class_path"].rpartition(".")[2]](args["prior"]["init_args"])
 
 
-STEP_FLOPS = {"VQVAE": vq_vae, "VQVAE2": vq_vae2, "VQGAN": vqgan, "CodePrior": code_prior}
+STEP_FLOPS = {
+    "VQVAE": vq_vae, "DVAE": vq_vae, "SoftVQ": vq_vae, "VQVAE2": vq_vae2, "VQGAN": vqgan, "CodePrior": code_prior
+}  # fmt: skip
 
 # -- tiny models -------------------------------------------------------------------------------------------------------
 

@@ -63,10 +63,11 @@ def test_networks_that_the_user_gives_are_left_alone() -> None:
 
 
 def test_sizes_that_cannot_be_halved_are_refused_with_sizes_that_can() -> None:
-    assert [halvings(sides) for sides in ([16, 16], [32, 32], [64, 48], [128, 128])] == [1, 2, 3, 4]
+    assert [halvings(sides) for sides in ([16, 16], [32, 32], [64, 48], [128, 128])] == [2, 3, 4, 5]
     with pytest.raises(ConfigError, match=r"images of 50 x 50 .* set --data.size to 48 or 56"):
         halvings([50, 50])
     assert halvings([48, 48]) == halvings([56, 56]) == 3
+    assert [halvings(sides) for sides in ([18, 18], [36, 36], [32, 20])] == [1, 2, 2]  # a grid of 9, 9, and 8 x 5
 
 
 def folder_of(path: Path, size: int) -> Path:

@@ -160,7 +160,7 @@ def test_every_declaration_holds_for_its_own_example() -> None:
             example = registry.resolve(declaration.example).build_model()
             arguments, taken, held = fitted(entry, part, example, declaration.example)
             assert declaration.can_be(taken) and not held and arguments[part] == taken.spec
-    assert {part for _, part in found} == {"autoencoder", "teacher", "start"} and len(found) >= 6
+    assert {part for _, part in found} == {"autoencoder", "teacher", "start", "tokenizer"} and len(found) >= 6
 
 
 def test_options_of_the_command_line_are_no_names_of_parts() -> None:

@@ -18,29 +18,37 @@ _PUBLIC = {
     "push": "zoo.hub",
     "diagnose": "zoo.api",
     "evaluate": "zoo.api",
+    "fit": "zoo._cli.from_python",
+    "restore": "zoo.api",
     "GenerativeModel": "zoo.model",
+    "Training": "zoo.trainings",
     "ZooError": "zoo.errors",
 }
 
 __all__ = [
     "GenerativeModel",
+    "Training",
     "ZooError",
     "__version__",
     "create",
     "diagnose",
     "evaluate",
+    "fit",
     "list",
     "load",
     "pull",
     "push",
+    "restore",
 ]
 
 if TYPE_CHECKING:
-    from zoo.api import diagnose, evaluate
+    from zoo._cli.from_python import fit
+    from zoo.api import diagnose, evaluate, restore
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push
     from zoo.model import GenerativeModel
     from zoo.registry import create, list
+    from zoo.trainings import Training
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +20,7 @@ from zoo.model import HasLikelihood
 __all__ = [
     "DecodesNoise",
     "Denoises",
+    "DrawsCodes",
     "DrawsValues",
     "Embeds",
     "Encodes",
@@ -36,8 +38,13 @@ __all__ = [
     "HasVelocity",
     "Interpolates",
     "Inverts",
+    "MapsCodes",
+    "NoisyView",
     "PredictsData",
+    "Refines",
+    "SeesThroughNoise",
     "Settles",
+    "StoresExamples",
     "Tokenises",
     "Travels",
     "WritesSound",
@@ -51,8 +58,10 @@ __all__ = [
     "in_batches",
     "is_conditional",
     "latents",
+    "map_grid_of",
     "prior_of",
     "reconstruct",
+    "refining",
     "takes_class",
     "takes_labels",
     "takes_option",
@@ -162,7 +171,10 @@ class HasPosterior(Encodes, Protocol):
 
 @runtime_checkable
 class HasMapLatents(Protocol):
-    """Latents that are a map of numbers: ``latents(x)`` gives (B, C, h, w), (B, *grid), ``images`` takes them back."""
+    """Latents that are a map of numbers: ``latents(x)`` gives (B, C, h, w), (B, *grid), ``images`` takes them back.
+
+    Where the model has codes too, ``grid`` is that of the codes, see `MapsCodes`.
+    """
 
     grid: tuple[int, ...]
 
@@ -204,6 +216,43 @@ class Tokenises(HasCodes, Protocol):
     def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
 
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
+
+
+@runtime_checkable
+class StoresExamples(Protocol):
+    """What a model makes of examples before it learns from them never changes: ``stored`` gives integers (B, ...).
+
+    Its loss takes a batch of these in the place of examples, which are floating-point numbers.
+    """
+
+    def stored(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class DrawsCodes(Tokenises, Protocol):
+    """Codes with probabilities q(c | x): ``drawn_codes`` draws some, (B, *grid), and gives log q of them, (B,)."""
+
+    def drawn_codes(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Refines(HasCodes, Protocol):
+    """Codes in stages, the coarse ones first.
+
+    ``code_stages`` says of which stage each code is, int64 (*grid), 0 for the coarsest, all 0 where there are none;
+    ``partial`` is the mean of p(x | the codes (B, *grid) of the first ``stages`` stages), (B, *shape) in data range.
+    """
+
+    def code_stages(self) -> Tensor: ...
+
+    def partial(self, codes: Tensor, stages: int) -> Tensor: ...
+
+
+@runtime_checkable
+class MapsCodes(HasCodes, HasMapLatents, Protocol):
+    """Codes, (B, *grid), and beside them continuous tokens that the decoder was trained on, a map (B, *map_grid)."""
+
+    map_grid: tuple[int, ...]
 
 
 @runtime_checkable
@@ -279,6 +328,30 @@ class PredictsData(Protocol):
     def output(self, x: Tensor, log_snr: Tensor, *args: Any) -> Tensor: ...
 
     def data_of(self, value: Tensor, x: Tensor, log_snr: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class NoisyView:
+    """Data seen through noise, x_t = alpha x_0 + sigma eps with alpha^2 + sigma^2 = 1, as a model that denoises has it.
+
+    Attributes:
+        denoise: (x_t, lambda) -> E[x_0 | x_t], (B, *shape) and () -> (B, *shape), not cut to any range, with a graph.
+        ends: the least and the largest lambda = log(alpha^2 / sigma^2) that the model knows.
+        into: from data range to where the model has its data: affine.
+        back: the way back, cut to the data range.
+    """
+
+    denoise: Callable[[Tensor, Tensor], Tensor]
+    ends: tuple[float, float]
+    into: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class SeesThroughNoise(Protocol):
+    """A denoiser of examples themselves, not of latents: ``noisy_view`` of int64 labels (B,), guided by so much."""
+
+    def noisy_view(self, labels: Tensor | None, guidance_scale: float | None = None) -> NoisyView: ...
 
 
 @runtime_checkable
@@ -392,6 +465,18 @@ def prior_of(model: Any) -> Any | None:
     return getattr(model, "prior", None) if autoencoder_of(model) is not None else None
 
 
+def map_grid_of(model: HasMapLatents) -> tuple[int, ...]:
+    """Return the shape of the map of latents of one example."""
+    return tuple(model.map_grid if isinstance(model, MapsCodes) else model.grid)
+
+
+def refining(model: Any) -> Refines | None:
+    """Return what has codes in several stages, the model or the autoencoder inside it, if there is one."""
+    inside = autoencoder_of(model)
+    found = next((m for m in (model, inside) if isinstance(m, Refines)), None)
+    return found if found is not None and bool(found.code_stages().any()) else None
+
+
 def weak_of(model: Any) -> nn.Module | None:
     """Return the worse network that guidance leads away from, if there is one."""
     return getattr(model, "weak", None)
@@ -419,14 +504,15 @@ def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor
 
 
 def _embedding(model: Any) -> Embeds | None:
-    """Return what turns codes into vectors: the model, or the autoencoder inside a model of its codes."""
-    inside = autoencoder_of(model)
-    inner = model if inside is None else inside
+    """Return what turns codes into vectors: the model, or the autoencoder inside a prior of its codes."""
+    inner = model if prior_of(model) is None else autoencoder_of(model)
     return inner if isinstance(inner, Embeds) else None
 
 
 def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the latent of each example, (N, *shape) -> (N, ...): of a posterior the mean, of codes their vectors."""
+    if isinstance(model, MapsCodes):
+        return in_batches(model, model.latents, x)
     embedding = _embedding(model)
     if embedding is not None:
         return in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
@@ -436,6 +522,8 @@ def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
 
 def decode(model: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the example that each latent stands for, in data range: (N, ...) -> (N, *shape)."""
+    if isinstance(model, MapsCodes):
+        return in_batches(model, model.images, z)
     embedding = _embedding(model)
     if embedding is not None:
         return in_batches(model, lambda z: embedding.observation(z).mean, z)

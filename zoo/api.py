@@ -18,13 +18,15 @@ from zoo.names import parse_name
 from zoo.trained_parts import fitted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zoo.data.base import TensorData
     from zoo.diagnostics import Diagnosis
     from zoo.model import GenerativeModel
     from zoo.registry import Entry
     from zoo.results import Result
 
-__all__ = ["diagnose", "evaluate", "second_stage", "with_parts"]
+__all__ = ["diagnose", "evaluate", "restore", "second_stage", "with_parts"]
 
 _KEPT = ("training_tflop", "training")
 
@@ -104,6 +106,63 @@ def evaluate(
             {"samples": samples, "seed": seed, "seeds": seeds if seeds > 1 else None, "k": k,
              "batch_size": batch_size, "limit": limit},
         ), out=out, work=work, progress=progress,
+    )  # fmt: skip
+
+
+def restore(
+    model: GenerativeModel | str | Path,
+    y: Any,
+    measure: str,
+    *,
+    n: int = 16,
+    mask: Any = None,
+    factor: int = 4,
+    width: float = 1.5,
+    noise: float = 0.02,
+    seed: int | None = None,
+    labels: Any = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    device: str | None = None,
+) -> Tensor:
+    """Draw what could have been measured so: ``zoo.restore("ddpm-mnist", small, "downsample")``.
+
+    Args:
+        model: an object, or what `zoo.load` takes; one with a score, a velocity or an energy of its examples.
+        y: the measurement, in data range: (C, H, W) for ``inpaint`` and ``blur``, (C, H / factor, W / factor) for
+            ``downsample``; or n of them.
+        measure: ``inpaint``, ``downsample`` or ``blur``.
+        n: how many draws.
+        mask: of ``inpaint``: true where a pixel is seen, (H, W) or (C, H, W).
+        factor: of ``downsample``: pixels of a side whose mean is seen.
+        width: of ``blur``: standard deviation in pixels.
+        noise: standard deviation of the noise of y, in units of the data.
+        seed: equal seeds give equal draws.
+        labels: classes of a conditional model.
+        steps: evaluations of the denoiser, 50, or steps of a chain, 2,000, if left out.
+        guidance_scale: of the conditional model, 1 for none.
+        device: to load a named model to.
+
+    Returns:
+        (n, *shape) in data range.
+
+    Raises:
+        ConfigError, DataError: what `zoo.restoration.restored` and `operator_of` raise.
+    """
+    import torch
+
+    from zoo.model import GenerativeModel
+    from zoo.restoration import operator_of, restored
+
+    if not isinstance(model, GenerativeModel):
+        from zoo.hub import load
+
+        model = load(model, device=device)
+    mask = None if mask is None else torch.as_tensor(mask).bool()
+    operator = operator_of(measure, tuple(model.shape), mask=mask, factor=factor, width=width)
+    return restored(
+        model, operator, torch.as_tensor(y), n, noise=noise, seed=seed, labels=labels, steps=steps,
+        guidance_scale=guidance_scale,
     )  # fmt: skip
 
 

@@ -24,12 +24,14 @@ __all__ = [
     "HubUnavailableError",
     "InvalidNameError",
     "ModelFolderError",
+    "NotAGenerativeModelError",
     "NotAZooModelError",
     "OfflineError",
     "PushConflictError",
     "PushError",
     "PushForbiddenError",
     "RegistryError",
+    "RenamedWarning",
     "RepoNotAccessibleError",
     "ResultError",
     "RevisionNotFoundError",
@@ -60,6 +62,10 @@ class ZooError(Exception):
         super().__init__(*(_cut(arg) if isinstance(arg, str) else arg for arg in args))
 
 
+class RenamedWarning(DeprecationWarning):
+    """A name of before, which still means what it meant, and what it is called now."""
+
+
 class DivergedError(ZooError):
     """A training whose loss or weights are not finite any more."""
 
@@ -80,6 +86,37 @@ class InvalidNameError(ZooError):
 
 class ConfigError(ZooError):
     """An option or argument that does not exist, has the wrong type, or does not fit the rest."""
+
+
+class NotAGenerativeModelError(ConfigError):
+    """A class that is no `zoo.model.GenerativeModel`, such as a plain LightningModule, where one is wanted.
+
+    Attributes:
+        example: ten lines that show what to write instead.
+    """
+
+    example = """\
+class Mine(zoo.GenerativeModel):
+    shape = (1, 28, 28)  # of one example, in [0, 1]
+
+    def __init__(self, network: torch.nn.Module, lr: float = 1e-3) -> None:
+        super().__init__()
+        self.network, self.lr = network, lr
+
+    def loss(self, batch):  # (x, labels) -> named terms, "loss" among them
+        return {"loss": ...}
+
+    def draw(self, n, generator, labels):  # -> (n, *shape)
+        return ..."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is no generative model of the zoo, which does not know its loss nor how it samples; subclass "
+            f"zoo.GenerativeModel with a loss and a draw, as shown, or train it with lightning.Trainer alone"
+        )
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}:\n\n{self.example}"
 
 
 class DataError(ZooError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ __all__ = [
     "captioned_png",
     "captioned_sheet",
     "clips_png",
+    "picture_size",
     "png_bytes",
     "read_png",
     "save_png",
@@ -114,6 +117,26 @@ def save_png(images: Tensor, path: str | Path, **layout: int) -> None:
     write_whole(path, png_bytes(images, **layout))
 
 
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Return height and width of a picture file. Raises `DataError`."""
+    with _opened(path) as picture:
+        width, height = picture.size
+    return height, width
+
+
 def read_png(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     """Return the images of a picture file, (N, C, H, W) in [0, 1], with N = 1 for a picture of one image's size.
 
@@ -127,18 +150,11 @@ def read_png(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: there is no such picture, or it has neither the size of an image nor that of a sheet.
     """
-    from PIL import Image, UnidentifiedImageError
-
     C, H, W = shape
     if C not in (1, 3):
         raise DataError(f"pictures hold images of 1 or 3 channels, not of {C}")
-    try:
-        with Image.open(path) as picture:
-            pixels = torch.from_numpy(np.array(picture.convert("L" if C == 1 else "RGB")))
-    except FileNotFoundError as error:
-        raise DataError(f"there is no file {path}") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+    with _opened(path) as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("L" if C == 1 else "RGB")))
     pixels = pixels.view(*pixels.shape[:2], C)  # (height, width, C)
     if pixels.shape[:2] == (H, W):
         return pixels.permute(2, 0, 1)[None].float() / 255

@@ -23,12 +23,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from zoo.batches import batch_of
 from zoo.checking import TRUST, Checked, count_of, given_of, known_of, labels_of, trusted
 from zoo.context import PAD, encode_texts
 from zoo.copying import Copied
@@ -54,6 +55,15 @@ __all__ = [
 ]
 
 Batch = tuple[Tensor, Tensor]
+
+
+@runtime_checkable
+class HasExamples(Protocol):
+    """Data that are read by number, as those of the zoo are."""
+
+    def first(self, n: int) -> Any: ...
+
+    def to_float(self, x: Any, dtype: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,13 @@ class Source:
     name: str | None = None
 
 
+_CALLED = {
+    "encode": "x", "decode": "z", "reconstruct": "x", "log_prob": "x", "features": "x", "energy": "x", "score": "x",
+    "velocity": "x, t",
+}  # fmt: skip
+"""Methods that ``model(x)`` may have meant, and what they take."""
+
+
 def _not_counted() -> None:
     """Stand in for Lightning's step counters."""
 
@@ -113,6 +130,8 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
             buffer of earlier samples: they are in checkpoints, not in what is published; None where they are absent.
         quantizes: whether examples of any floating type are brought to their levels, so that none is converted before.
         source: where the weights came from.
+        driven: whether the zoo's engine drives the training, which gives batches as they are wanted and logs the terms;
+            under a plain Trainer the model does both.
         accumulate, gradient_clip: accumulation and clipping by global norm of manually optimised families, set by the
             engine.
     """
@@ -143,6 +162,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         self._pending: dict[str, int] = {}
         self._steps_done = 0
         self._streams: Sequence[torch.Generator] = ()
+        self.driven = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         if (
@@ -204,7 +224,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
         A family that differentiates through a gradient must leave that network out: compiled code cannot.
         """
-        return [self] if type(self).forward is not LightningModule.forward else list(self.children())
+        return [self] if type(self).forward is not GenerativeModel.forward else list(self.children())
 
     def adopt(self) -> None:
         """Take over what trained parts give, once their weights are in place: a student that starts as its teacher."""
@@ -421,6 +441,62 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         self._steps_done = value
 
     # -- Lightning ----------------------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse ``model(x)``, and say what to call: what a generative model makes of x has several names.
+
+        Families whose network is one function of x, such as the autoregressive ones, define it: their logits.
+
+        Raises:
+            ConfigError: always.
+        """
+        known = ["loss((x, labels))", *(["sample(n)"] if self.generates else [])]
+        has = [name for name in _CALLED if callable(getattr(type(self), name, None))]
+        raise ConfigError(
+            f"{type(self).__name__}(x) has no meaning of its own; call one of its methods: "
+            f"{', '.join([*known, *(f'{name}({argument})' for name, argument in _CALLED.items() if name in has)])}"
+        )
+
+    def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Batch:
+        """Take what any loader gives under a plain Trainer: pairs, tensors, mappings; levels or values in [0, 1].
+
+        Here, as the public hooks of a data module take the place of those of a model.
+        """
+        batch = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        return batch if self.driven else batch_of(self, batch)
+
+    def first_examples(self, n: int) -> Tensor:
+        """Return the first training examples of what the Trainer was given, at most n, (n, *shape) in data range."""
+        data = self.trainer.datamodule
+        if isinstance(data, HasExamples):
+            return data.to_float(data.first(n)[0], self.dtype)
+        loader = self.trainer.fit_loop._data_source.dataloader() if data is None else data.train_dataloader()
+        found: list[Tensor] = []
+        for batch in loader:
+            found.append(batch_of(self, batch)[0])
+            if sum(map(len, found)) >= n:
+                break
+        return torch.cat(found)[:n]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._log_terms("train", batch)
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._log_terms("validation", batch)
+
+    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._log_terms("test", batch)
+
+    def _log_terms(self, split: str, batch: Any) -> None:
+        """Log the terms as ``train/loss`` ..., means over a split as ``validation/loss`` ..., where no engine does."""
+        if self.driven:
+            return
+        terms = {f"{split}/{name}": value.float() for name, value in self.terms.items()}
+        shown = terms.pop(f"{split}/loss", None)
+        options: dict[str, Any] = {"batch_size": len(batch[0]), "sync_dist": split != "train"}
+        if shown is not None:
+            self.log(f"{split}/loss", shown, prog_bar=True, **options)
+        self.log_dict(terms, **options)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         before, TRUST.given = TRUST.given, True

@@ -1,8 +1,7 @@
 """Names -> entries -> objects. Reading the registry imports no torch.
 
-The registry that ships is extended by overlays, later ones winning: the user's configuration folder
-(``$XDG_CONFIG_HOME/zoo/registry.yaml``), the files that ``ZOO_REGISTRY`` names, and files given to `load_registry`.
-Only they can allow classes beyond those of the zoo, never what is loaded by them.
+The registry that ships is extended by overlays, later ones winning: those of installed packages, and the user's own
+(see `zoo.overlays`). Only they can allow classes beyond those of the zoo, never what is loaded by them.
 """
 
 from __future__ import annotations
@@ -11,20 +10,27 @@ import builtins
 import copy
 import fnmatch
 import functools
-import os
 import re
 import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo.errors import ConfigError, DataError, RegistryError, UnknownModelError, close_matches
-from zoo.spec import allowed, build, class_paths, is_spec
+from zoo.errors import (
+    ConfigError,
+    DataError,
+    NotAGenerativeModelError,
+    RegistryError,
+    RenamedWarning,
+    UnknownModelError,
+    close_matches,
+)
+from zoo.overlays import Overlay, in_force, of_packages, of_user
+from zoo.spec import FOLLOWING, Recorded, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -49,7 +55,6 @@ _ENTRY = {
     *("evaluation", "expected", "weights"),
 }
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
-_VARIABLE = "ZOO_REGISTRY"
 _MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
 _KINDS = {"family": str, "summary": str, "extends": str}  # all other fields of an entry are mappings
 
@@ -71,6 +76,7 @@ class Entry:
         expected: metric -> [low, high], the band that a retrained model should fall into.
         weights: pins of the weights: bundled, repo, revision, sha256, size.
         allow: prefixes of class paths that the user's own overlays allow, all of them together.
+        overlays: the registry files beside the one that ships that the entry comes from, or that allow its classes.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Entry:
     expected: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
     allow: tuple[str, ...] = ()
+    overlays: tuple[Overlay, ...] = ()
 
     @property
     def model_name(self) -> str:
@@ -103,7 +110,10 @@ class Entry:
 
     def build_model(self, **overrides: Any) -> GenerativeModel:
         """Construct the model, with some constructor arguments replaced. Raises `ConfigError`."""
-        return build(_with(self.model, overrides), self.allow)
+        model = build(_with(self.model, overrides), self.allow)
+        if not isinstance(model, Recorded):  # which all models are
+            raise NotAGenerativeModelError(f"{self.model['class_path']}, which {self.name} names,")
+        return model
 
     def build_data(self, **overrides: Any) -> TensorData:
         """Construct the data module, with some constructor arguments replaced. Raises `ConfigError`."""
@@ -147,7 +157,11 @@ class Registry(Mapping[str, Entry]):
     def resolve(self, name: str) -> Entry:
         """Return the entry of a name, a bare model name or a deprecated name. Raises `UnknownModelError`."""
         if name in self.deprecated:
-            warnings.warn(f"{name!r} is now called {self.deprecated[name]!r}", DeprecationWarning, stacklevel=2)
+            warnings.warn(
+                f"{name!r} is now called {self.deprecated[name]!r}; it still loads by the name of before",
+                RenamedWarning,
+                stacklevel=2,
+            )
             name = self.deprecated[name]
         name = self.aliases.get(name, name)
         if name not in self._entries:
@@ -185,9 +199,12 @@ class Registry(Mapping[str, Entry]):
         ]
 
     def classes(self) -> dict[str, str]:
-        """Short names of all classes that entries mention -> class paths: what a published config may name."""
+        """Short names of all classes that entries mention, or become on other data -> class paths.
+
+        It is what a published config may name.
+        """
         used = [[dict(e.model), dict(e.data)] for e in self._entries.values()]
-        paths = sorted(class_paths([used, [*self.data.values()]]))
+        paths = sorted({*class_paths([used, [*self.data.values()]]), *FOLLOWING})
         return {p.rpartition(".")[2]: p for p in paths}
 
 
@@ -206,63 +223,106 @@ def pretrained_folder(name: str) -> Path:
 
 
 def load_registry(*overlays: str | Path) -> Registry:
-    """Read the shipped registry and every overlay. Raises `RegistryError`."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "zoo" / "registry.yaml"
-    paths = [config] if config.is_file() else []
-    named = os.environ.get(_VARIABLE, "")
-    several = [named] if os.path.isfile(named) else named.split(os.pathsep)
-    paths += [Path(p) for p in [*several, *overlays] if p]
-    paths = [*{os.path.abspath(p): p for p in paths}.values()]
-    stamp = tuple((str(p), p.stat().st_mtime_ns if p.is_file() else 0) for p in [packaged_registry(), *paths])
+    """Read the shipped registry and every overlay (see `zoo.overlays`). Raises `RegistryError`."""
+    files = [Overlay(str(packaged_registry())), *of_packages(), *of_user(*overlays)]
     try:
-        return _load(stamp)
+        return _load(tuple((file, file.stamp) for file in files))
     except RecursionError as error:
-        raise RegistryError(f"registry {stamp[-1][0]}: nested too deeply, or in itself") from error
-
-
-@contextmanager
-def in_force(*overlays: str | Path) -> Iterator[None]:
-    """Let all that reads the registry inside read these overlays too, in child processes as well."""
-    before = os.environ.get(_VARIABLE)
-    if overlays:
-        os.environ[_VARIABLE] = os.pathsep.join([*filter(None, [before]), *(os.path.abspath(p) for p in overlays)])
-    try:
-        yield
-    finally:
-        if overlays and before is None:
-            del os.environ[_VARIABLE]
-        elif overlays:
-            os.environ[_VARIABLE] = before
+        raise RegistryError(f"registry {files[-1].path}: nested too deeply, or in itself") from error
 
 
 @functools.lru_cache(maxsize=8)
-def _load(stamp: tuple[tuple[str, int], ...]) -> Registry:
+def _load(stamp: tuple[tuple[Overlay, int], ...]) -> Registry:
+    """Read the registries, the one that ships first; one of an installed package that is wrong is left out."""
+    kept: builtins.list[Overlay] = []
+    for overlay, _ in stamp:
+        try:
+            if overlay.package:
+                _merged((*kept, overlay))
+        except RegistryError as error:
+            warnings.warn(
+                f"the registry that the installed package {overlay.distribution} brings is left out: {error}",
+                stacklevel=3,
+            )
+        else:
+            kept.append(overlay)
+    return _merged(tuple(kept))
+
+
+def _merged(overlays: Sequence[Overlay]) -> Registry:
     raw: dict[str, dict[str, Any]] = {}
-    aliases: dict[str, str] = {}
-    deprecated: dict[str, str] = {}
-    data: dict[str, Any] = {}
-    allow: dict[str, None] = {}
-    origin: dict[str, str] = {}
-    for position, (path, _) in enumerate(stamp):
-        content = _read(Path(path))
-        extra = tuple(content.get("allow") or ())
-        if position == 0 and extra:
-            raise RegistryError("the registry that ships may not widen the allow-list")
-        allow.update(dict.fromkeys(extra))
-        aliases.update(content.get("aliases") or {})
-        deprecated.update(content.get("deprecated") or {})
-        data.update(content.get("data") or {})
+    tables: dict[str, dict[str, Any]] = {"aliases": {}, "deprecated": {}, "data": {}}
+    allow: dict[str, Overlay] = {}
+    origin: dict[str, dict[Overlay, None]] = {}
+    for position, overlay in enumerate(overlays):
+        content = _read(Path(overlay.path))
+        for prefix in _allowed_by(overlay, content, ships=position == 0):
+            allow[prefix] = overlay
+        if overlay.package:
+            _check_adds(overlay, content, {"models": raw, **tables})
+        for section, table in tables.items():
+            table.update(content.get(section) or {})
         for name, entry in (content.get("models") or {}).items():
-            _check_entry(path, name, entry)
+            _check_entry(overlay.path, name, entry)
             raw[name] = _merge(raw[name], entry) if name in raw else entry
-            origin[name] = path
-    entries = {name: _entry(name, _extended(name, raw), tuple(allow), origin[name]) for name in raw}
+            if position:
+                origin.setdefault(name, {})[overlay] = None
+    shipped = overlays[0]
+    entries, brought = {}, {}
+    for name in raw:
+        files = _origins(name, raw, origin)
+        last = next(reversed(origin.get(name, {shipped: None})))
+        entries[name] = _entry(name, _extended(name, raw), allow, last.path, files)
+        if last.package:
+            brought[name] = entries[name]
+    aliases, deprecated = tables["aliases"], tables["deprecated"]
     for short, target in {**aliases, **deprecated}.items():
         if target not in entries:
             raise RegistryError(f"registry: {short[:100]!r} points to {target[:100]!r}, which does not exist")
-    return Registry(
-        entries, {**_bare_names(entries, {*aliases, *deprecated}), **aliases}, deprecated, data, tuple(allow)
-    )
+    own = _bare_names({n: e for n, e in entries.items() if n not in brought}, {*aliases, *deprecated})
+    before = {e.model_name for n, e in entries.items() if n not in brought}
+    theirs = _bare_names(brought, {*aliases, *deprecated, *before})
+    return Registry(entries, {**theirs, **own, **aliases}, deprecated, tables["data"], tuple(allow))
+
+
+def _allowed_by(overlay: Overlay, content: Mapping[str, Any], *, ships: bool) -> builtins.list[str]:
+    """Return the prefixes of class paths that a registry may allow: the one that ships none, a package's its own."""
+    said = [*(content.get("allow") or ())]
+    if ships and said:
+        raise RegistryError("the registry that ships may not widen the allow-list")
+    beyond = [p for p in said if p.partition(".")[0] != overlay.package] if overlay.package else []
+    if beyond:
+        raise RegistryError(
+            f"registry {overlay.path} allows {beyond[0][:100]!r}; the registry of an installed package can allow "
+            f"classes of its own package {overlay.package!r} only"
+        )
+    return said or ([overlay.package] if overlay.package else [])
+
+
+def _check_adds(overlay: Overlay, content: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a package's registry that changes what is there: an installed package brings names, and takes none."""
+    names = {*known["models"], *known["aliases"], *known["deprecated"]}
+    for section in ("models", "aliases", "deprecated", "data"):
+        taken = [n for n in content.get(section) or {} if n in (known["data"] if section == "data" else names)]
+        if taken:
+            raise RegistryError(
+                f"registry {overlay.path}: {str(taken[0])[:100]!r} is a name already, which only a file of the user's "
+                f"own can change"
+            )
+
+
+def _origins(
+    name: str, raw: Mapping[str, Mapping[str, Any]], origin: Mapping[str, Mapping[Overlay, None]]
+) -> dict[Overlay, None]:
+    """Return the overlays that an entry, and those that it extends, come from; `_extended` refuses circles."""
+    found: dict[Overlay, None] = {}
+    seen: set[str] = set()
+    current: str | None = name
+    while current in raw and current not in seen:
+        seen.add(current)
+        found.update(origin.get(current, {}))
+        current = raw[current].get("extends")
+    return found
 
 
 def _bare_names(entries: Mapping[str, Entry], taken: set[str]) -> dict[str, str]:
@@ -385,7 +445,9 @@ def _merge(base: Any, top: Any) -> Any:
     }
 
 
-def _entry(name: str, content: Mapping[str, Any], allow: tuple[str, ...], origin: str) -> Entry:
+def _entry(
+    name: str, content: Mapping[str, Any], allow: Mapping[str, Overlay], origin: str, files: Mapping[Overlay, None]
+) -> Entry:
     for part in ("family", "model", "data"):
         if part not in content:
             raise RegistryError(f"registry: entry {name!r} lacks {part!r}")
@@ -397,12 +459,13 @@ def _entry(name: str, content: Mapping[str, Any], allow: tuple[str, ...], origin
     except ConfigError as error:
         raise RegistryError(f"registry: entry {name!r}: {error}") from error
     for path in paths:
-        if not allowed(path, allow):
+        if not allowed(path, tuple(allow)):
             raise RegistryError(
                 f"registry: entry {name!r} names {path[:200]!r}, which is not on the allow-list"
                 f"{_to_allow(path, origin)}"
             )
-    return Entry(name=name, allow=allow, **content)
+    granting = {o: None for prefix, o in allow.items() if any(allowed(p, (prefix,)) > allowed(p) for p in paths)}
+    return Entry(name=name, allow=tuple(allow), overlays=tuple({**files, **granting}), **content)
 
 
 def _to_allow(path: str, origin: str) -> str:
@@ -414,23 +477,53 @@ def _to_allow(path: str, origin: str) -> str:
     return f"; if you trust it, add {what} {origin}"
 
 
-def create(name: str, **arguments: Any) -> GenerativeModel:
+def create(
+    name: str, *, data: TensorData | str | None = None, size: str | None = None, **arguments: Any
+) -> GenerativeModel:
     """Construct a registered model, untrained: ``zoo.create("wgan_gp", lr=2e-4)``.
+
+    With ``data`` it is what ``zoo fit --model NAME --data DATA`` trains: its shape, its classes and its networks follow
+    from them, as in ``zoo.create("ddpm", data=ImageFolder("pics", size=64), size="large")``.
 
     Args:
         name: a name of the registry.
-        arguments: constructor arguments that replace those of the entry.
+        data: a data module, or the name of a data set.
+        size: of the networks, of `zoo.sizes.SIZES`.
+        arguments: constructor arguments that replace those of the entry; ``num_classes="data"`` is the number of
+            classes of the data.
 
     Raises:
         UnknownModelError: no such name.
-        ConfigError: no such argument, or a wrong type.
+        DataError: no such data set.
+        ConfigError: no such argument, a wrong type, or networks that cannot have the shape of the data.
     """
     from dataclasses import replace
 
-    entry = load_registry().resolve(name)
-    model = entry.build_model(**arguments)
+    registry = load_registry()
+    entry = registry.resolve(name)
+    if data is not None or size is not None or arguments.get("num_classes") == "data":
+        module = build(registry.data_spec(data), registry.allow) if isinstance(data, str) else data
+        entry = replace(entry, model=_following(entry, module, size, arguments))
+    model = entry.build_model(**{k: v for k, v in arguments.items() if k != "num_classes" or v != "data"})
     model.source = replace(model.source, name=entry.name)
     return model
+
+
+def _following(entry: Entry, data: TensorData | None, size: str | None, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of an entry's model as it follows from data, a size, and what is chosen."""
+    from zoo.fitting import conditioned, fitted_to_data
+    from zoo.sizes import sized_model
+
+    theirs = arguments.get("num_classes") == "data"
+    chosen = {k: v for k, v in arguments.items() if k != "num_classes" or not theirs}
+    spec = _with(entry.model, {})
+    if data is not None:
+        options = {**spec["init_args"], **chosen}
+        spec = fitted_to_data(spec, options, data, named=set(chosen), allow=entry.allow)
+    if theirs and data is None:
+        raise ConfigError(f"num_classes='data' is that of data; say which: zoo.create({entry.name!r}, data=...)")
+    spec = conditioned(spec, data.num_classes, entry.allow) if theirs and data is not None else spec
+    return sized_model(spec, size, entry.allow) if size is not None else spec
 
 
 def list(

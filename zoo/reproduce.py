@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.errors import RegistryError, ResultError, RunError
 from zoo.names import is_run, parse_name
+from zoo.overlays import record
 from zoo.registry import Entry, in_force, load_registry
 from zoo.results import Metric, Result
 from zoo.trained_parts import check_named
@@ -130,7 +131,7 @@ def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts:
         entry, models, earlier = with_parts(entry, parts, keep_data=True)
         stages = {"parts": models, "earlier": earlier}
     kept = ("name", "model", "data", "trainer", "training")
-    plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept}
+    plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept} | {"registry": record(entry.overlays)}
     training = Run(plain, arguments, allow=entry.allow, folder=folder, resume=resume, **stages)
     try:
         return training.start()

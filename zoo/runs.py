@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from zoo.classes import checked_names
 from zoo.errors import CheckpointError, ConfigError, RunError
 from zoo.model import GenerativeModel, Source
+from zoo.overlays import of_packages, of_user, unlike
 from zoo.registry import load_registry
 from zoo.spec import build, class_paths, is_spec
 
@@ -32,6 +34,7 @@ __all__ = [
     "read_model_checkpoint",
     "run_metadata",
     "sha256_of",
+    "tell_registries",
     "verify_run",
 ]
 
@@ -145,6 +148,19 @@ def run_metadata(run: str | Path) -> dict[str, Any]:
     return metadata
 
 
+def tell_registries(run: str | Path) -> None:
+    """Warn where a run was made with a registry file that is not in force now, or has changed since.
+
+    What the run says brings nothing into force: that is for the user to do, by ``--registry`` or ``ZOO_REGISTRY``.
+    """
+    try:
+        recorded = run_metadata(run).get("registry")
+    except RunError:
+        return
+    for clause in unlike(recorded, [*of_packages(), *of_user()]) if recorded else ():
+        warnings.warn(f"{run} was made with {clause}", stacklevel=3)
+
+
 def read_model_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint that a training wrote: what `read_checkpoint` does, and its parts are there.
 
@@ -166,7 +182,9 @@ def read_model_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None = None) -> GenerativeModel:
+def load_run(
+    run: str | Path, *, ema: bool = True, checkpoint: str | Path | None = None, allow: Sequence[str] = ()
+) -> GenerativeModel:
     """Return the model of a run, in eval mode, with its averaged weights (or the raw ones).
 
     The folder is data: which classes it may name beyond those of the zoo is for the user's own registry overlays to
@@ -176,16 +194,18 @@ def load_run(run: str | Path, *, ema: bool = True, checkpoint: str | Path | None
         run: the run folder.
         ema: take the exponential moving average of the weights where the run kept one.
         checkpoint: a checkpoint other than the newest intact one.
+        allow: class paths that the caller's own code allows besides, never what a file says.
 
     Raises:
         RunError: no intact checkpoint.
         CheckpointError: the checkpoint was not written by the zoo, or its tensors are not those of its model.
         ConfigError: it names a class that is not allowed.
     """
+    tell_registries(run)
     path = Path(checkpoint) if checkpoint is not None else last_checkpoint(run)
     content = read_model_checkpoint(path)
     metadata = content["zoo"]
-    model = _built(metadata["spec"], path)
+    model = _built(metadata["spec"], path, allow)
     state = content["state_dict"]
     if ema and content.get("ema"):
         state = {**state, **content["ema"]["parameters"]}
@@ -207,12 +227,12 @@ def fill(model: GenerativeModel, state: dict[str, torch.Tensor], path: Path) -> 
         ) from error
 
 
-def _built(spec: Any, path: Path) -> GenerativeModel:
+def _built(spec: Any, path: Path, allow: Sequence[str] = ()) -> GenerativeModel:
     try:
         data = sorted(p for p in class_paths(spec) if p.startswith("zoo.data."))
         if data:  # they read files
             raise ConfigError(f"its model names {data[0][:200]!r}, and data are no part of a model")
-        model = build(spec, load_registry().allow)
+        model = build(spec, (*load_registry().allow, *allow))
     except ConfigError as error:
         raise ConfigError(f"checkpoint {path}: {error}") from error
     except MALFORMED as error:

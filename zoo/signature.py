@@ -20,7 +20,13 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["whole_signature"]
+__all__ = ["default_of", "whole_signature"]
+
+
+def default_of(cls: type, name: str) -> Any:
+    """Return the default of a constructor's argument, None where it has none or takes no such argument."""
+    parameter = inspect.signature(cls).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def whole_signature(init: Callable[..., None], inherited: Callable[..., None]) -> inspect.Signature:

@@ -27,6 +27,7 @@ from zoo.signature import whole_signature
 
 __all__ = [
     "ALLOWED",
+    "FOLLOWING",
     "MOVED",
     "Recorded",
     "allowed",
@@ -41,6 +42,9 @@ __all__ = [
 
 ALLOWED: tuple[str, ...] = ("torch.nn.GELU", "torch.nn.LeakyReLU", "torch.nn.ReLU", "torch.nn.SiLU", "torch.nn.Tanh")
 """Class paths outside ``zoo.`` that a spec may name."""
+
+FOLLOWING: tuple[str, ...] = ("zoo.nets.image_map.ImageMap",)
+"""Class paths that no entry of the registry names, of networks that those of an entry become on other data."""
 
 MOVED: dict[str, str] = {
     "zoo.families.resampling.ChosenByCritic": "zoo.families.chosen_by_critic.ChosenByCritic",
@@ -252,7 +256,8 @@ def check_arguments(cls: type, args: Mapping[str, Any]) -> None:
         _check_whole(cls, name, value, _written(annotation))
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
     if missing:
-        raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}")
+        more = f", and {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""
+        raise ConfigError(f"{cls.__name__} needs the argument {missing[0]!r}{more}")
 
 
 def _written(annotation: Any) -> str:

@@ -30,7 +30,7 @@ __all__ = ["RESERVED", "TrainedPart", "check_named", "declared", "declared_by", 
 RESERVED = frozenset(
     {
         *("model", "data", "registry", "config", "run", "resume", "init_from", "budget", "dry_run", "help"),
-        *("name", "trainer", "training", "print_config", "print_shtab"),
+        *("name", "trainer", "training", "print_config", "print_shtab", "seed", "seed_everything", "json", "freeze"),
     }
 )
 """Options of ``zoo fit`` that mean something else already."""

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
+from zoo.overlays import record
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
@@ -31,6 +33,15 @@ _MAX_BYTES = 2_000_000
 _PICTURES = ("samples.png", "samples.gif", "samples.txt", "samples.wav", "features.png", "loss.png")
 
 
+_GROUPS = {
+    "model": "the model",
+    "data": "the data",
+    "training": "the engine: how the run is trained",
+    "trainer": "Lightning's Trainer",
+}
+"""Heads of the groups of options in the help on a model."""
+
+
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
@@ -41,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
     parser.add_argument("--data", metavar="NAME", help="other data than the entry's, such as binary_mnist_threshold")
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     parser.add_argument("--config", metavar="FILE", help="a configuration, such as a run's config.yaml")
+    parser.add_argument(
+        "--seed",
+        "--seed_everything",
+        metavar="N",
+        help="of all that is random: first weights and noise (training.seed), order of batches (data.seed)",
+    )
     if resume:
         parser.add_argument(
             "--run", metavar="DIR", help="the run folder, which must not exist (default: a new one under runs/)"
@@ -109,7 +126,8 @@ def _spec_of(saved: Mapping[str, Any], part: str, path: str) -> Mapping[str, Any
 def plain_entry(entry: Entry) -> dict[str, Any]:
     """Return of an entry what a training needs, as plain data."""
     whole = dataclasses.asdict(entry)
-    return {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+    plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+    return {**plain, "registry": record(entry.overlays)}
 
 
 def _take_name(args: argparse.Namespace) -> None:
@@ -126,39 +144,33 @@ def _take_name(args: argparse.Namespace) -> None:
     args.model = name
 
 
+def seeded(args: argparse.Namespace, entry: Entry, rest: list[str]) -> list[str]:
+    """Return the arguments with what ``--seed`` stands for. Raises `ZooError` where one of these says otherwise."""
+    if args.seed is None:
+        saved = _read_config(args.config).get("seed_everything") if args.config is not None else None
+        if isinstance(saved, bool) or saved is None:
+            return rest
+        args.seed = str(saved)
+    if not re.fullmatch(r"\d{1,18}", args.seed):
+        raise ZooError(f"--seed takes a whole number from 0, got {args.seed!r}")
+    options = ["--training.seed"]
+    if "seed" in inspect.signature(class_of(entry.data["class_path"], tuple(entry.allow))).parameters:
+        options.append("--data.seed")
+    for option in options:
+        given = [w for w in rest if w.partition("=")[0].replace(".init_args.", ".") == option]
+        if given:
+            raise ZooError(f"--seed {args.seed} sets {option} too; give one of them")
+        rest = [*rest, option, args.seed]
+    return rest
+
+
 def run(args: argparse.Namespace) -> int:
     _take_name(args)
     if args.help:
         show_help(args)
-    _check_folders(args)
-    entry, rest = entry_of(args, args.resume)
-    if args.resume is not None:
-        _check_same_model(args, entry)
-    named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
-    if args.resume is None and args.init_from is None and not args.dry_run:
-        check_named(entry, named)
-    if args.budget is not None:
-        rest += ["--training.budget", args.budget]
-        if not any(a.startswith("--trainer.max_steps") for a in rest):
-            rest += ["--trainer.max_steps", "-1"]
-    from zoo.training.fit import Run, Stopped
+    training = prepared(args)
+    from zoo.training.fit import Stopped
 
-    stages: dict[str, Any] = {}
-    if named:
-        from zoo.api import with_parts
-
-        entry, models, earlier = with_parts(entry, named, keep_data=args.data is not None)
-        stages = {"parts": models, "earlier": earlier}
-    init_from = None
-    if args.init_from is not None:
-        from zoo.hub import load
-
-        init_from = load(args.init_from)
-    folder = args.resume or args.run
-    training = Run(
-        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
-        init_from=init_from, **stages,
-    )  # fmt: skip
     if args.dry_run:
         print(json.dumps(training.estimate(), indent=2))
         return 0
@@ -170,11 +182,78 @@ def run(args: argparse.Namespace) -> int:
             if _first_process():
                 print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
             return 130 if stop.signal_name == "SIGINT" else 143
+    early = f" (stopped early: {training.early})" if training.early else ""
     pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
     if not _first_process():
         return 0
-    print(f"zoo: the run is in {done}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
+    print(f"zoo: the run is in {done}{early}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
+
+
+def prepared(
+    args: argparse.Namespace,
+    *,
+    own: Entry | None = None,
+    data: Mapping[str, Any] | None = None,
+    start: Any = None,
+    **from_python: Any,
+) -> Any:
+    """Build the run that the arguments mean, for the command and for ``zoo.fit``; nothing is written yet.
+
+    Args:
+        args: of this command's parser.
+        own: the entry of a model that no registry has.
+        data: the spec of data that have no name.
+        start: a model whose weights to start from.
+        from_python: what only Python can give: callbacks, loggers, objects; see `zoo.training.fit.Run`.
+    """
+    _check_folders(args)
+    entry, rest = entry_of(args, args.resume) if own is None else (own, list(args.rest))
+    if data is not None:
+        entry, rest = _with_data(entry, rest, data, resume=args.resume is not None)
+    if args.resume is not None:
+        from zoo.runs import tell_registries
+
+        tell_registries(args.resume)
+    rest = seeded(args, entry, rest)
+    if args.resume is not None:
+        _check_same_model(args, entry)
+    named, rest = named_parts(entry, rest, args.registry, resume=args.resume is not None)
+    if args.resume is None and args.init_from is None and not args.dry_run:
+        check_named(entry, named)
+    if args.budget is not None:
+        rest += ["--training.budget", args.budget]
+        if not any(a.startswith("--trainer.max_steps") for a in rest):
+            rest += ["--trainer.max_steps", "-1"]
+    from zoo.training.fit import Run
+
+    stages: dict[str, Any] = {}
+    if named:
+        from zoo.api import with_parts
+
+        entry, models, earlier = with_parts(entry, named, keep_data=args.data is not None)
+        stages = {"parts": models, "earlier": earlier}
+    init_from = start
+    if args.init_from is not None:
+        from zoo.hub import load
+
+        init_from = load(args.init_from)
+    folder = args.resume or args.run
+    return Run(
+        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
+        init_from=init_from, **stages, **from_python,
+    )  # fmt: skip
+
+
+def _with_data(entry: Entry, rest: list[str], data: Mapping[str, Any], *, resume: bool) -> tuple[Entry, list[str]]:
+    """Return the entry with other data, whose place in a run that is gone on with options take."""
+    given = dict(data.get("init_args") or {})
+    if resume:
+        changed = {**given, **({"sha256": None} if "path" in given else {})}
+        return entry, [*rest, *(w for k, v in changed.items() for w in (f"--data.{k}", json.dumps(v).strip('"')))]
+    takes = inspect.signature(class_of(data["class_path"], tuple(entry.allow))).parameters
+    kept = {k: v for k, v in (entry.data.get("init_args") or {}).items() if k in ("batch_size", "seed") and k in takes}
+    return dataclasses.replace(entry, data={**data, "init_args": {**kept, **given}}), rest
 
 
 @contextlib.contextmanager
@@ -282,24 +361,9 @@ def show_help(args: argparse.Namespace) -> NoReturn:
     if hasattr(args, "resume"):
         _add_parts(parser.add_argument_group(f"trained models that {entry.name} builds on"), parts)  # type: ignore[arg-type]
     parser.print_help()
-    from zoo.training.cli import EntryCLI
+    from zoo._cli.arguments import options_of, shown
 
-    print(f"\narguments of {entry.name} and what they are there:\n")
-    for group, spec in (("model", entry.model), ("data", entry.data)):
-        print("\n".join(_arguments(f"--{group}", spec, tuple(entry.allow))))
-    print("\noptions of the trainer and of the training:\n")
-    print(EntryCLI.help_of(plain_entry(entry), entry.allow))
+    print(f"\nwhat can be typed, with the value that {entry.name} has there (null: none, or Lightning's own choice)")
+    for group, options in options_of(entry).items():
+        print(f"\n{_GROUPS[group]}:\n{shown(options)}")
     parser.exit()
-
-
-def _arguments(option: str, spec: Mapping[str, Any], allow: tuple[str, ...]) -> Iterator[str]:
-    """Yield a line for each argument of a spec's class, and of the objects in it."""
-    given = spec.get("init_args") or {}
-    yield f"  {option}  {spec['class_path']}"
-    prefix = f"{option}." if option in ("--model", "--data") else f"{option}.init_args."
-    for name, parameter in inspect.signature(class_of(spec["class_path"], allow)).parameters.items():
-        value = given.get(name, None if parameter.default is parameter.empty else parameter.default)
-        if is_spec(value):
-            yield from _arguments(prefix + name, value, allow)
-        else:
-            yield f"  {prefix}{name}  {json.dumps(value, default=str)}"

@@ -15,7 +15,7 @@ from typing import Any
 from zoo import __version__
 from zoo._cli.imports import refused_import
 from zoo._cli.speech import speaking
-from zoo.errors import ZooError, close_matches
+from zoo.errors import NotAGenerativeModelError, RenamedWarning, ZooError, close_matches
 from zoo.registry import in_force
 
 COMMANDS = {
@@ -90,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with speaking(verbose):
             return _main(argv)
     except ZooError as error:
-        print(f"zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        example = error.example if isinstance(error, NotAGenerativeModelError) else ""  # which keeps its lines
+        print(f"zoo: error: {' '.join(str(error).removesuffix(example).split())}", file=sys.stderr)
+        if example:
+            print(example, file=sys.stderr)
         return error.exit_code
     except ImportError as error:
         told = refused_import(error)
@@ -123,6 +126,10 @@ def console() -> int:
 
 
 def _main(argv: list[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks
+        from zoo._cli import completion
+
+        completion.complete(COMMANDS, _parser)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -132,13 +139,8 @@ def _main(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         raise ZooError(f"unknown command {name!r}.{close_matches(name, COMMANDS)} Run `zoo --help` for the list.")
-    warnings.showwarning = _one_line_warning
-    command = importlib.import_module(f"zoo._cli.{name}")
-    about = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
-    parser = _Parser(prog=f"zoo {name}", description=about, add_help=name not in OWN_HELP)
-    command.add_arguments(parser)
-    if "--registry" not in parser._option_string_actions:
-        parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
+    _tell_warnings()
+    command, parser = importlib.import_module(f"zoo._cli.{name}"), _parser(name)
     if name in PASS_ON:
         args, args.rest = parser.parse_known_args(rest)
     else:
@@ -150,7 +152,25 @@ def _main(argv: list[str]) -> int:
         return int(command.run(args) or 0)
 
 
-def _one_line_warning(
-    message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
-) -> None:
-    print(f"zoo: warning: {message}", file=sys.stderr)
+def _parser(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a command."""
+    about = COMMANDS[name][0].upper() + COMMANDS[name][1:] + "."
+    parser = _Parser(prog=f"zoo {name}", description=about, add_help=name not in OWN_HELP)
+    importlib.import_module(f"zoo._cli.{name}").add_arguments(parser)
+    if "--registry" not in parser._option_string_actions:
+        parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
+    return parser
+
+
+def _tell_warnings() -> None:
+    """Let warnings be one line each, once; those on names of before too, which Python keeps from the command line."""
+    told: set[str] = set()
+
+    def tell(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        text = " ".join(str(message).split())
+        if text not in told:
+            told.add(text)
+            print(f"zoo: warning: {text}", file=sys.stderr)
+
+    warnings.showwarning = tell
+    warnings.filterwarnings("default", category=RenamedWarning)

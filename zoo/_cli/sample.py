@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo._cli.evaluate import option
-from zoo.errors import ConfigError, ZooError, close_matches
+from zoo.errors import ConfigError, ZooError, check_choice, close_matches
 from zoo.names import parse_name
 
 
@@ -43,6 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="FILE.png",
         help="instead of --rows: white where --given is kept, black elsewhere",
+    )
+    parser.add_argument(
+        "--measure",
+        nargs=2,
+        default=None,
+        metavar=("KIND", "FILE.png"),
+        help="draw what a picture is a measurement of: inpaint (seen where --mask is white, or in the top --rows), "
+        "downsample (a smaller picture) or blur (of --width)",
+    )
+    parser.add_argument("--width", type=float, default=None, help="standard deviation of blur in pixels (default 1.5)")
+    parser.add_argument(
+        "--noise", type=float, default=None, help="standard deviation of the measurement's noise (default 0.02)"
     )
     parser.add_argument(
         "--labels", default=None, help="classes for conditional models, such as 7, 0,1,2,3 or frog,ship"
@@ -100,9 +112,15 @@ def run(args: argparse.Namespace) -> int:
     if args.given is not None:
         n, completed = _given(args, model)
         options |= completed
-    elif args.rows is not None or args.mask is not None:
+    elif args.measure is None and (args.rows is not None or args.mask is not None):
         raise ConfigError("--rows and --mask say what of an image is kept: give the image by --given FILE.png")
-    samples = model.sample(n, seed=seed, labels=labels, **options)
+    if args.measure is not None:
+        n = args.n if args.n is not None else 16
+        samples = _restored(args, model, n, seed, labels, options)
+    elif args.width is not None or args.noise is not None:
+        raise ConfigError("--width and --noise are those of a measurement: give it by --measure KIND FILE.png")
+    else:
+        samples = model.sample(n, seed=seed, labels=labels, **options)
     if name is None:
         print(page(model.text(samples)), end="")
         print(f"{n} samples of {args.which}, seed {seed}", file=sys.stderr)
@@ -133,6 +151,57 @@ def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
     if n > len(given):
         raise ConfigError(f"{args.given} holds {len(given)} images, so -n must be at most that, got {n}")
     return n, {"given": given[:n], "known": rows}
+
+
+def _restored(args: argparse.Namespace, model: Any, n: int, seed: int, labels: Any, options: Mapping[str, Any]) -> Any:
+    """Return what could have been measured so."""
+    import torch
+
+    from zoo.api import restore
+    from zoo.images import picture_size, read_png
+    from zoo.maths.measurements import MEASUREMENTS
+
+    (kind, file), shape = args.measure, tuple(model.shape)
+    check_choice("measure", kind, MEASUREMENTS)
+    if args.given is not None:
+        raise ConfigError("--given and --measure both say what is known of an image; leave one out")
+    if len(shape) != 3:
+        raise ConfigError(f"{args.which} draws no images; --measure is of images")
+    foreign = [name for name in options if name not in ("steps", "guidance_scale")]
+    if foreign:
+        raise ConfigError(f"{foreign[0]} is not an option of restoration; it takes steps and guidance_scale")
+    for name, of in (("rows", "inpaint"), ("mask", "inpaint"), ("width", "blur")):
+        if getattr(args, name) is not None and kind != of:
+            raise ConfigError(f"--{name} is of --measure {of}, not of {kind}; leave it out")
+    how: dict[str, Any] = {} if args.width is None else {"width": args.width}
+    if kind == "inpaint":
+        if args.rows is not None and args.mask is not None:
+            raise ConfigError("--rows and --mask both say what is seen; leave one out")
+        how["mask"] = torch.arange(shape[1])[:, None].expand(shape[1:]) < (args.rows or shape[1] // 2)
+        if args.mask is not None:
+            how["mask"] = read_png(args.mask, shape)[0, 0] > 0.5
+    size = shape
+    if kind == "downsample":
+        height, width = picture_size(file)
+        how["factor"] = shape[1] // max(1, height)
+        if (height * how["factor"], width * how["factor"]) != shape[1:] or how["factor"] < 2:
+            raise ConfigError(
+                f"{file} is {height} x {width}; a smaller picture of {shape[1]} x {shape[2]} has sides that are the "
+                f"same part of both, such as {_smaller(shape)}"
+            )
+        size = (shape[0], height, width)
+    y = read_png(file, size)
+    if kind == "inpaint":
+        y = y * how["mask"]
+    if args.noise is not None:
+        how["noise"] = args.noise
+    return restore(model, y, kind, n=n, seed=seed, labels=labels, **options, **how)
+
+
+def _smaller(shape: Sequence[int]) -> str:
+    """Name a size that a picture of this shape can be the finer version of."""
+    factor = next((f for f in (2, 3, 5, 7) if shape[1] % f == 0 and shape[2] % f == 0), 0)
+    return f"{shape[1] // factor} x {shape[2] // factor}" if factor else "none here"
 
 
 def _check_out(out: Path, force: bool) -> None:

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace, split: str = "validation") -> int:
     if args.config is not None and folder is not None:
         raise ZooError("a run folder has its own configuration; leave --config out")
     entry, rest = fit.entry_of(args, folder)
+    rest = fit.seeded(args, entry, rest)
     from zoo.training.fit import Run, validate
 
     model = load(args.which)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.abilities import HasFeatures
 from zoo.callbacks.ema import EMA
+from zoo.callbacks.logged_pictures import send_picture
 from zoo.context import decode_texts
 from zoo.files import write_whole
 from zoo.images import clips_png, png_bytes
@@ -114,6 +115,7 @@ class Pictures(Callback):
         ending = Path(default_file(model, "samples") or "samples.txt").suffix
         for name in (f"samples/step-{trainer.global_step:08d}", "samples"):
             save_samples(model, samples, self.folder / f"{name}{ending}", captions=captions)
+        self._sent(trainer, "samples", self.folder / f"samples{ending}")
 
     def _features(self, trainer: Trainer, model: Any) -> None:
         """Draw validation examples in the first row, and below each its features as colours."""
@@ -130,6 +132,13 @@ class Pictures(Callback):
             picture = png_bytes(rows.flatten(0, 1), columns=rows.shape[1], scale=2)
         for name in (f"samples/step-{trainer.global_step:08d}.png", "features.png"):
             write_whole(self.folder / name, picture)
+        self._sent(trainer, "features", self.folder / "features.png")
+
+    def _sent(self, trainer: Trainer, name: str, path: Path) -> None:
+        """Give a picture to the loggers that take some; what one refuses is told, once for each reason."""
+        for logger in trainer.loggers if path.suffix == ".png" else ():
+            with self._telling(trainer.global_step, f"the {name} for {type(logger).__name__}"):
+                send_picture(logger, name, path, trainer.global_step)
 
 
 def _validation(trainer: Trainer) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from zoo.data.rows import Rows
 from zoo.errors import ConfigError, DataError
+from zoo.spec import Recorded
 
 __all__ = ["BatchStream", "SequentialBatches", "Split", "TensorData", "chosen", "derive_seed"]
 
@@ -53,6 +55,7 @@ class BatchStream:
         rank: share of this process, 0 <= rank < world.
         world: number of processes.
         transform: random map of a batch, given a generator that depends on (seed, step, rank) only.
+        repeat: give the first so many batches of the unshuffled data again and again; 0 for all of them, shuffled.
     """
 
     def __init__(
@@ -64,8 +67,9 @@ class BatchStream:
         rank: int = 0,
         world: int = 1,
         transform: Transform | None = None,
+        repeat: int = 0,
     ) -> None:
-        self.x, self.labels = data
+        self.x, self.labels, self.repeat = *data, repeat
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.transform = transform
         self.step = 0
@@ -83,7 +87,11 @@ class BatchStream:
         epoch = self.step // len(self)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.x), generator=generator)
-        firsts = [(t * self.world + self.rank) * self.batch_size for t in range(self.step % len(self), len(self))]
+        batches: Sequence[int] = range(self.step % len(self), len(self))
+        if self.repeat:
+            order = torch.arange(len(self.x))
+            batches = [t % self.repeat for t in range(self.step, self.step + len(self))]
+        firsts = [(t * self.world + self.rank) * self.batch_size for t in batches]
         indices = [order[first : first + self.batch_size] for first in firsts]
         copies = _decoded if isinstance(self.x, Rows) else _copied
         for x, index in zip(copies(self.x, indices), indices, strict=True):
@@ -144,7 +152,7 @@ def chosen(data: Split, index: Sequence[int] | Tensor) -> Split:
     return (x.chosen(index.tolist()) if isinstance(x, Rows) else x[index]), labels[index]  # type: ignore[return-value]
 
 
-class TensorData(LightningDataModule):
+class TensorData(Recorded, LightningDataModule):
     """Base of the data modules.
 
     Subclasses say `name`, `shape`, `levels`, `num_classes`, `class_names` where classes have names, and read a split in
@@ -154,6 +162,10 @@ class TensorData(LightningDataModule):
         batch_size: examples a batch and device.
         seed: of the order of training batches.
         limit: use only the first so many training examples.
+
+    Attributes:
+        stored: what training and validation read in the place of the examples of a split, by its name: integers
+            (N, ...), which reach the model as int64; see `zoo.training.stored_examples`.
     """
 
     name: str = ""
@@ -169,6 +181,7 @@ class TensorData(LightningDataModule):
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size, self.seed, self.limit = batch_size, seed, limit
         self._splits: dict[str, Split] = {}
+        self.stored: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
         self._stream: BatchStream | None = None
 
@@ -187,6 +200,22 @@ class TensorData(LightningDataModule):
                 labels = labels[: self.limit]
             self._splits[name] = (x, labels)
         return self._splits[name]
+
+    def batch(self) -> Split:
+        """Return a training batch, as it is stored, and its labels."""
+        return next(iter(self.train_dataloader()))
+
+    def first(self, n: int) -> Split:
+        """Return the first training examples, at most n, and their labels."""
+        x, labels = self.split("train")
+        return x[:n], labels[:n]
+
+    def kept_in(self, folder: Path) -> dict[str, Any]:
+        """Return the arguments by which a run in this folder finds its data again, where they are not those given."""
+        return {}
+
+    def write(self, folder: Path) -> None:
+        """Write to a run folder what of the data no other process could find."""
 
     def digest(self, split: str) -> str:
         """Return the sha256 of the bytes of a split, examples then labels."""
@@ -233,9 +262,19 @@ class TensorData(LightningDataModule):
     def train_dataloader(self) -> BatchStream:
         rank, world = self._place()
         self._stream = BatchStream(
-            self.split("train"), self.batch_size, seed=self.seed, rank=rank, world=world, transform=self._randomness(),
+            self._read("train"), self.batch_size, seed=self.seed, rank=rank, world=world, transform=self._randomness(),
         )  # fmt: skip
+        self._stream.repeat = self._repeated(len(self._stream))
         return self._stream
+
+    def _repeated(self, batches: int) -> int:
+        """Return how many batches the Trainer wants again and again, by its ``overfit_batches``; 0 for all."""
+        wanted = self.trainer.overfit_batches if self.trainer is not None else 0
+        return min(batches, wanted) if isinstance(wanted, int) else int(batches * wanted)
+
+    def batches(self, world: int = 1) -> int:
+        """Return how many training batches of a device an epoch has."""
+        return len(self.split("train")[0]) // (self.batch_size * world)
 
     def _randomness(self) -> Transform | None:
         """Return what a training batch goes through, None for nothing."""
@@ -253,18 +292,27 @@ class TensorData(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         x, labels = batch
-        return x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        x, labels = batch
+        x, labels = x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if self.stored:
+            return x.long(), labels
         module = getattr(self.trainer, "lightning_module", None)
         return self.to_float(x, module.dtype if module is not None else torch.get_default_dtype()), labels
+
+    def _read(self, name: str) -> Split:
+        """Return what loaders read of a split."""
+        x, labels = self.split(name)
+        return self.stored.get(name, x), labels  # type: ignore[return-value]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a training example is the same tensor whenever it is read."""
+        return self._randomness() is None and isinstance(self.split("train")[0], Tensor)
 
     def _sequential(self, name: str) -> SequentialBatches:
         rank, world = self._place()
         size = max(1, math.prod(self.shape)) * (4 if self.levels is None else 1)
         most = min(_EVALUATED, max(1, _EVALUATED_BYTES // size))
-        return SequentialBatches(self.split(name), max(self.batch_size, most), rank=rank, world=world)
+        return SequentialBatches(self._read(name), max(self.batch_size, most), rank=rank, world=world)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

@@ -264,6 +264,11 @@ class StreamImages(ImageData):
         rank, world = self._place()
         rows = self.split("train")[0]
         assert isinstance(rows, StreamRows)
+        if self._repeated(len(rows)):
+            raise ConfigError(
+                f"{self.name} is a stream, of which no batches come again; leave --trainer.overfit_batches out, and "
+                "give less data"
+            )
         return ShuffledStream(
             rows, self.epoch, self.batch_size, seed=self.seed, buffer=self.buffer, rank=rank, world=world,
             transform=self._randomness(),

@@ -5,7 +5,7 @@
 
 from zoo.abilities import decode, latents, reconstruct
 from zoo.diagnostics.catalogue import DIAGNOSTICS, Diagnostic, Finding, Subject
-from zoo.diagnostics.codes import Usage, codebook_usage, plot_usage
+from zoo.diagnostics.codes import Refinement, Usage, codebook_usage, plot_usage, refinement
 from zoo.diagnostics.diagnosis import OVERVIEW, Diagnosis, examine
 from zoo.diagnostics.generators import class_grid, mixing_grid, slerp, truncation_rows, walk
 from zoo.diagnostics.latents import (
@@ -30,6 +30,7 @@ __all__ = [
     "Diagnostic",
     "Finding",
     "Inversion",
+    "Refinement",
     "Scatter",
     "Subject",
     "Usage",
@@ -52,6 +53,7 @@ __all__ = [
     "plot_usage",
     "posterior_collapse",
     "reconstruct",
+    "refinement",
     "slerp",
     "truncation_rows",
     "walk",

@@ -29,10 +29,11 @@ from zoo.abilities import (
     draws_images,
     in_batches,
     reconstruct,
+    refining,
     takes_class,
     takes_option,
 )
-from zoo.diagnostics.codes import codebook_usage, plot_usage
+from zoo.diagnostics.codes import codebook_usage, plot_usage, refinement
 from zoo.diagnostics.energies import energies, plot_energies
 from zoo.diagnostics.figures import sheet_of
 from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
@@ -109,6 +110,13 @@ def _posterior(subject: Subject) -> Finding:
 def _codebook(subject: Subject) -> Finding:
     report = codebook_usage(subject.model, subject.x)
     return Finding(report.summary(), plot_usage(report))
+
+
+def _refinement(subject: Subject) -> Finding:
+    """A row for each of a few examples: the example, then what the first stages make of it, one more at a time."""
+    found, rows = refinement(subject.model, subject.x[:500]), 8
+    strips = torch.cat([subject.x[: len(found.images), None], found.images], 1)[:rows]
+    return Finding(found.summary(), sheet_of(strips.flatten(0, 1), columns=strips.shape[1], width=80 * strips.shape[1]))
 
 
 def _scatter(subject: Subject) -> Finding:
@@ -270,6 +278,11 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     ),
     "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
     "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),
+    "refinement": Diagnostic(
+        "Test images, and what the codes of the first stages make of them, one stage more at a time",
+        lambda m: refining(m) is not None and len(m.shape) == 3,
+        _refinement,
+    ),
     "reconstructions": Diagnostic("Test images, and what the latents keep of them", _decodes, _reconstructions),
     "inversion": Diagnostic(
         "Test images, their latents, decoded again, and the enlarged difference",

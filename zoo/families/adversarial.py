@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,14 +27,18 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.chosen_by_critic import ChosenByCritic
+from zoo.fitting import grows
 from zoo.maths.augmentation import Augmentation
 from zoo.maths.objectives import objective as objective_named
 from zoo.maths.penalties import gradient_penalty, squared_gradient
 from zoo.model import Batch, ImplicitModel, Player
 from zoo.nets.conditioning import ClassInput, ProjectionCritic
+from zoo.signature import default_of
 
 __all__ = ["AdversarialModel"]
 
+_FEATURES = 128  # that a critic gives the projection of a model which becomes conditional
+_LR = 2e-4  # most that the players of larger pictures than the entry's learn with, as in most of the papers
 _WATCHED = 10  # steps from one look at the gradients' norms to the next: each costs a pass over the gradients
 
 
@@ -122,6 +127,31 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
         self._playing = ""
         if self.objective.shift_free:
             _freeze_constant(critic)
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: larger networks learn more slowly; see `zoo.fitting`."""
+        fitted = dict(arguments)
+        if arguments.get("num_classes") and not arguments.get("features"):
+            fitted["features"] = _FEATURES
+        if "shape" in arguments and grows(arguments, before):
+            rates = {k: arguments.get(k, default_of(cls, k)) for k in ("lr", "critic_lr")}
+            fitted |= {k: min(rate, _LR) for k, rate in rates.items() if rate is not None}
+        return fitted
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the generator and the critic map to what; see `zoo.fitting`."""
+        shape, (latent, scores) = tuple(arguments["shape"]), cls._told(arguments)
+        return {"generator": ((latent,), shape), "critic": (shape, (scores,))}
+
+    @classmethod
+    def _told(cls, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        """Return how many numbers the generator takes, and how many the critic gives."""
+        if not arguments.get("num_classes"):
+            return arguments["latent_dim"], 1
+        told = arguments.get("class_dim", default_of(cls, "class_dim"))
+        return arguments["latent_dim"] + told, arguments.get("features") or _FEATURES
 
     def conditioned(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
         """Return a generator that is given the class too."""

@@ -75,6 +75,11 @@ class AutoregressiveModel(LikelihoodModel):
         self.lr, self.betas = lr, tuple(betas)
         self.length = math.prod(self.shape)
 
+    @classmethod
+    def fitted_to_codes(cls, arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+        """Return arguments that fit the codes of an autoencoder; see `zoo.families.code_prior`."""
+        return {**arguments, "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
+
     # -- what a family gives ------------------------------------------------------------------------------------------
 
     def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:

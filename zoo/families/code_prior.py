@@ -3,7 +3,8 @@
     log p(x) >= log p(x | c(x)) + log p(c(x)),   samples: c ~ p(c), then the mean of p(x | c)
 
 The autoencoder is frozen. The prior is any model of images whose pixels are codes: one with a likelihood, such as a
-PixelCNN, gives the bound; one without, such as a masked transformer, gives samples.
+PixelCNN, gives the bound; one without, such as a masked transformer, gives samples. Where the autoencoder draws its
+codes, the bound is that of draws c ~ q(c | x), with p(c) / q(c | x) in the place of p(c) (IWAE).
 
 References:
     A. van den Oord, O. Vinyals, K. Kavukcuoglu, Neural Discrete Representation Learning, 2017, arXiv:1711.00937,
@@ -12,6 +13,8 @@ References:
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -19,10 +22,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import Tokenises, has_likelihood
+from zoo.abilities import DrawsCodes, Tokenises, has_likelihood
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
-from zoo.model import Batch, LikelihoodModel, TrainedPart
+from zoo.maths.completion import covered, known_values
+from zoo.model import Batch, LikelihoodModel, TrainedPart, seeded
+from zoo.spec import class_of
 
 __all__ = ["CodePrior"]
 
@@ -30,9 +35,13 @@ __all__ = ["CodePrior"]
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
     """Return the arguments of a `CodePrior` over the codes of this very autoencoder."""
     prior = arguments["prior"]
-    fitted = {**(prior.get("init_args") or {}), "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
-    for channels in {"width", "hidden", "head"} & fitted.keys():  # a prior divides its channels among the codebooks
-        fitted[channels] = -(-(fitted[channels] or 0) // autoencoder.grid[0]) * autoencoder.grid[0] or None
+    given, kind = dict(prior.get("init_args") or {}), None
+    with contextlib.suppress(ConfigError):  # a class of a user's own is asked for nothing but shape and levels
+        kind = class_of(prior["class_path"])
+    if hasattr(kind, "fitted_to_codes"):
+        fitted = kind.fitted_to_codes(given, autoencoder)
+    else:
+        fitted = {**given, "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
     return {**arguments, "autoencoder": autoencoder.spec, "prior": {**prior, "init_args": fitted}}
 
 
@@ -65,6 +74,8 @@ class CodePrior(SecondStage, LikelihoodModel):
             )
         super().__init__(autoencoder, prior)
         self.grid, self.codebook_size = autoencoder.grid, autoencoder.codebook_size
+        if hasattr(prior, "reads"):
+            prior.reads(autoencoder)
 
     # -- data, codes, and back ----------------------------------------------------------------------------------------
 
@@ -92,17 +103,22 @@ class CodePrior(SecondStage, LikelihoodModel):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the mean of p(x | codes(x)): (B, *shape) -> (B, *shape), both in data range."""
-        return self.autoencoder.reconstruct(x)
+        return self.decode(self.codes(x))
 
     def image(self, codes: Tensor) -> Tensor:
         """Return codes as the prior's images, in [0, 1]; float32 at least, which keeps millions of levels apart."""
         dtype = torch.promote_types(self.dtype, torch.float32)
         return codes.to(dtype) / (self.codebook_size - 1)
 
+    def stored(self, x: Tensor) -> Tensor:
+        """Return what training may keep of examples, as they never change: their codes, which `stage` takes as well."""
+        return self.codes(x)
+
     def stage(self, batch: Batch) -> Batch:
+        """Return codes as the prior's images, of examples or, where they are integers, of codes (B, *grid)."""
         x, labels = batch
         with torch.no_grad():
-            return self.image(self.codes(x)), labels
+            return self.image(self.codes(x) if x.is_floating_point() else x), labels
 
     # -- likelihood ---------------------------------------------------------------------------------------------------
 
@@ -133,7 +149,9 @@ class CodePrior(SecondStage, LikelihoodModel):
     ) -> Tensor:
         """Return log p(x | codes(x)) + log p(codes(x)), in nats: (B, *shape) in data range -> (B,).
 
-        ``k`` and ``seed`` are for the prior, where its likelihood is a bound that takes them.
+        ``k`` and ``seed`` are for the prior, where its likelihood is a bound that takes them. Where the autoencoder
+        draws its codes, it is log (1/k) sum_i p(x | c_i) p(c_i) / q(c_i | x) (IWAE-k), with one draw where the prior
+        has but a bound.
 
         Raises:
             ConfigError: the prior has no likelihood, or what `HasLikelihood.log_prob` refuses.
@@ -145,13 +163,29 @@ class CodePrior(SecondStage, LikelihoodModel):
             )
         labels = self.given_labels(len(x), labels)
         given: dict[str, Any] = {} if labels is None else {"labels": labels}
-        codes = self.codes(x)
-        return self.autoencoder.log_likelihood(x, codes) + self.prior.log_prob(
-            self.image(codes), k=k, seed=seed, **given
-        )
+        if not isinstance(self.autoencoder, DrawsCodes):
+            return self._joint(x, self.codes(x), k=k, seed=seed, **given)
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        generator, draws = seeded(seed), self._draws(k)
+        weights = []
+        for _ in range(draws):
+            codes, log_q = self.autoencoder.drawn_codes(x, generator)
+            inner = 1 if draws == k else k
+            weights.append(self._joint(x, codes, k=inner, seed=generator, **given) - log_q)
+        return torch.stack(weights).logsumexp(0) - math.log(draws)
+
+    def _joint(self, x: Tensor, codes: Tensor, **given: Any) -> Tensor:
+        """Return log p(x | codes) + log p(codes), (B,)."""
+        return self.autoencoder.log_likelihood(x, codes) + self.prior.log_prob(self.image(codes), **given)
+
+    def _draws(self, k: int) -> int:
+        """Return over how many draws of the codes `log_prob` averages; a bound inside a logarithm of a mean is none."""
+        exact = self.has_likelihood and self.prior.likelihood() == "exact"
+        return k if exact and isinstance(self.autoencoder, DrawsCodes) else 1
 
     def likelihood(self, k: int = 1) -> str:
-        return "elbo"
+        return "elbo" if self._draws(k) == 1 else f"iwae-{k}"
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -179,10 +213,37 @@ class CodePrior(SecondStage, LikelihoodModel):
                 f"{', '.join(options)}: an option of the prior, which uniform codes leave out; drop it, or codes"
             )
         if codes == "uniform":
-            drawn = self.autoencoder.uniform_codes(n, generator)
-        else:
-            drawn = self.draw_codes(n, generator, labels, **options)
-        return self.autoencoder.picture(drawn, generator, observe)
+            return self.autoencoder.picture(self.autoencoder.uniform_codes(n, generator), generator, observe)
+        found = known_values(self.shape, n, options.pop("given", None), options.pop("known", None), self.device)
+        if found is not None:
+            x, mask = found[0].to(self.dtype), found[1]
+            options |= {"given": self.image(self.codes(x)), "known": self.known_codes(mask)}
+        picture = self.autoencoder.picture(self.draw_codes(n, generator, labels, **options), generator, observe)
+        return picture if found is None else torch.where(mask, x, picture)
+
+    def option_parameters(self) -> dict[str, inspect.Parameter]:
+        """Return those of a second stage; and ``given`` and ``known`` examples where the prior completes codes.
+
+        What is known of an example stays as it is. Those codes are known of which all pixels are, see `known_codes`.
+        """
+        of_prior = self.prior.option_parameters() if getattr(self.prior, "completes", False) else {}
+        completing = {name: of_prior[name] for name in ("given", "known") if name in of_prior}
+        return {**super().option_parameters(), **completing}
+
+    def known_codes(self, mask: Tensor) -> Tensor:
+        """Return which codes stand for pixels that are all known: bool (B, *shape) -> bool (B, *grid).
+
+        Raises:
+            ConfigError: codes that have no place in the example.
+        """
+        G, h, w = self.grid
+        if hasattr(self.autoencoder, "known_codes"):
+            return self.autoencoder.known_codes(mask)
+        if mask.ndim != 4 or (h == 1 and w > 1):
+            raise ConfigError(
+                f"codes of shape {tuple(self.grid)} have no place in an image, so none is known of a part"
+            )
+        return covered(mask, (h, w)).expand(-1, G, -1, -1)
 
     def draw_codes(self, n: int, generator: torch.Generator, labels: Tensor | None = None, **options: Any) -> Tensor:
         """Draw codes from the prior, int64 (n, *grid)."""
@@ -191,5 +252,8 @@ class CodePrior(SecondStage, LikelihoodModel):
 
     def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return what evaluation measures beside samples: reconstructions, and samples without the prior."""
-        uniform = {"uniform_codes": lambda x, seed: self.sample(len(x), seed=seed, codes="uniform")}
-        return {**self.autoencoder.controls(), **uniform}
+        own = {
+            "reconstructions": lambda x, seed: self.reconstruct(x),
+            "uniform_codes": lambda x, seed: self.sample(len(x), seed=seed, codes="uniform"),
+        }
+        return {**self.autoencoder.controls(), **own}

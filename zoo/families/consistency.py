@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.families.denoising import Denoise
 from zoo.families.diffusion import Diffusion
+from zoo.families.guided import of_teacher
 from zoo.maths.conversions import input_scale
 from zoo.maths.samplers import heun_step
 from zoo.maths.schedules import EDM, Schedule
@@ -55,12 +56,13 @@ class Consistency(Diffusion):
     """
 
     samplers: ClassVar[tuple[str, ...]] = ("consistency",)
+    noisy_view = None  # type: ignore[assignment]  # it jumps to an example, which is no mean
     dequantizes = True
     strip = "consistency"
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
         "teacher": TrainedPart(
             what="distilled from a trained diffusion model", example="edm-mnist", requires=Diffusion,
-            needs="denoiser",
+            needs="denoiser", fitted=of_teacher,
         )
     }  # fmt: skip
     training_parts = ("teacher",)

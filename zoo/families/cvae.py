@@ -66,7 +66,9 @@ class CVAE(VAE):
         self.num_classes, self.planes = num_classes, planes
 
     @classmethod
-    def fitted_to(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        if list(arguments["shape"]) == list(before["shape"]):
+            return dict(arguments)
         return {**arguments, "planes": arguments.get("planes", False) or wants_convolutions(arguments["shape"])}
 
     @classmethod

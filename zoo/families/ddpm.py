@@ -16,7 +16,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -84,6 +84,10 @@ class DDPM(HasLikelihood, NoiseLatents, Diffusion):
         self.variance, self.table, self.likelihood_examples = variance, table, likelihood_examples
         steps = torch.arange(1, table + 1, dtype=torch.float64) / table
         self.register_buffer("log_snrs", self.schedule.log_snr(steps), persistent=False)  # falling, (T,)
+
+    @classmethod
+    def outputs(cls, arguments: Mapping[str, Any]) -> int:
+        return 2 if arguments.get("variance") == "learned" else 1
 
     def first_time(self) -> float:
         return 1 / self.table

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import NoisyView
 from zoo.errors import ConfigError, close_matches
 from zoo.families.denoising import Denoise, known_pixels
 from zoo.families.guided import Guided
@@ -36,6 +37,14 @@ __all__ = ["SAMPLERS", "Diffusion"]
 
 SAMPLERS = ("ancestral", "ddim", "euler_maruyama", "predictor_corrector", "ode", "heun", "dpm_solver", "consistency")
 """All samplers; each model takes some of them."""
+
+_TAKEN_BY = {
+    "eta": ("ddim",),
+    "solver": ("ode",),
+    "snr": ("predictor_corrector",),
+    "spacing": tuple(s for s in SAMPLERS if s not in ("euler_maruyama", "predictor_corrector")),
+}
+"""Samplers that an option is of; those of the reverse equation go by time."""
 
 _SPACING = {"heun": "rho", "dpm_solver": "log_snr", "ode": "log_snr"}
 """What is even between levels where it is not time."""
@@ -200,7 +209,8 @@ class Diffusion(Guided, ScoreModel):
             steps: levels of noise, by default the model's own; most samplers call the network once at each.
             eta: of ``ddim``: share of the noise that is drawn anew.
             guidance_scale: w of (1 - w) unconditional or weak + w conditional, 1 for none; by default the model's own.
-            spacing: what is even between levels: time, log_snr or rho; the sampler's own if left out.
+            spacing: what is even between levels: time, log_snr or rho; the sampler's own if left out, and time for
+                ``euler_maruyama`` and ``predictor_corrector``.
             solver: of ``ode``: euler, midpoint, heun or rk4.
             snr: of ``predictor_corrector``.
             clip: keep what the network takes for the data in their range.
@@ -211,7 +221,7 @@ class Diffusion(Guided, ScoreModel):
             ConfigError: a sampler that does not work with this model, or numbers out of range.
         """
         sampler = self.default_sampler if sampler is None else sampler
-        self.check_sampler(sampler, eta)
+        self.check_sampler(sampler, eta=eta, solver=solver, snr=snr, spacing=spacing)
         noise = self._noise_of(n, generator)
         log_snrs, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
         kept = known_pixels(self, n, given, known)
@@ -230,19 +240,36 @@ class Diffusion(Guided, ScoreModel):
         }
         return self.uncentre(run[sampler]())
 
+    def noisy_view(self, labels: Tensor | None, guidance_scale: float | None = None) -> NoisyView:
+        """Return the model as what restores pictures sees it."""
+        scale = 1.0 if guidance_scale is None else guidance_scale
+        denoise, schedule = Denoise(self, labels, scale, False, None), self.schedule
+        first = torch.tensor([1.0, self.first_time()], dtype=torch.float64)
+
+        def of_unit_variance(x: Tensor, log_snr: Tensor) -> Tensor:
+            return denoise(x * schedule.coefficients(log_snr)[0] * torch.sqrt(1 + torch.exp(-log_snr)), log_snr)
+
+        least, largest = schedule.log_snr(first).tolist()
+        return NoisyView(
+            of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
+        )
+
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**super().sampler(options), "sampler": options.get("sampler") or self.default_sampler}
 
-    def check_sampler(self, sampler: str, eta: float = 0.0) -> None:
-        """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no eta."""
+    def check_sampler(self, sampler: str, **options: Any) -> None:
+        """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no such option."""
         name = type(self).__name__
         if sampler not in SAMPLERS:
             near = close_matches(str(sampler), SAMPLERS)
             raise ConfigError(f"unknown sampler {sampler!r}.{near} {name} takes {', '.join(self.samplers)}")
         if sampler not in self.samplers:
             raise ConfigError(f"the sampler {sampler} does not work with {name}; it takes {', '.join(self.samplers)}")
-        if eta and sampler != "ddim":
-            raise ConfigError(f"eta is an option of the sampler ddim, not of {sampler}; leave it out")
+        usual = self.sampling_options() if options else {}
+        for option, value in options.items():
+            if value != usual[option] and sampler not in _TAKEN_BY[option]:
+                whose = f"the sampler {_TAKEN_BY[option][0]}" if len(_TAKEN_BY[option]) == 1 else "other samplers"
+                raise ConfigError(f"{option} is an option of {whose}, not of {sampler}; leave it out")
 
     def reverse(self, denoise: Denoise) -> samplers.Reverse:
         """Return p(x_s | x_t), for ancestral sampling."""

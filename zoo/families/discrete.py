@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_choice
+from zoo.fitting import grows, halvings
 from zoo.maths.distributions import DiscretizedLogistic
 from zoo.maths.noise import randint
 from zoo.maths.observation import LIKELIHOODS, Observation, check_observation, drawn, first_raw_scale, observation
@@ -25,10 +26,18 @@ from zoo.maths.quantisers import perplexity
 from zoo.model import Batch, LikelihoodModel
 from zoo.nets.quantisers import Quantised
 from zoo.sampling import Labels
+from zoo.signature import default_of
+from zoo.spec import class_of
 
 __all__ = ["DiscreteAutoencoder"]
 
 RECONSTRUCTIONS = ("likelihood", "mse", "l1")
+
+LARGE_LR = 2e-4
+"""Most that an autoencoder of larger pictures than the entry's learns with, as in van den Oord's section 4."""
+
+LARGEST_GRID = 16
+"""Longest side of the grid of codes at which an encoder for larger pictures stops halving them."""
 
 
 class DiscreteAutoencoder(LikelihoodModel):
@@ -82,6 +91,52 @@ class DiscreteAutoencoder(LikelihoodModel):
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
         self.raw_scale = None if raw_scale is None else nn.Parameter(raw_scale)
 
+    # -- what follows from the data -----------------------------------------------------------------------------------
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with another shape; see `zoo.fitting`.
+
+        The grid follows from the picture, as many pixels a code as before, more where it would exceed the largest grid.
+        Pictures that are larger or have more colours than the entry's get larger codebooks, and larger networks learn
+        more slowly.
+        """
+        (colours, *sides), (old_colours, *old_sides) = arguments["shape"], before["shape"]
+        fitted = dict(arguments)
+        if sides != old_sides and arguments["grid"] == before["grid"]:
+            n = halvings(sides, cls._largest_grid(), least=round(math.log2(old_sides[0] / before["grid"][0])))
+            fitted["grid"] = [s >> n for s in sides]
+        if grows(arguments, before):
+            fitted["lr"] = min(arguments.get("lr", default_of(cls, "lr")), LARGE_LR)
+        if colours > old_colours or grows(arguments, before):
+            for name in cls.quantiser_arguments:
+                if arguments[name] == before[name] and (kind := _quantiser(arguments[name])) is not None:
+                    fitted[name] = {**arguments[name], "init_args": kind.grown(arguments[name]["init_args"])}
+        return fitted
+
+    quantiser_arguments: ClassVar[tuple[str, ...]] = ("quantiser",)
+    """Arguments that are quantisers."""
+
+    @classmethod
+    def _largest_grid(cls) -> int:
+        return LARGEST_GRID
+
+    @classmethod
+    def _channels(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Return the channels D of each quantiser, None where one is of a class that does not say."""
+        specs = [arguments[name] for name in cls.quantiser_arguments]
+        kinds = [_quantiser(spec) for spec in specs]
+        if None in kinds:
+            return None
+        return tuple(k.channels(s["init_args"]) for k, s in zip(kinds, specs, strict=True))  # type: ignore[union-attr]
+
+    @classmethod
+    def _observed(cls, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the shape of what the decoder gives: one or two numbers for each of the example's."""
+        channels, *sides = arguments["shape"]
+        likelihood, scale = (arguments.get(k, default_of(cls, k)) for k in ("likelihood", "scale"))
+        return (channels * (2 if likelihood != "bernoulli" and scale == "predicted" else 1), *sides)
+
     # -- what a family defines ----------------------------------------------------------------------------------------
 
     def quantise(self, x: Tensor) -> tuple[Tensor, dict[str, Quantised]]:
@@ -124,6 +179,14 @@ class DiscreteAutoencoder(LikelihoodModel):
         """Return the mean of p(x | codes(x)): (B, *shape) -> (B, *shape), both in data range."""
         return self.decode(self.codes(x))
 
+    def code_stages(self) -> Tensor:
+        """Return of which stage each code is, int64 (*grid), 0 for the coarsest; all 0 where there is no order."""
+        return torch.zeros(self.grid, dtype=torch.int64)
+
+    def partial(self, codes: Tensor, stages: int) -> Tensor:
+        """Return the mean of p(x | the codes of the first stages): int64 (B, *grid) -> (B, *shape) in data range."""
+        return self.observation(self.embed(codes)).mean
+
     def observation(self, z: Tensor) -> Observation:
         """Return p(x | z), element by element, of what the decoder sees: a distribution over (B, *shape)."""
         return observation(self.observed, self.output(z), self.shape, self.levels, self.raw_scale, self.min_log_scale)
@@ -131,7 +194,10 @@ class DiscreteAutoencoder(LikelihoodModel):
     # -- the objective ------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms, ``perplexity`` of the codes in the batch, and ``elbo`` under uniform codes."""
+        """Return ``loss`` and its terms, ``perplexity`` of the codes in the batch, and ``elbo`` under uniform codes.
+
+        There is no ``elbo`` where the decoder saw something else than codes.
+        """
         return self.objective(batch[0])[0]
 
     def objective(self, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Quantised], Observation]:
@@ -147,16 +213,31 @@ class DiscreteAutoencoder(LikelihoodModel):
             terms["reconstruction"] = error.flatten(1).sum(1).mean()
             held = DiscretizedLogistic(p.location.detach(), p.log_scale, self.levels)
             loss = terms["reconstruction"] - held.log_prob(x).flatten(1).sum(1).mean()
-        for name in ("codebook", "commitment", "entropy"):
+        for name, weight in self.weights().items():
             found = [q.losses[name] for q in made.values() if name in q.losses]
             if found:
                 terms[name] = torch.stack(found).sum()
-                loss = loss + (self.commitment if name == "commitment" else 1.0) * terms[name]
+                loss = loss + weight * terms[name]
         for name, q in made.items():
-            sizes = [perplexity(c, self.codebook_size) for c in q.codes.unbind(1)]
-            terms["perplexity" + name] = torch.stack(sizes).mean()
-        elbo = -nll - math.prod(self.grid) * math.log(self.codebook_size)
-        return {"loss": loss, **terms, "elbo": elbo}, made, p
+            terms["perplexity" + name] = self.perplexity(q)
+        nats = self.code_nats(made)
+        bound = {} if nats is None else {"elbo": -nll - nats}
+        return {"loss": loss, **terms, **bound}, made, p
+
+    def perplexity(self, made: Quantised) -> Tensor:
+        """Return how many codes of a codebook would be in use in the batch, were they used evenly, (): a mean."""
+        return torch.stack([perplexity(c, self.codebook_size) for c in made.codes.unbind(1)]).mean()
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of the quantisers' losses, by their names."""
+        return {"codebook": 1.0, "commitment": self.commitment, "entropy": 1.0}
+
+    def code_nats(self, made: dict[str, Quantised]) -> float | Tensor | None:
+        """Return what the codes of an example cost in the ``elbo``, in nats; None where what the decoder sees has none.
+
+        Codes that are a function of x cost -log p(codes), p uniform.
+        """
+        return math.prod(self.grid) * math.log(self.codebook_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms, made, _ = self.objective(batch[0])
@@ -217,3 +298,12 @@ class DiscreteAutoencoder(LikelihoodModel):
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor:
         """Return mean or draw of p(x | codes) in data range. Raises `ConfigError`."""
         return drawn(self.observation(self.embed(codes)), observe, generator)
+
+
+def _quantiser(spec: Mapping[str, Any]) -> Any:
+    """Return the class of a quantiser that says how it grows and how many channels it has, None for any other."""
+    try:
+        kind = class_of(spec["class_path"])
+    except ConfigError:  # a class of the user's own
+        return None
+    return kind if hasattr(kind, "grown") else None

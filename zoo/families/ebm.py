@@ -32,11 +32,15 @@ from zoo.errors import ConfigError, check_choice
 from zoo.maths import noise as noises
 from zoo.maths.chains import Potential, annealed_importance, hmc, langevin, mala, potential, temperature
 from zoo.model import Batch, ImplicitModel, seeded
+from zoo.signature import default_of
 
 __all__ = ["EBM"]
 
 SAMPLERS = ("langevin", "mala", "hmc")
 STARTS = ("noise", "buffer")
+
+_BUFFERED = 2**27
+"""Most numbers in the buffer of a model that is fitted to larger examples than the entry's."""
 
 
 class EBM(HasEnergy, ImplicitModel):
@@ -113,6 +117,17 @@ class EBM(HasEnergy, ImplicitModel):
         self.register_buffer("replay", self._kept(rows))
         self.register_buffer("replay_labels", torch.arange(buffer) % max(num_classes, 1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the network maps to what; see `zoo.fitting`."""
+        return {"network": (tuple(arguments["shape"]), (arguments.get("num_classes") or 1,))}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: a buffer that fits in memory; see `zoo.fitting`."""
+        most, chains = _BUFFERED // math.prod(arguments["shape"]), arguments.get("buffer", default_of(cls, "buffer"))
+        return {**arguments, "buffer": most} if most < chains else dict(arguments)
 
     @property
     def bounded(self) -> bool:

@@ -97,6 +97,17 @@ class EnergyMatching(HasEnergy, FlowModel):
         if last.ndim == 1:
             last.requires_grad_(False)  # a constant of V, which neither loss can see
 
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the network maps to what; see `zoo.fitting`."""
+        return {"network": (tuple(arguments["shape"]), (1,))}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: V in proportion to their numbers, as distances are sums."""
+        ratio = math.prod(arguments["shape"]) / math.prod(before["shape"])
+        return {**arguments, "scale": arguments.get("scale", 1.0) * ratio} if ratio != 1 else dict(arguments)
+
     def train(self, mode: bool = True) -> EnergyMatching:
         """Set the mode; the warm-up's model stays in eval mode."""
         super().train(mode)

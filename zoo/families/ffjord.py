@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -84,6 +85,11 @@ class FFJORD(NormalisingFlow):
         self.solver, self.steps, self.tolerance = solver, steps, tolerance
         self.trace, self.kinetic, self.jacobian = trace, kinetic, jacobian
         self.evaluations = 0  # of the network, in the last solution
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the velocity's network maps to what; see `zoo.fitting`."""
+        return {"network": (tuple(arguments["shape"]), tuple(arguments["shape"]))}
 
     def compilable(self) -> list[nn.Module]:
         return []  # the network is differentiated twice

@@ -101,6 +101,11 @@ class GAT(AdversarialModel):
         self.levels, self.sigma = autoencoder.levels, sigma
         self.apart = True  # data and samples are moved by noise of their own
 
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        latents, (latent, scores) = (arguments["autoencoder"]["init_args"]["latent_dim"],), cls._told(arguments)
+        return {"generator": ((latent,), latents), "critic": (latents, (scores,))}
+
     def train(self, mode: bool = True) -> GAT:
         """Set the players' mode; the autoencoder stays in eval mode."""
         super().train(mode)

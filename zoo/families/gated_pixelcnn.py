@@ -7,8 +7,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class GatedPixelCNN(RasterModel):
     Raises:
         ConfigError: numbers that do not fit together.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "skip": "width", "head": "width", "depth": "depth"}
 
     def __init__(
         self,

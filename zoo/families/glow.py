@@ -6,17 +6,23 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.families.normalising_flow import NormalisingFlow
+from zoo.fitting import grows, halvings
 from zoo.nets.bijections import ActNorm, Bijection, Chain, Flatten, InvertibleConv, Squeeze
 from zoo.nets.coupling import Coupling, CouplingNet, FactorOut
+from zoo.signature import default_of
 
 __all__ = ["Glow"]
+
+_LARGE_WIDTH, _LARGE_LR = 128, 1e-3
+"""Least width of the coupling networks of larger pictures than the entry's, and most that they learn with."""
 
 
 class Glow(NormalisingFlow):
@@ -36,6 +42,8 @@ class Glow(NormalisingFlow):
     Raises:
         ConfigError: unknown or contradictory options, or sides that cannot be squeezed so.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "context": "width"}
 
     def __init__(
         self,
@@ -69,6 +77,19 @@ class Glow(NormalisingFlow):
             level += [ActNorm(C), Flatten(size)] if inner is None else [FactorOut(size, inner, net)]
             inner = Chain(level)
         self.map = inner
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with another shape: a level for each halving, as in the paper."""
+        sides = list(arguments["shape"])[1:]
+        if sides == list(before["shape"])[1:] or not sides:
+            return dict(arguments)
+        n = halvings(sides)
+        fitted = {**arguments, "steps": [max(arguments["steps"])] * n, "squeezes": [2] * n}
+        if grows(arguments, before):
+            fitted["width"] = max(arguments.get("width", 0), _LARGE_WIDTH)
+            fitted["lr"] = min(arguments.get("lr", default_of(cls, "lr")), _LARGE_LR)
+        return fitted
 
     def flow(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.map(x.reshape(-1, *self.image))  # (B, C, H, W) -> (B, D)

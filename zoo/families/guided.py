@@ -11,17 +11,50 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
+from zoo.fitting import beyond_digits
 from zoo.nets.weak_copy import WeakCopy
 
-__all__ = ["Guided"]
+__all__ = ["Guided", "of_teacher"]
+
+LARGE_LR = 2e-4
+"""Highest learning rate of the networks that grow with the data: that of Ho and others for images of 32x32."""
 
 
 class Guided:
     """Mixin of a `GenerativeModel` with a ``network`` that is told a time, and labels where there are classes."""
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data; see `zoo.fitting`.
+
+        Data without classes leave nothing to guide by, unless it is the network's early self; the learning rate of
+        networks that grow is 2e-4 at most.
+        """
+        fitted = dict(arguments)
+        if not fitted.get("num_classes") and not fitted.get("weak_batches") and "guidance_scale" in fitted:
+            fitted["guidance_scale"] = 1.0
+        if list(fitted["shape"]) != list(before["shape"]) and beyond_digits(fitted["shape"]):
+            fitted["lr"] = min(fitted.get("lr", LARGE_LR), LARGE_LR)
+        return fitted
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the network maps to what, and the classes that it is told; see `zoo.fitting`."""
+        channels, *rest = shape = tuple(arguments["shape"])
+        told = {"num_classes": arguments.get("num_classes") or 0}
+        return {"network": (shape, (channels * cls.outputs(arguments), *rest), told)}
+
+    @classmethod
+    def outputs(cls, arguments: Mapping[str, Any]) -> int:
+        """Return how many numbers the network gives for each of an example."""
+        return 1
 
     def set_guidance(
         self, network: nn.Module, num_classes: int, label_dropout: float, guidance_scale: float, weak_batches: int
@@ -52,3 +85,17 @@ class Guided:
         """Draw n numbers in [0, 1), one in each n-th of it for each rank's share: every batch sees all times."""
         share = n // max(1, len(self._streams))
         return (torch.arange(n, device=self.device) % share + self.rand(n)) / share
+
+
+def of_teacher(arguments: Mapping[str, Any], teacher: Any) -> dict[str, Any]:
+    """Return the arguments of a student of this very teacher, from whose weights it starts.
+
+    A teacher of other examples than the student's entry hands its network on too, and what says how that is asked.
+    """
+    spec = teacher.spec
+    theirs, facts = spec["init_args"], ("shape", "num_classes", "levels")
+    same = all(getattr(teacher, k) == (tuple(v) if k == "shape" else v) for k, v in arguments.items() if k in facts)
+    if same or type(teacher).outputs(theirs) != 1:
+        return {**arguments, "teacher": spec}
+    asked = ("network", "time_scale", "data_scale") if "time_scale" in theirs else ("network", "sigma_data")
+    return {**arguments, **{k: theirs[k] for k in (*asked, *facts) if k in theirs}, "teacher": spec}

@@ -69,6 +69,10 @@ class Interpolant(OdeLikelihood, VelocityModel):
         self.smoothing = self.path.a if self.path.g is None else self.path.g
         self.set_likelihood(likelihood_steps, likelihood_examples)
 
+    @classmethod
+    def outputs(cls, arguments: Mapping[str, Any]) -> int:
+        return 2
+
     def both(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return velocity and noise side by side: (B, *shape), times (B,) or () -> (B, 2 C, ...)."""
         return self.network(x, (self.time_scale * t).expand(len(x)), labels)

@@ -18,13 +18,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import Denoises, HasMapLatents, Travels
+from zoo.abilities import Denoises, HasMapLatents, Travels, map_grid_of
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.families.vae import VAE
+from zoo.fitting import beyond_digits, fitted_model, halvings
 from zoo.model import Batch, ScoreModel, TrainedPart
 
 __all__ = ["AutoencoderKL", "LatentDiffusion"]
+
+LARGEST_GRID = 16
+"""Longest side of the map of latents of a larger image."""
+
+LARGE_LR = 5e-4
+"""Highest learning rate of autoencoders of larger images, whose networks have no normalisation."""
 
 _SCALED_BY = 1000
 """Training examples whose latents give the scale."""
@@ -66,6 +73,16 @@ class AutoencoderKL(VAE):
         self.grid = tuple(grid)
 
     @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: a grid of 16x16 at most, halved as often as before at least."""
+        shape, (channels, height, _) = arguments["shape"], before["grid"]
+        if list(shape) == list(before["shape"]) or len(shape) != 3:
+            return dict(arguments)
+        n = halvings(shape[1:], LARGEST_GRID, least=round(math.log2(before["shape"][1] / height)))
+        fitted = {**arguments, "grid": [channels, *(side >> n for side in shape[1:])]}
+        return {**fitted, "lr": min(arguments.get("lr", LARGE_LR), LARGE_LR)} if beyond_digits(shape) else fitted
+
+    @classmethod
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return what the encoder and the decoder map to what; see `zoo.fitting`."""
         channels, *grid = arguments["grid"]
@@ -89,9 +106,12 @@ class AutoencoderKL(VAE):
 
 def _fitted(arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
     """Return the arguments of a `LatentDiffusion` of the latents of this very autoencoder."""
+    grid = list(map_grid_of(autoencoder))
     prior = arguments["prior"]
-    fitted = {**(prior.get("init_args") or {}), "shape": list(autoencoder.grid)}
-    return {**arguments, "autoencoder": autoencoder.spec, "prior": {**prior, "init_args": fitted}}
+    given = prior.get("init_args") or {}
+    fitted = fitted_model(prior, given, grid, given.get("num_classes") or 0)
+    fitted["init_args"] = {**fitted["init_args"], "shape": grid}
+    return {**arguments, "autoencoder": autoencoder.spec, "prior": fitted}
 
 
 class LatentDiffusion(SecondStage, ScoreModel):
@@ -118,9 +138,10 @@ class LatentDiffusion(SecondStage, ScoreModel):
     }  # fmt: skip
 
     def __init__(self, autoencoder: nn.Module, prior: nn.Module) -> None:
-        if tuple(prior.shape) != tuple(autoencoder.grid) or prior.levels is not None:
+        grid = map_grid_of(autoencoder)
+        if tuple(prior.shape) != grid or prior.levels is not None:
             raise ConfigError(
-                f"the autoencoder's latents are continuous and have shape {tuple(autoencoder.grid)}, the prior is "
+                f"the autoencoder's latents are continuous and have shape {grid}, the prior is "
                 f"built for shape {tuple(prior.shape)} and levels {prior.levels}; set these to the latents' and to null"
             )
         super().__init__(autoencoder, prior)
@@ -135,8 +156,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
     def setup(self, stage: str) -> None:
         """Measure the scale on the first training examples, the same for every process; the model is not placed yet."""
         if stage == "fit":
-            data = self.trainer.datamodule
-            x = data.to_float(data.split("train")[0][:_SCALED_BY], self.dtype).to(self.scale.device)
+            x = self.first_examples(_SCALED_BY).to(self.scale.device)
             self.scale.copy_(1 / self.autoencoder.latents(x).std())
 
     # -- data, latents, and back --------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +22,9 @@ from zoo.maths.noise import randn
 from zoo.model import Batch, ImplicitModel
 
 __all__ = ["MMDGenerator"]
+
+_LEAST_LATENT = 64
+"""Least size of the latent of images, where the entry is one of points."""
 
 
 class MMDGenerator(ImplicitModel):
@@ -45,6 +51,18 @@ class MMDGenerator(ImplicitModel):
             raise ConfigError(f"latent_dim must be at least 1, got {latent_dim}")
         self.generator, self.shape, self.levels = generator, tuple(shape), levels
         self.latent_dim, self.lr = latent_dim, lr
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the generator maps to what; see `zoo.fitting`."""
+        return {"generator": ((arguments["latent_dim"],), tuple(arguments["shape"]))}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data; see `zoo.fitting`."""
+        if len(arguments["shape"]) == len(before["shape"]):
+            return dict(arguments)
+        return {**arguments, "latent_dim": max(arguments["latent_dim"], _LEAST_LATENT)}
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the examples of latents, (B, latent_dim) -> (B, *shape) in data range."""

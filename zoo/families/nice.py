@@ -7,7 +7,8 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class NICE(NormalisingFlow):
     Raises:
         ConfigError: unknown or contradictory options.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"hidden": "width", "couplings": "depth"}
 
     def __init__(
         self,

@@ -15,7 +15,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +85,18 @@ class NormalisingFlow(LikelihoodModel):
                 raise ConfigError(f"variational dequantisation is one of images, examples have shape {self.shape}")
             fold = max(f for f in (4, 2, 1) if all(s % f == 0 for s in self.shape[1:]))
             self.dequantiser = CouplingNet(self.shape[0], 2 * self.shape[0], self.shape[1:], width, fold=fold)
+
+    # -- what follows from the data -----------------------------------------------------------------------------------
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what networks that are arguments map to what: most families make their own; see `zoo.fitting`."""
+        return {}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data; see `zoo.fitting`."""
+        return dict(arguments)
 
     # -- what a family defines ----------------------------------------------------------------------------------------
 

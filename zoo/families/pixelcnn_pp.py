@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from zoo.nets.decoding_states import RasterState
 from zoo.nets.masked import pointwise
 from zoo.nets.stream_states import StreamsState
 from zoo.nets.streams import Streams
+from zoo.signature import default_of
 
 __all__ = ["PixelCNNpp", "PixelCNNppState"]
 
@@ -48,6 +49,8 @@ class PixelCNNpp(RasterModel):
         ConfigError: numbers that do not fit together.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "depth": "depth"}
+
     def __init__(
         self,
         shape: Sequence[int] = (1, 28, 28),
@@ -68,6 +71,14 @@ class PixelCNNpp(RasterModel):
             self.per_colour * C + 1, width, depth, scales, (H, W), position=position, dropout=dropout
         )
         self.out = nn.Conv2d(width, LogisticMixture.size(C, mixtures), 1)
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: as many scales as the sides allow; see `zoo.fitting`."""
+        scales, sides = arguments.get("scales", default_of(cls, "scales")), arguments["shape"][1:]
+        while scales > 1 and any(side % 2 ** (scales - 1) for side in sides):
+            scales -= 1
+        return {**super().fitted_to(arguments, before), "scales": scales}
 
     def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels, without the ones: int64 (...) -> (..., e)."""

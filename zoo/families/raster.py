@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, RenamedWarning
 from zoo.families.autoregressive import AutoregressiveModel
 from zoo.maths.decoding import Decoding, ValueState
 from zoo.nets.decoding_states import GuidedState
+from zoo.signature import default_of
 
 __all__ = ["RasterModel"]
 
@@ -55,6 +56,31 @@ class RasterModel(AutoregressiveModel):
         super().__init__(shape, levels, num_classes, lr, betas)
         self.embedding = nn.Parameter(torch.randn(levels, embedding)) if embedding else None
         self.per_colour = embedding or 1  # e, features of a colour
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: the network is the model's own; see `zoo.fitting`."""
+        return {}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: as many channels a colour as before; see `zoo.fitting`.
+
+        The learning rate goes with one over the width.
+        """
+        old, new = before["shape"][0], arguments["shape"][0]
+        if old == new:
+            return dict(arguments)
+        channels = {k: arguments[k] for k in ("width", "hidden", "head", "skip") if arguments.get(k)}
+        lr = arguments.get("lr", default_of(cls, "lr")) * min(1, old / new)
+        return {**arguments, **{k: -(-v // old) * new for k, v in channels.items()}, "lr": lr}
+
+    @classmethod
+    def fitted_to_codes(cls, arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
+        """Return arguments that fit the codes of an autoencoder: channels divide among the codebooks."""
+        fitted, G = super().fitted_to_codes(arguments, autoencoder), autoencoder.grid[0]
+        channels = {k: fitted[k] for k in ("width", "hidden", "head") if fitted.get(k)}
+        return {**fitted, **{k: -(-v // G) * G for k, v in channels.items()}}
 
     def features(self, values: Tensor) -> Tensor:
         """Return what the network sees of levels: int64 (...) -> (..., e)."""
@@ -130,7 +156,7 @@ class RasterModel(AutoregressiveModel):
         if compiled:
             self._check_compiled(choose, cached)
         if guidance is not None:
-            warnings.warn("guidance is now called guidance_scale, 1 more than it", DeprecationWarning, stacklevel=2)
+            warnings.warn("guidance is now called guidance_scale, 1 more than it", RenamedWarning, stacklevel=2)
             guidance_scale = 1 + guidance
         if guidance_scale != 1 and (compiled or not self.num_classes or labels is None):
             raise ConfigError("guidance is for conditional models, and not for compiled sampling; leave it out")

@@ -12,14 +12,16 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.families.normalising_flow import NormalisingFlow
+from zoo.fitting import halvings
 from zoo.maths.transforms import squeezed_checkerboard
 from zoo.nets.bijections import ActNorm, Bijection, Chain, Flatten, Permutation, Squeeze
 from zoo.nets.coupling import Coupling, CouplingNet, FactorOut
@@ -46,6 +48,8 @@ class RealNVP(NormalisingFlow):
     Raises:
         ConfigError: unknown or contradictory options, or sides that cannot be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "context": "width", "couplings": "depth"}
 
     def __init__(
         self,
@@ -74,6 +78,14 @@ class RealNVP(NormalisingFlow):
                 f"give fewer folds"
             )
         self.map = self._scale(self.image, couplings, list(folds))
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with another shape: a scale for each halving; see `zoo.fitting`."""
+        sides = list(arguments["shape"])[1:]
+        if sides == list(before["shape"])[1:] or not sides:
+            return dict(arguments)
+        return {**arguments, "folds": [2] * (halvings(sides) - 1) + [1]}
 
     def _couplings(self, image: tuple[int, int, int], n: int, fold: int) -> list[Bijection]:
         C, H, W = image

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.families.guided import of_teacher
 from zoo.families.velocity import VelocityModel
 from zoo.maths.solvers import integrate, time_grid
 from zoo.model import Batch, Player, TrainedPart, seeded
@@ -55,7 +56,7 @@ class RectifiedFlow(VelocityModel):
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
         "teacher": TrainedPart(
             what="distilled from a trained flow", example="flow_matching-mnist", requires=VelocityModel,
-            needs="velocity",
+            needs="velocity", fitted=of_teacher,
         )
     }  # fmt: skip
     training_parts = ("teacher",)

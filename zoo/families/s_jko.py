@@ -16,6 +16,9 @@ References:
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ from zoo.errors import ConfigError
 from zoo.families.uotm import UOTM
 from zoo.maths.noise import randn
 from zoo.model import Batch
+from zoo.signature import default_of
 
 __all__ = ["SJKO"]
 
@@ -76,6 +80,20 @@ class SJKO(UOTM):
         )
         self.latent_dim, self.first_phase, self.phase = latent_dim, first_phase, phase
         self.previous = copy.deepcopy(generator).requires_grad_(False)
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data: a step in proportion to their numbers; see `zoo.fitting`.
+
+        Squared distances are sums over an example.
+        """
+        ratio = math.prod(arguments["shape"]) / math.prod(before["shape"])
+        h = arguments.get("h", default_of(cls, "h"))
+        return {**arguments, "h": h * ratio} if ratio != 1 else dict(arguments)
+
+    @classmethod
+    def _taken(cls, arguments: Mapping[str, Any]) -> int:
+        return arguments["latent_dim"]
 
     def train(self, mode: bool = True) -> SJKO:
         """Set the mode; the map of the phase before stays in eval mode."""

@@ -66,6 +66,16 @@ class SequenceModel(AutoregressiveModel):
         self.alphabet, self.rate = alphabet, rate
         self.scheduled, self.scheduled_k = scheduled, scheduled_k
 
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data, which are theirs alone; see `zoo.fitting`."""
+        return dict(arguments)
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: the network is the model's own; see `zoo.fitting`."""
+        return {}
+
     def start(self, n: int, labels: Tensor | None = None) -> BeamState:
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,11 @@ class StyleGAN(AdversarialModel):
         )  # fmt: skip
         self.mixing = mixing
         self.register_buffer("w_mean", torch.zeros(style_dim))
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        shape, style, (latent, scores) = tuple(arguments["shape"]), arguments["style_dim"], cls._told(arguments)
+        return {"mapping": ((latent,), (style,)), "synthesis": ((style,), shape), "critic": (shape, (scores,))}
 
     def conditioned(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
         """Return the generator whose mapping is given the class."""

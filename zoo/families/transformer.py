@@ -14,8 +14,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,8 @@ class Transformer(SequenceModel):
     Raises:
         ConfigError: numbers that do not fit together.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "hidden": "width", "depth": "depth"}
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +81,22 @@ class UOTM(ImplicitModel):
         self.tau, self.r1 = tau, r1
         self.lr, self.critic_lr = lr, lr if critic_lr is None else critic_lr
         self.betas = (float(betas[0]), float(betas[1]))
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the map and the potential map to what; see `zoo.fitting`."""
+        shape = tuple(arguments["shape"])
+        return {"generator": ((cls._taken(arguments),), shape), "critic": (shape, (1,))}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data; see `zoo.fitting`."""
+        return dict(arguments)
+
+    @classmethod
+    def _taken(cls, arguments: Mapping[str, Any]) -> int:
+        """Return how many numbers the map takes."""
+        return math.prod(arguments["shape"]) + arguments.get("noise_dim", 0)
 
     def players(self) -> dict[str, Player]:
         return {

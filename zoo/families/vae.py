@@ -125,7 +125,7 @@ class VAE(LikelihoodModel):
         super().accepts(shape, levels)
 
     @classmethod
-    def fitted_to(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that go with another ``shape``; see `zoo.fitting`."""
         return dict(arguments)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.abilities import NoisyView
 from zoo.errors import ConfigError, close_matches
 from zoo.families.guided import Guided
 from zoo.maths.dequantisation import dequantise, from_continuous
@@ -157,6 +158,20 @@ class VelocityModel(Guided, FlowModel):
         steps = self.steps if steps is None else steps
         x = self.solve(field, self.noise(n, generator), steps, solver or self.solver)
         return self.data_range(x)
+
+    def noisy_view(self, labels: Tensor | None, guidance_scale: float | None = None) -> NoisyView:
+        """Return the model as what restores pictures sees it. Raises `ConfigError` where its path has a third part."""
+        time = self.path.time
+        if time is None:
+            raise ConfigError("this model's path from noise to data has a third part, so that it does not restore")
+        field = self.field(labels, 1.0 if guidance_scale is None else guidance_scale)
+
+        def of_unit_variance(x: Tensor, log_snr: Tensor) -> Tensor:
+            t = time(torch.exp(-0.5 * log_snr))
+            x = x * torch.sqrt(self.path.a(t)[0] ** 2 + self.path.b(t)[0] ** 2)
+            return self.path.expected_data(x, field(x, t), t)
+
+        return NoisyView(of_unit_variance, (-10.0, 10.0), self.continuous, self.data_range)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -15,15 +15,17 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.discrete import DiscreteAutoencoder
-from zoo.nets.quantisers import Quantised
+from zoo.families.discrete import LARGEST_GRID, DiscreteAutoencoder
+from zoo.fitting import LEAST_WIDTH, grows
+from zoo.nets.quantisers import Quantised, quantised
 
 __all__ = ["VQVAE2"]
 
@@ -79,6 +81,34 @@ class VQVAE2(DiscreteAutoencoder):
         self.quantiser_top, self.quantiser_bottom, self.ratio = quantiser_top, quantiser_bottom, ratio
         self.merge = nn.Conv2d(2 * features, quantiser_bottom.dim, 1)
 
+    quantiser_arguments: ClassVar[tuple[str, ...]] = ("quantiser_top", "quantiser_bottom")
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        fitted = super().fitted_to(arguments, before)
+        if grows(fitted, before):
+            fitted["features"] = max(fitted["features"], LEAST_WIDTH)
+        return fitted
+
+    @classmethod
+    def _largest_grid(cls) -> int:
+        return LARGEST_GRID // 2  # the bottom grid is twice as fine
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the networks map to what; see `zoo.fitting`."""
+        channels, features = cls._channels(arguments), arguments["features"]
+        if channels is None:
+            return {}
+        fine = [arguments.get("ratio", 2) * side for side in arguments["grid"]]
+        f, top = (features, *fine), (channels[0], *arguments["grid"])
+        return {
+            "bottom": (tuple(arguments["shape"]), f),
+            "top": (f, top),
+            "upsample": (top, f),
+            "decoder": ((features + channels[1], *fine), cls._observed(arguments)),
+        }
+
     def compilable(self) -> list[nn.Module]:
         return [self.bottom, self.top, self.upsample, self.decoder]
 
@@ -87,9 +117,9 @@ class VQVAE2(DiscreteAutoencoder):
 
     def quantise(self, x: Tensor) -> tuple[Tensor, dict[str, Quantised]]:
         f = self.bottom(x)
-        top = self.quantiser_top(self.top(f))
+        top = quantised(self.quantiser_top, self.top(f), self.rand)
         u = self.upsample(top.z)
-        bottom = self.quantiser_bottom(self.merge(torch.cat([f, u], 1)))
+        bottom = quantised(self.quantiser_bottom, self.merge(torch.cat([f, u], 1)), self.rand)
         return torch.cat([u, bottom.z], 1), {"_top": top, "_bottom": bottom}
 
     def codes(self, x: Tensor) -> Tensor:
@@ -104,6 +134,20 @@ class VQVAE2(DiscreteAutoencoder):
         top, bottom = codes[:, :n], F.pixel_shuffle(codes[:, n:], self.ratio)
         u = self.upsample(self.quantiser_top.embed(top).to(self.dtype))
         return torch.cat([u, self.quantiser_bottom.embed(bottom).to(self.dtype)], 1)
+
+    def code_stages(self) -> Tensor:
+        stages = torch.ones(self.grid, dtype=torch.int64)
+        stages[: self.quantiser_top.groups] = 0
+        return stages
+
+    def partial(self, codes: Tensor, stages: int) -> Tensor:
+        """Return the mean of p(x | ...); without the fine codes, their vectors are the mean of the codebook's."""
+        if stages > 1:
+            return super().partial(codes, stages)
+        z, q = self.embed(codes), self.quantiser_bottom
+        all_codes = torch.arange(q.size, device=codes.device)[:, None, None, None].expand(-1, q.groups, 1, 1)
+        z[:, -q.dim :] = q.embed(all_codes).mean(0).to(z)
+        return self.observation(z).mean
 
     def output(self, z: Tensor) -> Tensor:
         return self.decoder(z)

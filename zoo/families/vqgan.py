@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,10 @@ class VQGAN(VQVAE):
         self.perceptual_weight, self.adversarial_weight = perceptual_weight, adversarial_weight
         self.start = start
         self.steps_to_move = start + 2
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        return {**super().network_shapes(arguments), "discriminator": (tuple(arguments["shape"]), (1,))}
 
     def players(self) -> dict[str, Player]:
         theirs = {id(p) for p in self.discriminator.parameters()}

@@ -16,7 +16,7 @@ import math
 
 from zoo.errors import ConfigError, check_choice
 
-__all__ = ["SCHEDULES", "annealed", "check_schedule", "cyclical", "linear", "sigmoid"]
+__all__ = ["SCHEDULES", "annealed", "check_schedule", "cosine", "cyclical", "linear", "sigmoid"]
 
 SCHEDULES = ("constant", "linear", "sigmoid", "cyclical")
 
@@ -24,6 +24,11 @@ SCHEDULES = ("constant", "linear", "sigmoid", "cyclical")
 def linear(step: int, steps: int) -> float:
     """Return min(1, t / T)."""
     return min(1.0, step / steps)
+
+
+def cosine(step: int, steps: int) -> float:
+    """Return (1 - cos(pi min(1, t / T))) / 2."""
+    return (1 - math.cos(math.pi * min(1.0, step / steps))) / 2
 
 
 def sigmoid(step: int, steps: int, steepness: float = 10.0) -> float:

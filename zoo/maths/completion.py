@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import ConfigError
 
-__all__ = ["known_values"]
+__all__ = ["covered", "known_values"]
 
 
 def known_values(
@@ -59,3 +60,9 @@ def known_values(
     elif image and bool(mask.all()):
         raise ConfigError(both)
     return given.nan_to_num(0.0), mask
+
+
+def covered(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Return which cells of a grid (h, w) hold known pixels only: bool (B, C, H, W) -> bool (B, 1, h, w)."""
+    unknown = (~mask).any(1, keepdim=True).float()
+    return F.adaptive_max_pool2d(unknown, tuple(size)) == 0

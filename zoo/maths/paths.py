@@ -44,12 +44,20 @@ class NoisePath:
     Attributes:
         a, b, g: of the noise, of the example, of the further noise; g is None where there is none.
         margin: distance from t = 1 that keeps all derivatives below 1 / sqrt(margin) or so; 0 where they are bounded.
+        time: from noise level q = a / b to t, of a path without g.
     """
 
     a: Coefficient
     b: Coefficient
     g: Coefficient | None = None
     margin: float = 0.0
+    time: Callable[[Tensor], Tensor] | None = None
+
+    def expected_data(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        """Return E[x_1 | x_t = x] from the velocity v(x, t) of a path without g."""
+        t = _beside(t, x)
+        (a, da), (b, db) = self.a(t), self.b(t)
+        return (a * v - da * x) / (a * db - da * b)
 
     def state(self, x_0: Tensor, x_1: Tensor, t: Tensor, z: Tensor | None = None) -> Tensor:
         """Return x_t: (B, ...) each, with times (B,) or () -> (B, ...)."""
@@ -133,9 +141,9 @@ def _second_half(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 PATHS: dict[str, NoisePath] = {
-    "linear": NoisePath(_fall, _rise),
-    "trigonometric": NoisePath(_cosine, _sine),
-    "variance_preserving": NoisePath(_root, _rise, margin=1e-4),
+    "linear": NoisePath(_fall, _rise, time=lambda q: 1 / (1 + q)),
+    "trigonometric": NoisePath(_cosine, _sine, time=lambda q: 1 - 2 / math.pi * torch.atan(q)),
+    "variance_preserving": NoisePath(_root, _rise, margin=1e-4, time=lambda q: torch.rsqrt(1 + q * q)),
     "linear_noisy": NoisePath(_fall, _rise, _bump),
     "trigonometric_noisy": NoisePath(_cosine, _sine, _bump),
     "encoding_decoding": NoisePath(_first_half, _second_half, _bump),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 
-__all__ = ["FiniteScalars", "perplexity", "straight_through"]
+__all__ = ["FiniteScalars", "entropy", "perplexity", "straight_through"]
 
 _MARGIN = 1e-3
 """How far the bound lies outside the outermost integers: any less than 1/2 rounds to them, more than 0 makes two levels
@@ -26,6 +26,11 @@ possible."""
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
     """Return the value of z_q with the gradient of z: the quantiser's own gradient, zero or undefined, is left out."""
     return z + (z_q - z).detach()
+
+
+def entropy(p: Tensor) -> Tensor:
+    """Return -sum p log p in nats over the last dimension, (..., K) -> (...); its gradient is finite at p = 0 too."""
+    return -(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(-1)
 
 
 def perplexity(codes: Tensor, size: int) -> Tensor:

@@ -86,15 +86,17 @@ class AttentionBlock(nn.Module):
         tables: Tables | None = None,
         drop: Callable[[Tensor], Tensor] | None = None,
         keep: Callable[[Tensor], None] | None = None,
+        causal: bool = True,
     ) -> Tensor:
         """Evaluate all positions.
 
         Args:
             x: (B, T, d).
-            mask: bool (T, T), or None for causal.
+            mask: bool (T, T), or None for what ``causal`` says.
             tables: of rotary positions.
             drop: applied to what is added to the stream.
             keep: told keys and values (2, B, H, T, D).
+            causal: without a mask, whether a position sees those up to itself, or all.
         """
         qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
         qk, v = qkv[:2], qkv[2]
@@ -102,7 +104,7 @@ class AttentionBlock(nn.Module):
             qk = rotate(qk, tables)
         if keep is not None:
             keep(torch.stack([qk[1], v]))
-        y = F.scaled_dot_product_attention(qk[0], qk[1], v, attn_mask=mask, is_causal=mask is None)
+        y = F.scaled_dot_product_attention(qk[0], qk[1], v, attn_mask=mask, is_causal=causal and mask is None)
         y = self.out(y.transpose(1, 2).flatten(2))  # (B, T, d)
         x = x + (y if drop is None else drop(y))
         y = self.down(F.gelu(self.up(self.norm2(x))))

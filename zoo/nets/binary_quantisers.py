@@ -11,7 +11,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.maths.quantisers import straight_through
+from zoo.maths.quantisers import entropy, straight_through
 from zoo.nets.quantisers import Quantised
 from zoo.spec import Recorded
 
-__all__ = ["BSQ", "LFQ", "bit_entropy", "mean_entropy"]
+__all__ = ["BSQ", "LFQ", "bit_entropy", "mean_entropy", "shared_mean"]
 
 _JOINT = 12
 """Most bits whose codes are counted one by one: 4,096 of them."""
@@ -37,7 +38,7 @@ def bit_entropy(a: Tensor) -> Tensor:
     return (F.softplus(a) - a * torch.sigmoid(a)).sum(-1)
 
 
-def _shared_mean(p: Tensor) -> Tensor:
+def shared_mean(p: Tensor) -> Tensor:
     """Return the mean of a tensor over all processes; its gradient is that of this process's share, of which data
     parallel training takes the mean."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -57,8 +58,8 @@ def mean_entropy(a: Tensor, joint: int) -> Tensor:
     for part in a.split(joint, 1):
         codes = torch.arange(2 ** part.shape[1], device=a.device)
         signs = 2 * (codes[:, None] >> torch.arange(part.shape[1], device=a.device) & 1).to(a.dtype) - 1  # (2^l, l)
-        p = _shared_mean(torch.softmax(part @ signs.mT / 2, 1).mean(0))
-        H = H - torch.xlogy(p, p).sum()
+        p = shared_mean(torch.softmax(part @ signs.mT / 2, 1).mean(0))
+        H = H + entropy(p)
     return H
 
 
@@ -98,6 +99,16 @@ class LFQ(Recorded, nn.Module):
             )
         self.dim = self.groups = bits
         self.joint, self.certainty, self.diversity, self.sharpness = joint, certainty, diversity, sharpness
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return arguments["bits"]
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 10 bits."""
+        return {**arguments, "bits": max(arguments["bits"], 10), "joint": max(arguments.get("joint", 8), 10)}
 
     @property
     def side(self) -> float:

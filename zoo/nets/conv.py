@@ -9,22 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.fitting import halvings
+from zoo.fitting import halvings, made_of, stage_widths, wants_convolutions
 from zoo.nets.activations import activation as activation_layer
+from zoo.nets.image_map import ImageMap
 from zoo.spec import Recorded
 
-__all__ = ["DownsamplingNet", "UpsamplingNet"]
+__all__ = ["DownsamplingNet", "UpsamplingNet", "fitted_widths"]
 
 
-def _widths(arguments: Mapping[str, Any], shape: Sequence[int]) -> list[int]:
-    """Return channels from the largest grid to the smallest: doubled at each halving, up to four times the first."""
-    first = min(arguments.get("widths") or [64])
-    return [first * min(2**stage, 4) for stage in range(halvings(shape[1:]))]
+def fitted_widths(arguments: Mapping[str, Any], shape: Sequence[int], *, doubling: bool = False) -> list[int]:
+    """Return the channels of a network for images of ``shape``, one for each halving.
+
+    Those of the entry where the sides stay what they are, else as many as the image can be halved.
+
+    Args:
+        arguments: ``widths`` and ``shape`` of a network, if there is one.
+        shape: (C, H, W).
+        doubling: whether the network doubles, so that the coarsest grid comes first.
+
+    Raises:
+        ConfigError: sides that cannot be halved so often.
+    """
+    widths = list(arguments.get("widths") or [])
+    if widths and list(arguments["shape"][1:]) == list(shape[1:]):
+        return widths
+    found = stage_widths(shape[1:], halvings(shape[1:]), min(widths, default=0))
+    return found[::-1] if doubling else found
 
 
 class UpsamplingNet(Recorded, nn.Module):
@@ -44,6 +59,8 @@ class UpsamplingNet(Recorded, nn.Module):
     References:
         Y. Wu, K. He, Group Normalization, 2018, arXiv:1803.08494.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
 
     def __init__(
         self,
@@ -80,12 +97,14 @@ class UpsamplingNet(Recorded, nn.Module):
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of such a network from (inputs,) to an image, (C, H, W)."""
-        widths = arguments.get("widths")
-        if widths is None or list(arguments["shape"][1:]) != list(outputs[1:]):
-            widths = _widths(arguments, outputs)[::-1]
+        """Return the spec of such a network from (inputs,) to (C, H, W); an `ImageMap` where an image is in them."""
+        if wants_convolutions(outputs) and math.prod(inputs) >= math.prod(outputs):
+            return ImageMap.resized(arguments, inputs, outputs)
+        widths = fitted_widths(arguments, outputs, doubling=True)
         fitted = {**arguments, "latent_dim": math.prod(inputs), "widths": widths, "shape": list(outputs)}
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": fitted}
+        if wants_convolutions(outputs):
+            fitted["refine"] = True
+        return made_of(cls, fitted)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.inner(z.flatten(1)).unflatten(1, self.base)  # (B, widths[0], H / 2^n, W / 2^n)
@@ -106,6 +125,8 @@ class DownsamplingNet(Recorded, nn.Module):
     Raises:
         ConfigError: the image is too small to be halved so often.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "hidden": "width"}
 
     def __init__(
         self,
@@ -134,11 +155,9 @@ class DownsamplingNet(Recorded, nn.Module):
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
         """Return the spec of such a network from an image, (C, H, W), to (outputs,)."""
-        widths = arguments.get("widths")
-        if widths is None or list(arguments["shape"][1:]) != list(inputs[1:]):
-            widths = _widths(arguments, inputs)
+        widths = fitted_widths(arguments, inputs)
         fitted = {**arguments, "widths": widths, "shape": list(inputs), "out": math.prod(outputs)}
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": fitted}
+        return made_of(cls, fitted)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

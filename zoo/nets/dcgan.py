@@ -12,11 +12,15 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import made_of
+from zoo.nets.conv import fitted_widths
 from zoo.spec import Recorded
 
 __all__ = ["DCGANCritic", "DCGANGenerator"]
@@ -36,6 +40,8 @@ class DCGANGenerator(Recorded, nn.Module):
         ConfigError: the image cannot be halved so often.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
+
     def __init__(self, latent_dim: int, widths: list[int], shape: list[int], batch_norm: bool = True) -> None:
         super().__init__()
         channels, *size = shape
@@ -48,6 +54,12 @@ class DCGANGenerator(Recorded, nn.Module):
             layers += [*([nn.BatchNorm2d(n_in)] if batch_norm else []), nn.ReLU()]
             layers.append(nn.ConvTranspose2d(n_in, n_out, 4, 2, 1))
         self.layers = nn.Sequential(*layers)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from (inputs,) to an image, (C, H, W)."""
+        widths = fitted_widths(arguments, outputs, doubling=True)
+        return made_of(cls, {**arguments, "latent_dim": math.prod(inputs), "widths": widths, "shape": list(outputs)})
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z.flatten(1))
@@ -66,6 +78,8 @@ class DCGANCritic(Recorded, nn.Module):
         ConfigError: the image cannot be halved so often.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
+
     def __init__(self, widths: list[int], shape: list[int], out: int = 1, batch_norm: bool = True) -> None:
         super().__init__()
         channels, *size = shape
@@ -75,6 +89,12 @@ class DCGANCritic(Recorded, nn.Module):
             layers.append(nn.Conv2d(n_in, n_out, 4, 2, 1))
             layers += [*([nn.BatchNorm2d(n_out)] if batch_norm and i else []), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * math.prod(base), out))
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from an image, (C, H, W), to (outputs,)."""
+        widths = fitted_widths(arguments, inputs)
+        return made_of(cls, {**arguments, "widths": widths, "shape": list(inputs), "out": math.prod(outputs)})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

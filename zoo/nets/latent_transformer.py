@@ -11,12 +11,15 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import made_of
 from zoo.spec import Recorded
 
 __all__ = ["TransformerCritic", "TransformerGenerator"]
@@ -71,12 +74,19 @@ class TransformerGenerator(Recorded, nn.Module):
         heads: of attention, which divide the width.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "depth": "depth"}
+
     def __init__(self, latent_dim: int, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2) -> None:
         super().__init__()
         self.mapping = nn.Sequential(nn.Linear(latent_dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.start = nn.Parameter(torch.randn(tokens, width))
         self.blocks = nn.ModuleList(_Block(width, heads, width) for _ in range(depth))
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, channels)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from (inputs,) to a latent, (outputs,)."""
+        return made_of(cls, {**arguments, "latent_dim": math.prod(inputs), **_cut(arguments["tokens"], outputs)})
 
     def forward(self, z: Tensor) -> Tensor:
         w = self.mapping(z)
@@ -98,6 +108,8 @@ class TransformerCritic(Recorded, nn.Module):
         out: numbers an example.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "depth": "depth"}
+
     def __init__(self, tokens: int, channels: int, width: int, depth: int = 2, heads: int = 2, out: int = 1) -> None:
         super().__init__()
         self.tokens = tokens
@@ -108,9 +120,20 @@ class TransformerCritic(Recorded, nn.Module):
         # Without a bias: a constant added to all scores changes no pairing.
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, out, bias=False)
 
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from a latent, (inputs,), to (outputs,)."""
+        return made_of(cls, {**arguments, **_cut(arguments["tokens"], inputs), "out": math.prod(outputs)})
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x.reshape(len(x), self.tokens, -1)) + self.position  # (B, T, d)
         x = torch.cat([self.answer.expand(len(x), -1, -1), x], 1)  # (B, T + 1, d)
         for block in self.blocks:
             x = block(x)
         return self.last(self.norm(x[:, 0]))
+
+
+def _cut(tokens: int, latent: Sequence[int]) -> dict[str, int]:
+    """Return into how many tokens of how many channels a latent is cut: as many as before, or the most that divide."""
+    tokens = math.gcd(tokens, math.prod(latent))
+    return {"tokens": tokens, "channels": math.prod(latent) // tokens}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.fitting import wants_convolutions
+from zoo.fitting import made_of, wants_convolutions
 from zoo.nets.activations import activation as activation_layer
 from zoo.nets.conv import DownsamplingNet, UpsamplingNet
 from zoo.spec import Recorded
@@ -29,6 +29,8 @@ class MLP(Recorded, nn.Module):
     Raises:
         ConfigError: fewer than two widths, or an unknown activation.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"features": "inner"}
 
     def __init__(self, features: list[int], activation: str = "gelu", bias: bool = True) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class MLP(Recorded, nn.Module):
             activation = arguments.get("activation", "gelu")
             return UpsamplingNet.resized({"activation": activation, "groups": 8, "refine": True}, inputs, outputs)
         features = [math.prod(inputs), *arguments["features"][1:-1], math.prod(outputs)]
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": {**arguments, "features": features}}
+        return made_of(cls, {**arguments, "features": features})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.flatten(1))  # (B, features[-1])

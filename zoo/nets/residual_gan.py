@@ -8,10 +8,14 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from zoo.fitting import made_of, wants_convolutions
 from zoo.nets.conditioning import MinibatchDeviation
+from zoo.nets.conv import fitted_widths
 from zoo.nets.resnet import ResidualBlock, ResidualDecoder, ResidualEncoder
 from zoo.spec import Recorded
 
@@ -40,6 +44,8 @@ class ResidualGenerator(Recorded, nn.Module):
         ConfigError: no widths.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "blocks": "depth"}
+
     def __init__(
         self, latent_dim: int, widths: list[int], shape: list[int], blocks: int = 1, refine: bool = False
     ) -> None:
@@ -48,6 +54,15 @@ class ResidualGenerator(Recorded, nn.Module):
         self.inner = nn.Linear(latent_dim, math.prod(self.base))
         self.outer = ResidualDecoder(widths[0], widths, shape[0], blocks, "leaky_relu", refine)
         _start_at_identity(self.outer)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from (inputs,) to an image, (C, H, W)."""
+        widths = fitted_widths(arguments, outputs, doubling=True)
+        fitted = {**arguments, "latent_dim": math.prod(inputs), "widths": widths, "shape": list(outputs)}
+        if wants_convolutions(outputs):
+            fitted["refine"] = True
+        return made_of(cls, fitted)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.outer(self.inner(z.flatten(1)).unflatten(1, self.base))  # (B, widths[0], H / 2^n, W / 2^n)
@@ -64,10 +79,13 @@ class ResidualCritic(Recorded, nn.Module):
         hidden: width of a linear layer before the output, 0 for none.
         out: numbers an example.
         group: examples whose deviation is a further plane of that map, 0 for none.
+        refine: whether a residual block follows each halving but the last.
 
     Raises:
         ConfigError: no widths.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "features": "width", "hidden": "width", "blocks": "depth"}
 
     def __init__(
         self,
@@ -78,14 +96,24 @@ class ResidualCritic(Recorded, nn.Module):
         hidden: int = 0,
         out: int = 1,
         group: int = 0,
+        refine: bool = False,
     ) -> None:
         super().__init__()
-        self.inner = ResidualEncoder(shape[0], widths, features, blocks, "leaky_relu")
+        self.inner = ResidualEncoder(shape[0], widths, features, blocks, "leaky_relu", refine)
         _start_at_identity(self.inner)
         size = math.prod(s >> len(widths) for s in shape[1:]) * (features + bool(group))
         layers = [nn.LeakyReLU(0.2), *([MinibatchDeviation(group)] if group else []), nn.Flatten()]
         layers += [nn.Linear(size, hidden), nn.LeakyReLU(0.2)] if hidden else []
         self.outer = nn.Sequential(*layers, nn.Linear(hidden or size, out))
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from an image, (C, H, W), to (outputs,)."""
+        widths = fitted_widths(arguments, inputs)
+        fitted = {**arguments, "widths": widths, "shape": list(inputs), "out": math.prod(outputs)}
+        if wants_convolutions(inputs):
+            fitted.update(features=max(arguments["features"], widths[-1]), blocks=1, refine=True)
+        return made_of(cls, fitted)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))

@@ -7,7 +7,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ class ResidualQuantiser(Recorded, nn.Module):
         ConfigError: a depth below 1, or numbers that a `VectorQuantiser` refuses.
     """
 
+    ordered = True
+
     def __init__(
         self, size: int, dim: int, depth: int = 4, update: str = "ema", decay: float = 0.99, revive: float = 0.01
     ) -> None:
@@ -47,6 +50,16 @@ class ResidualQuantiser(Recorded, nn.Module):
             raise ConfigError(f"depth must be at least 1, got {depth}")
         self.quantiser = VectorQuantiser(size, dim, 1, update, decay, revive)
         self.size, self.dim, self.groups = size, dim, depth
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return arguments["dim"]
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 512 codes of 64 numbers."""
+        return {**arguments, "size": max(arguments["size"], 512), "dim": max(arguments["dim"], 64)}
 
     def codes(self, z: Tensor) -> Tensor:
         """Return the codes, coarse ones first: (B, C, h, w) -> int64 (B, D, h, w)."""

@@ -10,15 +10,18 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import halvings, made_of, stage_widths, wants_convolutions
 from zoo.nets.conditioning import MinibatchDeviation
+from zoo.nets.conv import fitted_widths
 from zoo.spec import Recorded
 
 __all__ = ["DeviationCritic", "ModulatedConv", "StyleMapping", "StyleSynthesis"]
@@ -43,6 +46,11 @@ class StyleMapping(Recorded, nn.Module):
             nn.init.kaiming_normal_(layers[-2].weight, 0.2)  # type: ignore[arg-type]
             nn.init.zeros_(layers[-2].bias)  # type: ignore[arg-type]
         self.layers = nn.Sequential(*layers)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from (inputs,) to (outputs,)."""
+        return made_of(cls, {**arguments, "latent_dim": math.prod(inputs), "style_dim": math.prod(outputs)})
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z * (z.square().mean(1, keepdim=True) + _EPS).rsqrt())
@@ -116,34 +124,50 @@ class StyleSynthesis(Recorded, nn.Module):
         widths: channels at each resolution.
         shape: (C, H, W).
         style_dim: size of w.
-        base: side of the constant.
+        base: side of the constant, or both, (h, w).
 
     Raises:
         ConfigError: the resolutions do not fit the image.
     """
 
-    def __init__(self, widths: list[int], shape: list[int], style_dim: int, base: int = 7) -> None:
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width"}
+
+    def __init__(self, widths: list[int], shape: list[int], style_dim: int, base: int | list[int] = 7) -> None:
         super().__init__()
         channels, height, width = shape
-        last = base * 2 ** (len(widths) - 1)
-        if not widths or height != width or height % last:
+        h, w = (base, base) if isinstance(base, int) else base
+        last = [side * 2 ** (len(widths) - 1) for side in (h, w)]
+        if not widths or min(h, w) < 1 or height % last[0] or width % last[1] or height // last[0] != width // last[1]:
             raise ConfigError(
-                f"StyleSynthesis ends at {last} x {last} pixels, which does not divide {height} x {width}; change base "
-                f"or the number of widths"
+                f"StyleSynthesis ends at {last[0]} x {last[1]} pixels, which does not divide {height} x {width}; "
+                f"change base or the number of widths"
             )
-        self.constant = nn.Parameter(torch.randn(1, widths[0], base, base))
+        self.constant = nn.Parameter(torch.randn(1, widths[0], h, w))
         self.layers, self.images = nn.ModuleList(), nn.ModuleList()
         self.biases = nn.ParameterList()
         self.noise_shapes: list[tuple[int, int]] = []
         for i, n_out in enumerate(widths):
-            side, block = base * 2**i, height // last if i == len(widths) - 1 else 1
+            block = height // last[0] if i == len(widths) - 1 else 1
             n_in = widths[max(i - 1, 0)]
             for n, up in ((n_in, True), (n_out, False)) if i else ((n_in, False),):
                 self.layers.append(_Layer(n, n_out, style_dim, up))
-                self.noise_shapes.append((side, side))
+                self.noise_shapes.append((h * 2**i, w * 2**i))
             self.images.append(ModulatedConv(n_out, channels * block**2, style_dim, 1, demodulate=False))
             self.biases.append(nn.Parameter(torch.zeros(channels * block**2)))
-        self.block = height // last
+        self.block = height // last[0]
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from styles, (inputs,), to an image, (C, H, W)."""
+        fitted = {**arguments, "style_dim": math.prod(inputs), "shape": list(outputs)}
+        sides = list(outputs[1:])
+        if sides == list(arguments["shape"][1:]):
+            return made_of(cls, fitted)
+        n = halvings(sides)
+        h, w = (side >> n for side in sides)
+        stages = n + wants_convolutions(outputs)  # a small image ends with the pixels of a block as channels
+        widths = stage_widths(sides, stages, min(arguments["widths"]))[::-1]
+        return made_of(cls, {**fitted, "widths": widths, "base": h if h == w else [h, w]})
 
     @property
     def depth(self) -> int:
@@ -182,6 +206,8 @@ class DeviationCritic(Recorded, nn.Module):
         ConfigError: the image is too small to be halved so often.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "hidden": "width"}
+
     def __init__(self, widths: list[int], shape: list[int], hidden: int, out: int = 1, group: int = 4) -> None:
         super().__init__()
         channels, *size = shape
@@ -195,6 +221,12 @@ class DeviationCritic(Recorded, nn.Module):
         layers += [*([MinibatchDeviation(group)] if group else []), nn.Flatten()]
         layers += [nn.Linear(features, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, out)]
         self.layers = nn.Sequential(*layers)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from an image, (C, H, W), to (outputs,)."""
+        widths = fitted_widths(arguments, inputs)
+        return made_of(cls, {**arguments, "widths": widths, "shape": list(inputs), "out": math.prod(outputs)})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

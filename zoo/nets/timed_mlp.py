@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import LEAST_WIDTH, made_of, stage_widths, wants_convolutions
 from zoo.nets.embeddings import PERIODS, Embedding
+from zoo.nets.unet import UNet
 from zoo.spec import Recorded
 
 __all__ = ["TimedMLP"]
@@ -31,6 +35,8 @@ class TimedMLP(Recorded, nn.Module):
         ConfigError: no block, or an odd width.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "depth": "depth"}
+
     def __init__(
         self,
         features: int,
@@ -49,6 +55,24 @@ class TimedMLP(Recorded, nn.Module):
         self.told = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.out = nn.Linear(width, out_features or features)
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of a network of these shapes: of images, (C, H, W), that of a `zoo.nets.unet.UNet`.
+
+        It is one of diffusion models; in the place of a network narrower than 64, which a solver calls many times in
+        training, one of few stages without attention.
+        """
+        told = {k: arguments[k] for k in ("num_classes", "periods") if k in arguments}
+        if len(inputs) == 3 and arguments.get("width", LEAST_WIDTH) < LEAST_WIDTH:
+            widths = stage_widths(inputs[1:], 3 if wants_convolutions(inputs) else 2)  # it halves odd sides too
+            return made_of(UNet, {**told, "channels": inputs[0], "widths": widths, "out_channels": outputs[0]})
+        if len(inputs) == 3:
+            first = {"widths": [32, 64], "embedding": 64, "attention": [1], "patch": 2}
+            return UNet.resized({**first, **told}, inputs, outputs)
+        features, out = math.prod(inputs), math.prod(outputs)
+        kept = {k: v for k, v in arguments.items() if k != "out_features"} | {"features": features}
+        return made_of(cls, kept | ({"out_features": out} if out != features else {}))
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         e, h = self.embedding(time, labels), self.stem(x)

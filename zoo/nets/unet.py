@@ -13,18 +13,23 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import LEAST_WIDTH, beyond_digits, made_of, stage_widths
 from zoo.nets.embeddings import PERIODS, Embedding
 from zoo.spec import Recorded
 
 __all__ = ["UNet"]
+
+FINEST, ATTENDED, COARSEST = 128, 16, 8
+"""Longest sides of larger images: at the first stage, where attention begins, and at the bottom."""
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -98,6 +103,8 @@ class UNet(Recorded, nn.Module):
         ConfigError: no widths, heads that do not divide a width, an unknown stage, or sides that patches do not divide.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "embedding": "width", "blocks": "depth"}
+
     def __init__(
         self,
         channels: int,
@@ -138,6 +145,40 @@ class UNet(Recorded, nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network between images of these shapes, (C, H, W) each.
+
+        Images of no more values than a digit keep the stages, with patches that leave at least 3x3 places at the
+        bottom. Larger ones have stages down to 8x8, of 64 channels doubled up to 512, two blocks each, and attention
+        from 16x16 on, the proportions of Ho and others; pixels are folded only where a side is longer than 128.
+
+        Raises:
+            ConfigError: no image.
+        """
+        if len(inputs) != 3:
+            raise ConfigError(
+                f"UNet is a network of images, (C, H, W), and the examples have shape {tuple(inputs)}; choose a model "
+                f"whose network takes such, or set --model.network"
+            )
+        channels, *sides = inputs
+        told = {k: v for k, v in arguments.items() if k != "out_channels"} | {"channels": channels}
+        told |= {"out_channels": outputs[0]} if outputs[0] != channels else {}
+        if not beyond_digits(inputs):
+            return made_of(cls, {**told, "patch": _patch(sides, arguments.get("patch", 1), len(arguments["widths"]))})
+        patch = next((p for p in (1, 2, 4, 8) if max(sides) <= FINEST * p and not any(s % p for s in sides)), 1)
+        grids = [-(-max(sides) // patch)]
+        while grids[-1] > COARSEST:
+            grids.append(-(-grids[-1] // 2))
+        first = max(LEAST_WIDTH, min(arguments["widths"]))
+        told |= {"widths": stage_widths(sides, len(grids), first), "patch": patch}
+        told |= {"attention": [level for level, side in enumerate(grids) if side <= ATTENDED]}
+        told |= {
+            "blocks": max(2, arguments.get("blocks", 1)),
+            "embedding": max(4 * first, arguments.get("embedding", 0)),
+        }
+        return made_of(cls, told)
+
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         if any(side % self.patch for side in x.shape[2:]):
             raise ConfigError(f"sides of {tuple(x.shape[2:])} do not divide into patches of {self.patch} pixels")
@@ -154,3 +195,10 @@ class UNet(Recorded, nn.Module):
             h = F.interpolate(grow(h), skip.shape[2:])  # nearest
             h = stage(merge(torch.cat([h, skip], 1)), e)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
+
+
+def _patch(sides: Sequence[int], most: int, stages: int) -> int:
+    """Return the largest patch up to ``most`` that divides the sides and leaves 3 places or more at the bottom."""
+    least = 2 * 2 ** (stages - 1) + 1  # halving rounds up
+    fits = [p for p in range(1, most + 1) if not any(s % p for s in sides) and min(sides) // p >= least]
+    return max(fits, default=1)

@@ -34,6 +34,7 @@ class Checkpoints(Checkpoint):
         super().__init__()
         self.folder = Path(folder) / "checkpoints"
         self.engine, self.every, self.keep, self.metadata = engine, every, keep, metadata
+        self._validates = False  # whether a validation follows at the step that is saved
         self._saved = -1  # the step of the last one: what is on the disk, other processes may be about to change
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,10 +51,28 @@ class Checkpoints(Checkpoint):
         if not self.engine.between_steps(trainer, pl_module):
             return
         if self.engine.stop_asked(trainer):
-            self.save(trainer)
+            self._save_before_validation(trainer)
             raise Stopped(self.engine.received or "", trainer.global_step)
         if trainer.global_step % self.every == 0:
-            self.save(trainer)
+            self._save_before_validation(trainer)
+
+    def _save_before_validation(self, trainer: Trainer) -> None:
+        """Write a checkpoint that knows whether a validation follows, for a run that goes on from it."""
+        loop = trainer.fit_loop
+        self._validates = bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+        self.save(trainer)
+        self._validates = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate where the run was stopped between a step and its validation, which Lightning would pass over."""
+        if not self._validates:
+            return
+        self._validates = False
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False
+        trainer.validating = True
+        loop.run()
+        trainer.training = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.save(trainer)
@@ -79,6 +98,7 @@ class Checkpoints(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint["zoo"]["step"]
+        self._validates = bool(checkpoint["zoo"].get("validates")) and bool(trainer.limit_val_batches)
         if trainer.is_global_zero:  # what is newer than the newest intact one is damaged
             for path in self.folder.glob("step-*.ckpt"):
                 if path > self.path(self._saved):
@@ -88,4 +108,5 @@ class Checkpoints(Checkpoint):
                     sidecar(path).unlink(missing_ok=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["zoo"] = {**self.metadata, "step": trainer.global_step}
+        facts = {**self.metadata, "step": trainer.global_step}
+        checkpoint["zoo"] = {**facts, "validates": True} if self._validates else facts

@@ -6,8 +6,6 @@ held against the zoo's allow-list before it is imported.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,15 +14,16 @@ import jsonargparse
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from zoo.data.base import TensorData
-from zoo.errors import ConfigError, ZooError
-from zoo.fitting import FitsData, fitted_model
+from zoo.errors import ConfigError, NotAGenerativeModelError, ZooError
+from zoo.fitting import can_follow, conditioned, fitted_to_data
 from zoo.model import GenerativeModel
+from zoo.sizes import SIZES, sized_model
 from zoo.spec import ALLOWED, build, class_of, class_paths
 from zoo.trained_parts import declared
 from zoo.training.parser_errors import sentence
 from zoo.training.settings import TrainingSettings
 
-__all__ = ["EntryCLI"]
+__all__ = ["TRAINER", "EntryCLI"]
 
 _LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
 _PARENTS = (
@@ -36,14 +35,15 @@ _PARENTS = (
 _REMOTE = tuple(f"lightning.pytorch.loggers.{name}" for name in ("comet", "litlogger", "mlflow", "neptune", "wandb"))
 """Lightning's modules that speak to servers, which a configuration may not choose."""
 _allowed_before: set[str] = set()
-_TRAINER = {
+TRAINER = {
     "use_distributed_sampler": False,  # the stream shards itself
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
     "inference_mode": False,  # penalties need gradients in validation, too
-    "logger": False,  # the engine brings its own
+    "logger": None,  # what there is beside the run's own; false for nothing
     "enable_checkpointing": True,
 }
+"""What the Trainer is given where neither the entry nor the user says otherwise."""
 
 
 class _Parser(LightningArgumentParser):
@@ -60,10 +60,13 @@ class EntryCLI(LightningCLI):
         entry: model and data specs, trainer and training arguments that serve as defaults.
         args: what the user typed.
         allow: class-path prefixes that the user's own overlay allows.
+        kept: trained parts whose weights are given, so that they stay what they are.
     """
 
-    def __init__(self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = ()) -> None:
-        self.entry, self.allow = entry, tuple(allow)
+    def __init__(
+        self, entry: Mapping[str, Any], args: Sequence[str], allow: Sequence[str] = (), kept: Sequence[str] = ()
+    ) -> None:
+        self.entry, self.allow, self.kept = entry, tuple(allow), tuple(kept)
         jsonargparse.set_parsing_settings(
             import_path_denylist=["*", *_REMOTE, *(_allowed_before - {*_PARENTS, *self.allow})],
             import_path_allowlist=[*_PARENTS, *self.allow],
@@ -76,7 +79,7 @@ class EntryCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
-            trainer_defaults=_TRAINER,
+            trainer_defaults=TRAINER,
             seed_everything_default=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -95,18 +98,25 @@ class EntryCLI(LightningCLI):
         for path in sorted(class_paths(list(defaults.values()))):
             if path.startswith("zoo."):
                 class_of(path, self.allow)  # raises, naming the path
+        if not issubclass(class_of(self.entry["model"]["class_path"], self.allow), GenerativeModel):
+            raise NotAGenerativeModelError(self.entry["model"]["class_path"])
         try:
             parser.set_defaults(defaults)
         except (AttributeError, ImportError, KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"registry entry {self.entry['name']!r}: {self._explain(parser, error)}") from error
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        spec = self.entry["model"]
-        if issubclass(class_of(spec["class_path"], self.allow), FitsData):
+        """Parse, let the model follow from the data and the options, and parse again only where that changes it."""
+        spec, (args, asked) = self.entry["model"], derived_options(args)
+        if asked or can_follow(spec["class_path"], self.allow):
             typed = [a for a in args if not a.startswith("--print_config")]
-            fitted = self._fitted(spec, self._parsed(parser, typed).as_dict(), typed)
-            if fitted != spec:
+            config = self._parsed(parser, typed)
+            fitted = self._fitted(spec, config.as_dict(), typed, asked)
+            if not (_holds(config.as_dict()["model"], fitted) and _has_all(fitted, spec)):
                 parser.set_defaults({"model": fitted})
+            elif len(typed) == len(args):
+                self.config = config
+                return
         self.config = self._parsed(parser, args)
 
     def _parsed(self, parser: LightningArgumentParser, args: Any) -> Any:
@@ -115,9 +125,16 @@ class EntryCLI(LightningCLI):
         except (jsonargparse.ArgumentError, ConfigError) as error:
             raise ConfigError(self._explain(parser, error)) from error
 
-    def _fitted(self, spec: Mapping[str, Any], chosen: Mapping[str, Any], args: Sequence[str]) -> Mapping[str, Any]:
-        """Return the model's spec as it follows from the data and the options (see `zoo.fitting`)."""
+    def _fitted(
+        self, spec: Mapping[str, Any], chosen: Mapping[str, Any], args: Sequence[str], asked: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Return the model's spec as it follows from the data and the options (see `zoo.fitting`, `zoo.sizes`)."""
         if chosen["model"]["class_path"] != spec["class_path"]:
+            if asked:
+                raise ConfigError(
+                    f"--model.{next(iter(asked))} is for the model of {self.entry['name']}, and another class is "
+                    f"chosen; leave it out, and set the arguments of that class"
+                )
             return spec
         try:
             data = build(chosen["data"], self.allow)
@@ -127,15 +144,15 @@ class EntryCLI(LightningCLI):
         named = {a.removeprefix("--model.").removeprefix("init_args.") for a in args if a.startswith("--model.")}
         named = {re.split(r"[.=+]", option)[0] for option in named}
         named |= {k for k, v in (spec.get("init_args") or {}).items() if not _holds(arguments.get(k), v)}
-        return fitted_model(spec, arguments, data.shape, data.num_classes, named=named, allow=self.allow)
-
-    @classmethod
-    def help_of(cls, entry: Mapping[str, Any], allow: Sequence[str] = ()) -> str:
-        """Return the help on all options of an entry, with its defaults."""
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            cls(entry, ["--help"], allow)
-        return said.getvalue()
+        try:
+            fitted = fitted_to_data(spec, arguments, data, named=named, kept=self.kept, allow=self.allow)
+        except ConfigError:
+            if "shape" in named:  # a whole configuration, whose networks may be others
+                return spec
+            raise
+        if "num_classes" in asked:
+            fitted = conditioned(fitted, data.num_classes, self.allow)
+        return sized_model(fitted, asked["size"], self.allow) if "size" in asked else fitted
 
     def _explain(self, parser: LightningArgumentParser, error: Exception) -> str:
         options = [o for action in parser._actions for o in action.option_strings]
@@ -153,6 +170,8 @@ class EntryCLI(LightningCLI):
             if isinstance(error.__cause__, ZooError):
                 raise error.__cause__ from None
             raise
+        except ImportError as error:  # a logger or callback whose package is not there
+            raise ConfigError(f"what the options name is not installed: {' '.join(str(error).split())}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Leave the trainer to the engine, which must know the model first."""
@@ -166,9 +185,12 @@ class EntryCLI(LightningCLI):
         """Return the arguments for Lightning's Trainer, built."""
         return dict(vars(self.config_init["trainer"]))
 
-    def dump(self) -> str:
-        """Return the whole configuration as YAML, from which the run can be repeated."""
-        return self.parser.dump(self.config, skip_unset=False, format="yaml")
+    def dump(self, data: Mapping[str, Any] | None = None) -> str:
+        """Return the whole configuration as YAML, from which the run can be repeated; with these arguments of data."""
+        config = self.config.clone()
+        for name, value in (data or {}).items():
+            config[f"data.init_args.{name}"] = value
+        return self.parser.dump(config, skip_unset=False, format="yaml")
 
 
 def _holds(whole: Any, part: Any) -> bool:
@@ -178,3 +200,38 @@ def _holds(whole: Any, part: Any) -> bool:
     if isinstance(part, (list, tuple)):
         return isinstance(whole, (list, tuple)) and list(whole) == list(part)
     return bool(whole == part)
+
+
+def _has_all(whole: Any, part: Any) -> bool:
+    """Tell whether all keys are still there, of mappings inside too."""
+    if not isinstance(part, Mapping):
+        return True
+    return isinstance(whole, Mapping) and all(k in whole and _has_all(whole[k], v) for k, v in part.items())
+
+
+def derived_options(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments without ``--model.size SIZE`` and ``--model.num_classes data``, and what these ask for.
+
+    Raises:
+        ConfigError: such an option beside a configuration, which says all of what would follow.
+    """
+    left, asked, words = [], {}, iter(args)
+    for word in words:
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--model.").removeprefix("init_args.")
+        if not option.startswith("--model.") or name not in ("size", "num_classes"):
+            left.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if name == "num_classes" and value != "data":
+            left += [option, value] if value else [option]
+        elif not value or value.startswith("--"):
+            raise ConfigError(f"--model.size takes one of {', '.join(SIZES)}")
+        else:
+            asked[name] = value
+    if asked and any(word.partition("=")[0] == "--config" for word in left):
+        raise ConfigError(
+            f"--model.{next(iter(asked))} follows from an entry and the data, and a configuration has all widths "
+            f"written out; leave it out, or start from the name: zoo fit --model NAME"
+        )
+    return left, asked

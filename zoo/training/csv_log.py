@@ -23,12 +23,13 @@ class CSVLog(Logger):
     Args:
         folder: the run folder.
         resume_step: drop rows after this step, which the resumed run will write again.
+        validates_again: drop the validation at that step too.
 
     Raises:
         RunError: the file of a resumed run cannot be read.
     """
 
-    def __init__(self, folder: str | Path, *, resume_step: int | None = None) -> None:
+    def __init__(self, folder: str | Path, *, resume_step: int | None = None, validates_again: bool = False) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
         self._columns: list[str] = ["step"]
@@ -40,7 +41,9 @@ class CSVLog(Logger):
                 with self.path.open(newline="", encoding="utf-8") as stream:
                     reader = csv.DictReader(stream)
                     self._columns = list(reader.fieldnames or ["step"])
-                    self._rows = [r for r in reader if r["step"] and int(r["step"]) <= resume_step]
+                    rows = [r for r in reader if r["step"] and int(r["step"]) <= resume_step]
+                again = [validates_again and int(r["step"]) == resume_step and _of_validation(r) for r in rows]
+                self._rows = [r for r, twice in zip(rows, again, strict=True) if not twice]
             except (KeyError, TypeError, ValueError, csv.Error) as error:
                 raise RunError(
                     f"{self.path} cannot be read, so the run would lose its log; mend it, or move it away"
@@ -100,3 +103,7 @@ class CSVLog(Logger):
             writer.writeheader()
         writer.writerows(rows)
         return stream.getvalue()
+
+
+def _of_validation(row: Mapping[str, Any]) -> bool:
+    return any(value for name, value in row.items() if str(name).startswith("validation/"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +86,10 @@ def choose_strategy(arguments: dict[str, Any], model: GenerativeModel, world: in
         raise ConfigError("strategy fsdp needs a GPU, and this run has none; use --trainer.strategy ddp")
     if world > 1 and strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
         find = strategy not in ("auto", "ddp") or not model.automatic_optimization
-        arguments["strategy"] = DDPStrategy(find_unused_parameters=find, timeout=datetime.timedelta(minutes=minutes))
+        start: Any = "fork" if hasattr(sys, "ps1") and "LOCAL_RANK" not in os.environ else "popen"  # no script to rerun
+        arguments["strategy"] = DDPStrategy(
+            find_unused_parameters=find, timeout=datetime.timedelta(minutes=minutes), start_method=start
+        )
     if world > 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
         if _on_gpu(arguments):
             arguments["sync_batchnorm"] = True
@@ -124,6 +128,10 @@ def first_process() -> bool:
 
 def new_folder(name: str) -> Path:
     """Return a run folder that does not exist yet, the same one in every process of the run. Raises `ConfigError`."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:  # a further run of a script
+        agreed = [str(_dated(name))]
+        dist.broadcast_object_list(agreed, src=0)
+        return Path(agreed[0])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return Path(_agreed("folder", str(_dated(name))))
     if os.environ.get(_FOLDER) and not first_process():  # a worker that the first process started

@@ -86,6 +86,7 @@ class Engine(Callback):
         if pl_module.device.type == "cpu":  # torch.manual_seed would visit every kind of accelerator
             self._seed_global = torch.default_generator.manual_seed
         pl_module.set_noise(self._streams)
+        pl_module.driven = True
         step = type(pl_module).training_step  # Lightning looks at its arguments before every step
         step.__signature__ = inspect.signature(step)
         trainer.train_dataloader.step = self.batches
@@ -147,6 +148,7 @@ class Engine(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous = {}
+        pl_module.driven = False
 
 
 class MetricsLog(Callback):
@@ -229,9 +231,12 @@ class MetricsLog(Callback):
         self._kept.append(dict(pl_module.terms))
         self._sizes.append(len(batch[1]))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the row of a validation before its last hook, at which other callbacks look at the metrics."""
         row = self._means(trainer, "validation", self._sizes)
         self._kept, self._sizes, pl_module.terms = self._held
+        if trainer.sanity_checking:
+            return
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items()})
         self._write(trainer, row)
 

@@ -6,14 +6,19 @@ import contextlib
 import logging
 import math
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo.callbacks.ema import EMA
@@ -41,10 +46,15 @@ from zoo.training.devices import (
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
 from zoo.training.gan_monitor import monitors_for
+from zoo.training.history import configuration, history
 from zoo.training.hooks import Hooks, NoProfiler
+from zoo.training.loggers import LogsFacts, check_installed, chosen, described, logged_before, taken
 from zoo.training.loop import run_lean
+from zoo.training.patience import early_stopping
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
+from zoo.training.stored_examples import can_store, encoding_flops, stand_in, store
+from zoo.training.trainer_options import brought_in, check_options
 
 __all__ = ["Run", "Stopped", "fit", "validate"]
 
@@ -58,10 +68,13 @@ class Run:
     """Everything that one training needs, built and checked, before the first step.
 
     Attributes:
+        early: why the training ended before its planned steps, once it has; None where it did not.
+        from_step: the step that it goes on from; None for a new run.
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
     Args:
-        entry: the registry entry as plain data: name, model, data, trainer, training.
+        entry: the registry entry as plain data: name, model, data, trainer, training; registry, if there is one, says
+            from which files it is (`zoo.overlays.record`).
         args: what the user typed after the command.
         allow: class-path prefixes that the user's own overlay allows.
         folder: the run folder, or None for a new one under ``runs``.
@@ -69,6 +82,10 @@ class Run:
         init_from: a model whose weights to start from.
         parts: trained models whose weights go into the parts of the model with these names, such as ``autoencoder``.
         earlier: TFLOP of the trainings that made them, by name, None where that is not known.
+        callbacks: Lightning's, from Python, beside those of the arguments.
+        logger: from Python: what `zoo.training.loggers.taken` takes.
+        objects: arguments of Lightning's Trainer that are objects, from Python.
+        command: what started the run, for run.json; the command line by default.
     """
 
     def __init__(
@@ -82,28 +99,44 @@ class Run:
         init_from: GenerativeModel | None = None,
         parts: Mapping[str, GenerativeModel] | None = None,
         earlier: Mapping[str, float | None] | None = None,
+        callbacks: Sequence[Any] = (),
+        logger: Any = None,
+        objects: Mapping[str, Any] | None = None,
+        command: str | None = None,
     ) -> None:
         quiet_lightning()
         hide_absent_gpus()
         torch.manual_seed(derive_seed(0))
-        self.cli = EntryCLI(entry, args, allow)
+        self.asked, args = taken(args, logger)
+        for kind in self.asked.kinds:
+            check_installed(kind)
+        self.cli = EntryCLI(entry, args, allow, tuple(parts or ()))
         self.settings = self.cli.settings()
+        self.given_callbacks = list(callbacks)
+        self.objects = dict(objects or {})
+        self.command = command or shlex.join(["zoo", *sys.argv[1:]])
         self.name = self.cli.config["name"]
+        self.registry = list(entry.get("registry") or [])
         self.earlier = dict(earlier or {})
         self.model, self.data = self._build(init_from, parts or {})
-        self.arguments = self.cli.trainer_arguments()
+        self.arguments = {**self.cli.trainer_arguments(), **(objects or {})}
+        check_options(self.arguments)
+        self.settings = replace(self.settings, log_every=brought_in(self.arguments, self.settings.log_every))
+        self.arguments["callbacks"] += self.given_callbacks
         self.world, self.local = processes(self.arguments)
         choose_strategy(self.arguments, self.model, self.world, self.settings.timeout)
         self._manual_options()
         self._process()
         self.checkpoint = last_checkpoint(folder) if resume and folder is not None else None
-        self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
-        self.extra = extra_flops(self.model, self._batch()) * self.world
-        self.total = self._planned_steps()
+        self.stores, self.upfront = False, 0.0
+        self._count()
         self.resume = resume
         self.folder = Path(folder) if folder is not None else None
         self.ranks: tuple[int, ...] | None = None
         self.engine: Engine | None = None
+        self.from_step: int | None = None
+        self.validates_again = False
+        self.early: str | None = None
 
     def _build(
         self, init_from: GenerativeModel | None, parts: Mapping[str, GenerativeModel]
@@ -150,9 +183,20 @@ class Run:
             torch.set_num_threads(self.settings.threads or share or 1)
 
     def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        x, labels = next(iter(self.data.train_dataloader()))
+        x, labels = self.data.batch()
         self.model.accepts_condition(labels)
-        return self.data.to_float(x, self.model.dtype), labels
+        return x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels
+
+    def _count(self) -> None:
+        """Count operations and plan the steps; where each example is read more than once, it is encoded once."""
+        self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
+        self.extra = extra_flops(self.model, self._batch()) * self.world
+        self.total = self._planned_steps()
+        read = self.total * self.data.batch_size * self.world * self.accumulate
+        if not self.stores and can_store(self.model, self.data) and read > len(self.data.split("train")[0]):
+            self.stores, self.upfront = True, encoding_flops(self.model, self.data) * self.world
+            with stand_in(self.model, self.data):
+                self._count()
 
     def _planned_steps(self) -> int:
         steps = self.arguments.get("max_steps", -1)
@@ -161,7 +205,7 @@ class Run:
         if epochs is not None and epochs >= 0:
             limits.append(epochs * math.ceil(self._batches_an_epoch() / self.accumulate))
         if self.settings.budget is not None:
-            upfront = self.extra * self.model.first_steps
+            upfront = self.upfront + self.extra * self.model.first_steps
             limits.append(max(1, int((parse_budget(self.settings.budget) - upfront) / self.flops)))
         if not limits:
             raise ConfigError(
@@ -176,7 +220,7 @@ class Run:
 
     def _batches_an_epoch(self) -> int:
         """Return how many batches of a rank an epoch has, within the limits that Lightning's Trainer is given."""
-        batches = len(self.data.split("train")[0]) // (self.data.batch_size * self.world)
+        batches = self.data.batches(self.world)
         for name in ("limit_train_batches", "overfit_batches"):
             limit = self.arguments.get(name)
             if limit is None or (name == "overfit_batches" and not limit):  # 0 of those is none
@@ -191,11 +235,12 @@ class Run:
 
     def spent(self, steps: int) -> float:
         """Return the operations of so many steps from the start."""
-        return self.flops * steps + self.extra * min(steps, self.model.first_steps)
+        return self.upfront + self.flops * steps + self.extra * min(steps, self.model.first_steps)
 
     def estimate(self) -> dict[str, Any]:
         """Return what the run will cost: TFLOP, parameters, checkpoint size, and time from a few measured steps."""
-        return estimate(self)
+        with stand_in(self.model, self.data) if self.stores else contextlib.nullcontext():
+            return estimate(self)
 
     def metadata(self) -> dict[str, Any]:
         """Return the plain data by which the run is known later."""
@@ -210,49 +255,82 @@ class Run:
     def data_spec(self) -> dict[str, Any]:
         """Return class path and arguments of the data module."""
         config = self.cli.config["data"].as_dict()
-        return {"class_path": config["class_path"], "init_args": config.get("init_args") or {}}
+        kept = self.data.kept_in(self.folder) if self.folder is not None else {}
+        return {"class_path": config["class_path"], "init_args": {**(config.get("init_args") or {}), **kept}}
+
+    def configuration(self) -> str:
+        """Return the whole configuration as YAML, with the data as they are found again."""
+        return self.cli.dump(self.data_spec()["init_args"])
 
     def callbacks(self) -> list[Any]:
         """Return the engine's callbacks in the order in which they must run."""
         assert self.folder is not None
         self.engine = engine = Engine(self.settings, self.total, self.ranks)
         metadata = self.metadata()
-        command = "zoo " + " ".join(sys.argv[1:])
-        commands = [*(self._commands_before() if self.resume else []), command]
-        run = {**metadata, "command": command, "commands": commands, "parameters": parameter_count(self.model),
-               "ema": self.settings.ema, "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
+        run = {**metadata, **self._came_by(), "parameters": parameter_count(self.model), "ema": self.settings.ema,
+               "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
         metrics = MetricsLog(self.settings.log_every)
+        validates = self.arguments.get("limit_val_batches") is None or bool(self.arguments["limit_val_batches"])
+        patience = early_stopping(self.settings, self.model, metrics, validates)
+        self.report = CostReport(self.folder, run, self.spent, self.earlier, self.total)
         ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
         return [
             engine,
             *([ema] if ema is not None else []),
             metrics,
-            *([StepBar(self.total, metrics)] if self.arguments.get("enable_progress_bar") is not False else []),
-            CostReport(self.folder, run, self.spent, self.earlier),
+            *([StepBar(self.total, metrics)] if self._wants_bar() else []),
+            *patience,
+            self.report,
             # what is trained is safe before anything is drawn from it
             Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, metadata=metadata),
             Pictures(self.folder, every=self.settings.sample_every, ema=ema),
             *monitors_for(self.model, self.data, self.settings.sample_every, ema, metrics),
         ]
 
-    def _commands_before(self) -> list[str]:
-        """Return by which commands the run came to where it is."""
-        try:
-            before = run_metadata(self.folder)
-        except RunError:
-            return []
-        return list(before.get("commands") or [c for c in [before.get("command")] if c])
+    def _wants_bar(self) -> bool:
+        """Tell whether the run shows its own bar: unless it was told not to, or a callback is one."""
+        others = any(isinstance(c, ProgressBar) for c in self.arguments["callbacks"])
+        return self.arguments.get("enable_progress_bar") is not False and not others
+
+    def _came_by(self) -> dict[str, Any]:
+        """Return what run.json says of how the run came to where it is, and which callbacks no command can give it."""
+        found = history(self.folder if self.resume else None, self.command, self.from_step or 0, self.configuration())
+        if self.resume and not self.registry:
+            with contextlib.suppress(RunError):
+                self.registry = run_metadata(self.folder).get("registry", [])
+        given = {**self.objects, **({"callbacks": self.given_callbacks} if self.given_callbacks else {})}
+        return {
+            **({"registry": self.registry} if self.registry else {}), **found,
+            **({"from_python": {k: _kind(v) for k, v in given.items()}} if given else {}),
+        }  # fmt: skip
+
+    def loggers(self) -> list[Any]:
+        """Return the run's own log, first, and the loggers that were asked for. Raises `ConfigError`."""
+        assert self.folder is not None
+        before = logged_before(self.folder) if self.resume else {}
+        own = CSVLog(self.folder, resume_step=self.from_step, validates_again=self.validates_again)
+        return [own, *chosen(self.asked, self.arguments.get("logger"), self.folder, self.name, before)]
 
     def trainer(self, callbacks: Sequence[Any], loggers: Any) -> Trainer:
         """Return Lightning's trainer for this run."""
         arguments = {**self.arguments, "max_steps": self.total, "max_epochs": -1, "logger": loggers}
-        arguments["callbacks"] = [Hooks(callbacks), *(arguments.get("callbacks") or [])]
-        arguments["profiler"] = arguments.get("profiler") or NoProfiler()
-        arguments.update(enable_progress_bar=False, enable_checkpointing=True)  # the run has its own of both
-        arguments["plugins"] = [AtomicCheckpointIO(), *environments(), *(arguments.get("plugins") or [])]
+        theirs = self.arguments["callbacks"]
+        for one in theirs:
+            if isinstance(one, ModelCheckpoint) and one.dirpath is None and self.folder is not None:
+                one.dirpath = str(self.folder / "model_checkpoint")
+        arguments["callbacks"] = [Hooks(callbacks), *theirs]
+        arguments["profiler"] = self._profiler() or NoProfiler()
+        arguments["enable_progress_bar"] = any(isinstance(c, ProgressBar) for c in theirs)  # the run has its own
+        arguments["enable_checkpointing"] = True
+        arguments["plugins"] = [AtomicCheckpointIO(), *environments(), *self.arguments["plugins"]]
         arguments["default_root_dir"] = str(self.folder) if self.folder else None
-        arguments["check_val_every_n_epoch"] = arguments.get("check_val_every_n_epoch") or 1
         return self.new_trainer(arguments)
+
+    def _profiler(self) -> Any:
+        """Return the profiler that was asked for; one by its name writes to the run folder."""
+        asked = self.arguments.get("profiler")
+        kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+        return kinds[asked](dirpath=self.folder, filename="profile") if asked in ("simple", "advanced") else asked
 
     @staticmethod
     def new_trainer(arguments: Mapping[str, Any]) -> Trainer:
@@ -270,8 +348,10 @@ class Run:
             RunError: the run is finished already, or another of its processes is gone.
             CheckpointError: a checkpoint could not be written.
         """
+        if self.arguments.get("limit_test_batches") is not None:
+            raise ConfigError("--trainer.limit_test_batches is for zoo test: training tests nothing; leave it out")
         self.folder = self.folder or new_folder(self.name)
-        step = self._saved_step()
+        step = self.from_step = self._saved_step()
         if step is not None and step >= self.total:
             raise RunError(
                 f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
@@ -279,14 +359,17 @@ class Run:
         if self.settings.compile:
             for network in self.model.compilable():
                 network.compile()  # in place, so that the names of the weights stay
-        loggers: list[Any] = [CSVLog(self.folder, resume_step=step), *_tensorboard(self.folder)]
-        trainer = self.trainer(self.callbacks(), loggers)
+        loggers = self.loggers()
+        trainer = self.trainer([*self.callbacks(), *self._facts(loggers)], loggers)
         if first_process():  # nothing is left behind by what was refused before here
             if self.folder.exists() and not self.resume:
                 raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.folder / "config.yaml", self.cli.dump().encode())
+            self.data.write(self.folder)
+            write_atomic(self.folder / "config.yaml", self.configuration().encode())
         try:
+            if self.stores:
+                store(self.model, self.data, self.folder, write=first_process())
             self._train(trainer)
         except Exception as error:
             for logger in loggers:
@@ -303,9 +386,22 @@ class Run:
             if explained is None or isinstance(error, ZooError):
                 raise
             raise explained from error
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # whose processes had the loggers
+            self.early = run_metadata(self.folder).get("reason")
+            return self.folder
         for logger in loggers:
             logger.save()
+        self.early = self.report.early
         return self.folder
+
+    def _facts(self, loggers: Sequence[Any]) -> list[Any]:
+        """Return what tells other loggers than the run's own of its configuration and cost; nothing without any."""
+        others = list(loggers[1:])
+        if not others:
+            return []
+        self.report.metadata["loggers"] = described(others)
+        facts = {**configuration(self.configuration()), "parameters": parameter_count(self.model)}
+        return [LogsFacts(facts, self.report, own=loggers[:1])]
 
     def _diverged(self, error: DivergedError) -> DivergedError:
         """Return the error with what is left and what to try."""
@@ -329,6 +425,7 @@ class Run:
         for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
             if not isinstance(content.get(part), kind):
                 raise CheckpointError(f"checkpoint {self.checkpoint} has no {part}, so no training can go on from it")
+        self.validates_again = bool(content["zoo"].get("validates"))
         return content["zoo"]["step"]
 
     def _train(self, trainer: Trainer) -> None:
@@ -341,6 +438,13 @@ class Run:
 def fit(entry: Mapping[str, Any], args: Sequence[str] = (), **options: Any) -> Path:
     """Train a registry entry and return the run folder; options as in `Run`."""
     return Run(entry, args, **options).start()
+
+
+def _kind(value: Any) -> Any:
+    """Return what run.json says of an object: its class."""
+    if isinstance(value, (list, tuple)):
+        return [_kind(v) for v in value]
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def validate(run: Run, model: GenerativeModel, split: str) -> dict[str, float]:
@@ -373,13 +477,3 @@ def _copy_weights(source: GenerativeModel, target: GenerativeModel, option: str 
             f"{option}: the weights do not fit the model, first at {wrong[0]!r}; give the same architecture"
         )
     target.load_state_dict({**own, **{k: state[k] for k in fits}})
-
-
-def _tensorboard(folder: Path) -> list[Any]:
-    import importlib.util
-
-    if importlib.util.find_spec("tensorboard") is None:
-        return []
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    return [TensorBoardLogger(str(folder), name="", version="tensorboard")]

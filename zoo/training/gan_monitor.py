@@ -144,7 +144,7 @@ def monitors_for(
     if not every or not isinstance(model, HasCritic) or not draws_images(model):
         return []
     few = max(16, min(2 * _COUNT, _BYTES // (4 * math.prod(data.shape))))
-    x = data.to_float(data.split("train")[0][:few])
+    x = data.to_float(data.first(few)[0])
     classify = _digits if data.name in _DIGITS and tuple(model.shape) == (1, 28, 28) else None
     return [GANMonitor(float(x.std(0).mean()), every=every, ema=ema, metrics=metrics, classify=classify)]
 

@@ -31,6 +31,9 @@ def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], all
     if denied is not None:
         return refusal(denied[1])
     option = _option(message)
+    required = re.search(r"the following arguments are required: ([\w, ]+)", message)
+    if required is not None and option:
+        return _required(required[1].split(", "), entry, option)
     refused = re.search(r"Option '(.+?)' is not accepted", message)
     if refused is not None and option:
         known = _arguments(entry, option, allow)
@@ -42,6 +45,20 @@ def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], all
         return f"option --{option} takes a value of type {_type(expected[1])}, got {expected[2]!r}"
     text = " ".join(message.split())
     return f"option --{option}: {text[:300]}" if option and option not in text else text[:400]
+
+
+def _required(names: list[str], entry: Mapping[str, Any], option: str) -> str:
+    """Return the sentence on arguments that a class needs and is not given, by the options to type."""
+    head, *path = option.split(".")
+    spec = entry.get(head) or {}
+    for part in path:
+        spec = (spec.get("init_args") or {}).get(part) or {}
+    name = str(spec.get("class_path", "")).rpartition(".")[2]
+    what = f"{name or option} needs {', '.join(f'--{option}.{n}' for n in names)}"
+    return (
+        f"{what}; give them, or write them as init_args into the registry entry {entry['name']!r}: an entry that "
+        f"names another class than the one it extends takes over none of the arguments of that class"
+    )
 
 
 def _option(message: str) -> str:

@@ -9,17 +9,18 @@ import platform
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tqdm import tqdm
 
 from zoo.errors import DivergedError
 from zoo.training.checkpoint_io import write_atomic
 from zoo.training.engine import MetricsLog
+from zoo.training.patience import why_early
 
 __all__ = ["CostReport", "StepBar", "hardware", "versions"]
 
@@ -61,6 +62,10 @@ class CostReport(Callback):
         metadata: what identifies the run (name, data, command, ...).
         spent: operations of so many training steps over all devices.
         earlier: TFLOP of the trainings that this one builds on, by name, None where that is not known; they count.
+        total: planned steps; a run that ends before them has stopped early.
+
+    Attributes:
+        early: why the run ended before its planned steps; None where it did not.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class CostReport(Callback):
         metadata: dict[str, Any],
         spent: Callable[[int], float],
         earlier: Mapping[str, float | None] | None = None,
+        total: int = 0,
     ) -> None:
         self.path = Path(folder) / "run.json"
         self.metadata, self.spent, self.earlier = metadata, spent, dict(earlier or {})
@@ -76,6 +82,9 @@ class CostReport(Callback):
         self._start = time.perf_counter()
         self._examples = 0
         self._status = "running"
+        self.total = total
+        self.early: str | None = None
+        self._cost: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
@@ -97,8 +106,13 @@ class CostReport(Callback):
         self.earlier = saved.get("earlier") or self.earlier
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._status = "finished"
+        self.early = why_early(trainer, self.total)
+        self._status = "finished" if self.early is None else "stopped early"
         self._write(trainer)
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what was written of the cost last."""
+        return dict(self._cost)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._status = "diverged" if isinstance(exception, DivergedError) else "stopped"
@@ -124,8 +138,18 @@ class CostReport(Callback):
             "peak_memory_bytes": peak_memory(),
             "hardware": hardware(),
         }
-        content = {**self.metadata, "status": self._status, "step": step, "cost": cost, "versions": versions()}
+        self._cost = cost
+        status = {"status": self._status, **({"reason": self.early} if self.early else {})}
+        content = {**self.metadata, **status, "step": step, "cost": cost, "versions": versions()}
         write_atomic(self.path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _bar_of_the_place() -> Any:
+    """Return tqdm as it suits a terminal or a notebook; one without widgets has the bar of a terminal."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from tqdm.auto import tqdm
+    return tqdm
 
 
 class StepBar(Callback):
@@ -142,7 +166,7 @@ class StepBar(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._bar = tqdm(
+            self._bar = _bar_of_the_place()(
                 total=self.total, initial=trainer.global_step, unit="step", mininterval=0.5, dynamic_ncols=True,
                 file=sys.stderr, desc="training", smoothing=0.05,
             )  # fmt: skip

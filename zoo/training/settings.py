@@ -32,6 +32,9 @@ class TrainingSettings:
         threads: compute threads a process; null shares the cores among the processes of this machine.
         channels_last: keep images and convolution weights in channels-last order.
         compile: compile the networks with torch.compile, where the family allows it.
+        patience: validations without improvement after which the run ends early, as `stopped early`; null for none.
+        min_delta: what an improvement is at least, in the unit of what is monitored.
+        monitor: the column of metrics.csv that has to become smaller; null for validation/loss.
         timeout: minutes after which one of several processes that says nothing is taken for dead.
     """
 
@@ -47,6 +50,9 @@ class TrainingSettings:
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
+    patience: int | None = None
+    min_delta: float = 0.0
+    monitor: str | None = None
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -58,6 +64,12 @@ class TrainingSettings:
         for name in ("ema_every", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"training.patience must be at least 1, got {self.patience}")
+        if not self.min_delta >= 0:
+            raise ConfigError(f"training.min_delta must not be negative, got {self.min_delta}")
+        if self.patience is None and (self.min_delta or self.monitor is not None):
+            raise ConfigError("training.min_delta and training.monitor are for training.patience; set that too")
         if self.timeout <= 0:
             raise ConfigError(f"training.timeout must be positive, got {self.timeout}")
         if self.threads is not None and self.threads < 1:

@@ -1,0 +1,55 @@
+"""How a run came to where it is: the commands that it was started and gone on with, and what each of them changed."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import RunError
+from zoo.registry import plain_yaml
+from zoo.runs import run_metadata
+
+__all__ = ["configuration", "history"]
+
+
+def history(folder: Path | None, command: str, step: int, config: str) -> dict[str, Any]:
+    """Return the entries of run.json: ``command``, all ``commands``, and ``history``.
+
+    The history has an entry for each command: the step from which on it held, and, where it went on with a run, which
+    options are other than before, by their names, each with the value of before and of now.
+
+    Args:
+        folder: of the run that is gone on with, whose config.yaml is still the one of before; None for a new run.
+        command: what is run now.
+        step: from which on.
+        config: the whole configuration as YAML.
+    """
+    before: dict[str, Any] = {}
+    if folder is not None:
+        with contextlib.suppress(RunError):
+            before = run_metadata(folder)
+    commands = list(before.get("commands") or [c for c in [before.get("command")] if c])
+    entries = list(before.get("history") or [{"step": 0, "command": c} for c in commands[:1]])
+    entry: dict[str, Any] = {"step": step, "command": command}
+    path = folder / "config.yaml" if folder is not None else None
+    if path is not None and path.is_file():
+        old, new = (_leaves(configuration(text)) for text in (path.read_text(encoding="utf-8"), config))
+        changed = {k: [old.get(k), new.get(k)] for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+        entry.update({"changed": changed} if changed else {})
+    return {"command": command, "commands": [*commands, command], "history": [*entries, entry]}
+
+
+def configuration(text: str) -> dict[str, Any]:
+    """Return a configuration as plain data."""
+    return dict(plain_yaml(text))
+
+
+def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return what nested mappings hold, by dotted names."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    found = {}
+    for name, inner in value.items():
+        found.update(_leaves(inner, f"{prefix}.{name}" if prefix else str(name)))
+    return found
