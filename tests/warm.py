@@ -63,7 +63,7 @@ def one_a_class(dear: tuple[str, ...]) -> list[Any]:
 
 def relatives(names: Iterable[str]) -> tuple[str, ...]:
     """Return those registry names of whose class there is another one."""
-    names = list(names)
+    names = sorted(names, key=lambda n: load_registry()[n].dataset not in COLOUR)
     one = {load_registry()[n].model["class_path"]: n for n in names}
     return tuple(n for n in names if n not in one.values())
 

@@ -83,9 +83,9 @@ class Reference:
         }  # fmt: skip
 
     def check(self, samples: int) -> None:
-        """Raise `ResultError` for fewer samples than features, where a covariance is to be fitted to them."""
+        """Raise `ResultError` for fewer samples than features."""
         dimensions = self.extractor.dimensions
-        if dimensions is not None and samples < dimensions <= len(self.data.split("test")[0]):
+        if dimensions is not None and samples < dimensions:
             raise ResultError(
                 f"{samples} samples are too few for features of {dimensions} dimensions; "
                 f"take at least {dimensions}, and 10,000 for numbers that compare"

@@ -101,7 +101,7 @@ def kernel_of_all_pairs(generated: Tensor, real: Tensor) -> Estimate:
         A. Gretton and others, A Kernel Two-Sample Test, 2012, JMLR 13, lemma 6: the estimator.
         B. Efron, C. Stein, The Jackknife Estimate of Variance, 1981, The Annals of Statistics 9: the error.
     """
-    check_pair(generated, real)
+    check_pair(generated, real, pairs=True)
     x, y = generated.double(), real.double()
     N, M = len(x), len(y)
     (xx, dx), (yy, dy), (xy, _), (yx, _) = (_kernel_sums(a, b) for a, b in ((x, x), (y, y), (x, y), (y, x)))
@@ -173,13 +173,14 @@ def accuracy(logits: Tensor, labels: Tensor) -> Estimate:
     return share, math.sqrt(share * (1 - share) / len(labels)), None
 
 
-def check_pair(generated: Tensor, real: Tensor, *, covariance: bool = False) -> None:
+def check_pair(generated: Tensor, real: Tensor, *, covariance: bool = False, pairs: bool = False) -> None:
     """Refuse two sets of features that no distance between them means anything for.
 
     Args:
         generated: features (N, D).
         real: features (M, D).
         covariance: whether the covariance of the real ones must not be singular.
+        pairs: whether only pairs are looked at, of which two of each are enough.
 
     Raises:
         ResultError: matrices of other shapes, too few rows, or numbers that are not finite.
@@ -187,10 +188,10 @@ def check_pair(generated: Tensor, real: Tensor, *, covariance: bool = False) -> 
     for what, features in (("generated", generated), ("real", real)):
         if features.ndim != 2 or features.shape[1] != generated.shape[1]:
             raise ResultError(f"features must be two matrices of equal width, got {tuple(features.shape)}")
-        if len(features) < (least := features.shape[1] if covariance else 2):
+        if len(features) < (2 if pairs or (features is real and not covariance) else features.shape[1]):
             raise ResultError(
                 f"{len(features)} {what} samples are too few for features of {features.shape[1]} dimensions; "
-                f"take at least {least}, and 10,000 for numbers that compare"
+                f"take at least {features.shape[1]}, and 10,000 for numbers that compare"
             )
         if not bool(features.isfinite().all()):
             raise ResultError(f"features of the {what} samples hold NaN or infinity; look into the samples")
