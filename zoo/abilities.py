@@ -222,8 +222,11 @@ class Tokenises(HasCodes, Protocol):
 class StoresExamples(Protocol):
     """What a model makes of examples before it learns from them never changes: ``stored`` gives integers (B, ...).
 
-    Its loss takes a batch of these in the place of examples, which are floating-point numbers.
+    Its loss takes a batch of these in the place of examples, which are floating-point numbers; ``storable`` tells
+    whether they are all that it learns from.
     """
+
+    storable: bool
 
     def stored(self, x: Tensor) -> Tensor: ...
 

@@ -104,9 +104,10 @@ def halvings(sides: Sequence[int], largest: int = LARGEST_BASE, least: int = 1) 
     factor = 2**n
     below, above = ([max(1, whole(s / factor)) * factor for s in sides] for whole in (math.floor, math.ceil))
     sizes = " or ".join(dict.fromkeys([_size(below), _size(above)]))
+    often = "once" if n == 1 else f"{n} times"
     raise ConfigError(
-        f"images of {' x '.join(map(str, sides))} cannot be halved {n} times, as the convolutional networks for them "
-        f"do; set --data.size to {sizes}"
+        f"images of {' x '.join(map(str, sides))} cannot be halved {often}, as the convolutional networks for them do; "
+        f"set --data.size to {sizes}"
     )
 
 

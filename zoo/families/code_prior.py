@@ -114,10 +114,20 @@ class CodePrior(SecondStage, LikelihoodModel):
         """Return what training may keep of examples, as they never change: their codes, which `stage` takes as well."""
         return self.codes(x)
 
+    @property
+    def storable(self) -> bool:
+        """Whether the prior learns from codes alone."""
+        return not getattr(self.prior, "learns_from_latents", False)
+
     def stage(self, batch: Batch) -> Batch:
-        """Return codes as the prior's images, of examples or, where they are integers, of codes (B, *grid)."""
+        """Return codes as the prior's images, of examples or, where they are integers, of codes (B, *grid).
+
+        A prior that learns from what was quantised, as it says by ``learns_from_latents``, is given that in training.
+        """
         x, labels = batch
         with torch.no_grad():
+            if self.training and not self.storable:
+                return self.autoencoder.latent(x), labels
             return self.image(self.codes(x) if x.is_floating_point() else x), labels
 
     # -- likelihood ---------------------------------------------------------------------------------------------------

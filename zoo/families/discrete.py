@@ -101,9 +101,11 @@ class DiscreteAutoencoder(LikelihoodModel):
         Pictures that are larger or have more colours than the entry's get larger codebooks, and larger networks learn
         more slowly.
         """
+        if "shape" not in arguments:  # that of a part, which was fitted before
+            return dict(arguments)
         (colours, *sides), (old_colours, *old_sides) = arguments["shape"], before["shape"]
         fitted = dict(arguments)
-        if sides != old_sides and arguments["grid"] == before["grid"]:
+        if sides != old_sides and "grid" in before and arguments["grid"] == before["grid"]:
             n = halvings(sides, cls._largest_grid(), least=round(math.log2(old_sides[0] / before["grid"][0])))
             fitted["grid"] = [s >> n for s in sides]
         if grows(arguments, before):
@@ -124,6 +126,8 @@ class DiscreteAutoencoder(LikelihoodModel):
     @classmethod
     def _channels(cls, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
         """Return the channels D of each quantiser, None where one is of a class that does not say."""
+        if "shape" not in arguments:
+            return None
         specs = [arguments[name] for name in cls.quantiser_arguments]
         kinds = [_quantiser(spec) for spec in specs]
         if None in kinds:

@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -79,6 +80,15 @@ class DVAE(VQVAE):
         super().__init__(encoder, decoder, quantiser, shape, grid, likelihood, **kwargs)
         self.beta, self.beta_steps = beta, beta_steps
         self.last_temperature, self.temperature_steps = quantiser.temperature, temperature_steps
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return what the networks map to what; the decoder sees the codes' vectors, not logits: see `zoo.fitting`."""
+        shapes = super().network_shapes(arguments)
+        if shapes:
+            features = arguments["quantiser"]["init_args"]["features"]
+            shapes["decoder"] = ((features, *arguments["grid"]), shapes["decoder"][1])
+        return shapes
 
     # -- the objective ------------------------------------------------------------------------------------------------
 

@@ -7,13 +7,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.families.discrete import LARGEST_GRID
 from zoo.families.vq_vae import VQVAE
+from zoo.fitting import halvings
 from zoo.maths.completion import covered
 from zoo.nets.multi_scale_quantiser import MultiScaleQuantiser
 
@@ -57,6 +61,39 @@ class MultiScaleVQ(VQVAE):
             encoder, decoder, quantiser, shape, [1, quantiser.length], likelihood, scale=scale,
             min_log_scale=min_log_scale, reconstruction=reconstruction, commitment=commitment, lr=lr, betas=betas,
         )  # fmt: skip
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with another shape: scales in proportion; see `zoo.fitting`.
+
+        Raises:
+            ConfigError: sides that differ, or that cannot be halved so often.
+        """
+        fitted = super().fitted_to(arguments, before)
+        (height, width), (side, _) = arguments["shape"][1:], before["shape"][1:]
+        if height == width == side:
+            return fitted
+        if height != width:
+            raise ConfigError(
+                f"the scales of {cls.__name__} are those of squares, images of {height} x {width} are none; set "
+                f"--data.size to {height} or {width}"
+            )
+        scales = before["quantiser"]["init_args"]["scales"]
+        h = height >> halvings([height], LARGEST_GRID, least=round(math.log2(side / scales[-1])))
+        if arguments["quantiser"] == before["quantiser"]:
+            found = sorted({1, h, *(max(1, round(s * h / scales[-1])) for s in scales)})
+            inside = {**arguments["quantiser"]["init_args"], "scales": found}
+            fitted["quantiser"] = {**arguments["quantiser"], "init_args": inside}
+        return fitted
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        inside = arguments["quantiser"]["init_args"]
+        channels = cls._channels({**arguments, "quantiser": inside["quantiser"]})
+        if channels is None:
+            return {}
+        latent = (*channels, inside["scales"][-1], inside["scales"][-1])
+        return {"encoder": (tuple(arguments["shape"]), latent), "decoder": (latent, cls._observed(arguments))}
 
     @property
     def scales(self) -> tuple[int, ...]:

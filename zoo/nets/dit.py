@@ -40,6 +40,9 @@ def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 class DiTBlock(nn.Module):
     """Self-attention and a two-layer network, gated by the embedding: (B, T, d) and (B, d) -> (B, T, d).
 
+    An embedding of each position, (B, T, d), gates position by position (the spatial adaLN of FlowAR, Ren and others,
+    2024, arXiv:2412.15205).
+
     Args:
         width: d, a multiple of ``heads``.
         heads: of attention.
@@ -56,11 +59,23 @@ class DiTBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        a_1, b_1, g_1, a_2, b_2, g_2 = self.modulation(F.silu(e))[:, None].chunk(6, 2)  # (B, 1, d) each
+    def forward(self, x: Tensor, e: Tensor, mask: Tensor | None = None, past: list[Tensor] | None = None) -> Tensor:
+        """Evaluate all positions.
+
+        Args:
+            x: (B, T, d).
+            e: (B, d), or (B, T, d).
+            mask: which keys each query sees, bool (T, T); all without one.
+            past: keys and values of earlier positions, (2, B, heads, T', D), which all are seen; those of x are added.
+        """
+        e = e[:, None] if e.ndim == 2 else e
+        a_1, b_1, g_1, a_2, b_2, g_2 = self.modulation(F.silu(e)).chunk(6, 2)  # (B, 1 or T, d) each
         qkv = self.qkv(_modulate(self.norm(x), a_1, b_1)).unflatten(2, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, D) each
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, T, d)
+        if past is not None:
+            past.append(torch.stack([k, v]))
+            k, v = torch.cat(past, 3)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)  # (B, T, d)
         x = torch.addcmul(x, g_1, self.out(y))
         y = self.down(F.gelu(self.up(_modulate(self.norm(x), a_2, b_2))))
         return torch.addcmul(x, g_2, y)

@@ -9,6 +9,8 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +58,16 @@ class GumbelQuantiser(Stochastic, Recorded, nn.Module):
         self.size = self.dim = size
         self.features, self.temperature = features, temperature
         self.codebook = nn.Parameter(torch.randn(size, features))
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return arguments["size"]
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 512 codes of 64 numbers."""
+        return {**arguments, "size": max(arguments["size"], 512), "features": max(arguments["features"], 64)}
 
     def log_q(self, z: Tensor) -> Tensor:
         """Return log q of each code: logits (B, K, h, w) -> (B, K, h, w)."""

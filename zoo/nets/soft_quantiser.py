@@ -6,6 +6,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,6 +63,16 @@ class SoftQuantiser(Recorded, nn.Module):
         self.size, self.dim, self.groups = size, dim, groups
         self.temperature, self.diversity, self.entropy_temperature = temperature, diversity, entropy_temperature
         self.codebook = nn.Parameter(torch.randn(groups, size, dim // groups))
+
+    @classmethod
+    def channels(cls, arguments: Mapping[str, Any]) -> int:
+        """Return D of a quantiser with these arguments; see `zoo.families.discrete`."""
+        return arguments["dim"]
+
+    @classmethod
+    def grown(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a quantiser for larger pictures or more colours: at least 512 codes of 32 numbers."""
+        return {**arguments, "size": max(arguments["size"], 512), "dim": max(arguments["dim"], 32)}
 
     def book(self) -> Tensor:
         """Return the vectors of the codes, of length 1: (G, K, d)."""

@@ -39,7 +39,7 @@ _TYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 def can_store(model: GenerativeModel, data: TensorData) -> bool:
     """Tell whether the model learns from something that is the same whenever an example is read."""
-    return isinstance(model, StoresExamples) and data.fixed
+    return isinstance(model, StoresExamples) and model.storable and data.fixed
 
 
 def encoding_flops(model: Any, data: TensorData) -> float:
