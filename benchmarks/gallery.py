@@ -44,7 +44,7 @@ def main() -> None:
                 axes.imshow(upper.resize((upper.width // 2, upper.height // 2), Image.Resampling.NEAREST))
             axes.set_title(titles[name], fontsize=8)
     figure.savefig(OUT, dpi=80)
-    Image.open(OUT).convert("RGB").quantize(64).save(OUT, optimize=True)
+    Image.open(OUT).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(OUT, optimize=True)
     print(OUT, OUT.stat().st_size)
 
 
