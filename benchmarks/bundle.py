@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--search", default="", help="the search runs, for the card")
     parser.add_argument("--command", help="what trains it again, if it is not `zoo fit --model NAME`")
-    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--samples", type=int, help="to draw (default: the registry's, else 10,000)")
     args = parser.parse_args()
 
     entry = load_registry().resolve(args.name)
@@ -166,6 +166,7 @@ def main() -> None:
 
 MNIST = "MNIST, by Y. LeCun, C. Cortes and C. Burges: CC BY-SA 3.0"
 DATA = {
+    "tiles": "tiles of Dungeon Crawl Stone Soup, release of November 2015: public domain (CC0)",
     "shakespeare": "eight plays by W. Shakespeare, texts of Project Gutenberg editions: public domain",
     "tones": "synthetic, drawn by this package",
 }

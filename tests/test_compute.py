@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import warm
 from closed_forms import step_flops
 
 from zoo.errors import ConfigError
@@ -16,7 +17,7 @@ from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.settings import TrainingSettings, parse_budget, rate
 
 
-@pytest.mark.parametrize("name", load_registry())
+@pytest.mark.parametrize("name", warm.long(load_registry(), warm.GPU))
 def test_counted_operations_agree_with_the_closed_form(name: str) -> None:
     model = load_registry().resolve(name).build_model()
     cls = type(model).__name__

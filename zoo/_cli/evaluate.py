@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="where eval.json goes (default: the run folder, else results/NAME)"
     )
-    parser.add_argument("--samples", type=int, help="samples to draw (default 10000)")
+    parser.add_argument("--samples", type=int, help="samples to draw (default: the registry's, else 10000)")
     parser.add_argument("--seed", type=int, default=0, help="of samples and bounds (default 0)")
     parser.add_argument("--seeds", type=int, default=1, help="how many: --seed, --seed + 1 ... (default 1)")
     parser.add_argument("-k", type=int, help="importance samples of the likelihood (default: the registry's)")
@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--option", action="append", default=[], metavar="K=V", help="a sampling option, such as temperature=0.9"
     )
     parser.add_argument(
-        "--extractor", metavar="WHICH", help="digits, inception, none, or a class of yours as package.module.Class"
+        "--extractor",
+        metavar="WHICH",
+        help="digits, lite0, inception, none, or a class of yours as package.module.Class",
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     named = [t for t in targets if isinstance(t, Path)]
     if len(set(named)) < len(named):
         raise ConfigError("two of the models would write the same eval.json; evaluate them one by one, with --out")
-    samples = args.samples if args.samples is not None else _QUICK if args.quick else 10_000
+    samples = args.samples if args.samples is not None else _QUICK if args.quick else None
     limit = args.limit if args.limit is not None else _QUICK if args.quick else None
 
     options = dict(option(text) for text in args.option)

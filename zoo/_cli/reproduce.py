@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", metavar="DIR", help="the run folder; one that exists is continued (default: a new one)"
     )
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
-    parser.add_argument("--samples", type=int, default=10_000, help="samples of the evaluation (default 10000)")
+    parser.add_argument("--samples", type=int, help="samples of the evaluation (default: the registry's, else 10000)")
     parser.add_argument("--devices", type=int, default=1, help="processes of the evaluation (default 1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

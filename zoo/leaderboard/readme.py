@@ -43,7 +43,12 @@ def model_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str
 def _cells(entry: Entry, result: Result | None) -> tuple[str, ...]:
     measured = ("-",) * 4
     if result is not None:
-        measured = (_likelihood(result), _fid(result), _cost(result, "parameters"), _cost(result, "training_tflop"))
+        measured = (
+            _likelihood(result),
+            _distance(result),
+            _cost(result, "parameters"),
+            _cost(result, "training_tflop"),
+        )
     weights = "yes" if entry.pretrained or result is not None else "no"
     return (f"`{entry.name}`", entry.family, _paper(entry.paper), entry.dataset, *measured, weights)
 
@@ -63,11 +68,19 @@ def _likelihood(result: Result) -> str:
     return f"{mark_of(result)}{found[1].value:.3f} {found[0]} ({result.protocol.likelihood or ''})"
 
 
-def _fid(result: Result) -> str:
-    if "fid" not in result.metrics:
+_DISTANCES = {"fid": ("", "{:.2f}"), "frechet_lite0": ("Fréchet, lite0 ", "{:.2f}"), "kid": ("KID ", "{:.4f}")}
+"""Metric -> what stands before its number, and its format; the first that a result has is shown."""
+
+
+def _distance(result: Result) -> str:
+    name = next((n for n in _DISTANCES if n in result.metrics), None)
+    if name is None:
         return "-"
-    floor = f" ({result.floor['fid'].value:.2f})" if "fid" in result.floor else ""
-    return f"{result.metrics['fid'].value:.2f}{floor}"
+    what, show = _DISTANCES[name]
+    if name == "kid" and result.protocol.extractor not in (None, "digit-classifier"):
+        what = f"KID, {result.protocol.extractor.removeprefix('efficientnet-')} "
+    floor = f" ({show.format(result.floor[name].value)})" if name in result.floor else ""
+    return f"{what}{show.format(result.metrics[name].value)}{floor}"
 
 
 def _cost(result: Result, key: str) -> str:
@@ -76,7 +89,7 @@ def _cost(result: Result, key: str) -> str:
 
 
 def home_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:
-    """Return the home track in markdown: registered models with weights, a table for each data set of MNIST's digits.
+    """Return the home track in markdown: registered models with weights, a table for each data set of pictures.
 
     Args:
         registry: names and entries.
@@ -89,7 +102,7 @@ def home_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:
         and (entry := registry.get(r.identity.name)) is not None
         and entry.pretrained
         and entry.dataset == r.data.name
-        and "mnist" in r.data.name.split("_")
+        and (r.data.name == "tiles" or "mnist" in r.data.name.split("_"))
     ]
     return to_markdown(sorted(tables(own, only="home"), key=lambda t: -len(t.rows))) if own else "No results yet."
 

@@ -94,7 +94,8 @@ def tables(
         results: from `zoo.leaderboard.collect`.
         dataset: only this one.
         family: only this one.
-        sort: key of a column; by default FID where some row has it, else the likelihood.
+        sort: key of a column; by default FID, another Fréchet distance or KID where some row has it, else the
+            likelihood.
         only: only this track.
 
     Raises:
@@ -122,7 +123,7 @@ def _check(what: str, asked: str | None, known: set[str]) -> None:
 def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | None) -> Table:
     columns = tuple(c for c in COLUMNS.values() if any(c.value(r) is not None for r in results))
     has = {name for r in results for name in r.metrics}
-    usual = "fid" if "fid" in has else "probe_accuracy" if "probe_accuracy" in has else "likelihood"
+    usual = next((n for n in ("fid", "frechet_lite0", "kid", "probe_accuracy") if n in has), "likelihood")
     usual = "likelihood" if usual == "probe_accuracy" and any(likelihood(r) for r in results) else usual
     by = COLUMNS[sort or usual]
     quality = by.key if by.part in ("samples", "likelihood", "features") else usual

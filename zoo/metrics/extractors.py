@@ -1,8 +1,9 @@
 """Feature extractors: what maps images to vectors in which distributions are compared.
 
 Every number that rests on an extractor records its name and the sha256 of its weights: numbers of two extractors do not
-compare. Three kinds: the digit classifier that ships with the zoo, the Inception network of torch-fidelity where its
-weights lie on this machine, and any module of the user's own.
+compare. Four kinds: the digit classifier that ships with the zoo; EfficientNet-Lite0 for colour images, by the extra
+``features``; the Inception network of torch-fidelity, whose weights are found on this machine or downloaded; and any
+module of the user's own.
 
 References:
     C. Szegedy and others, Rethinking the Inception Architecture for Computer Vision, 2015, arXiv:1512.00567.
@@ -13,19 +14,18 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import CorruptWeightsError, ResultError
+from zoo.errors import ResultError
 from zoo.metrics.classifier import SHA256, DigitClassifier, digit_classifier
+from zoo.metrics.efficientnet_lite import SHA256 as LITE0_SHA256
+from zoo.metrics.efficientnet_lite import EfficientNetLite0, efficientnet_lite0, prepared
+from zoo.metrics.inception import inception_network, inception_weights
 
-__all__ = ["Digits", "Extractor", "Given", "Inception", "as_extractor", "inception_weights"]
-
-_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
-_INCEPTION_SHA256 = "6726825d"  # the first digits, which the file's own name carries
+__all__ = ["Digits", "Extractor", "Given", "Inception", "Lite0", "as_extractor", "inception_weights"]
 
 
 @runtime_checkable
@@ -68,32 +68,45 @@ class Digits:
         return {"features": features, "logits": logits}
 
 
+class Lite0:
+    """EfficientNet-Lite0 of ImageNet: 1,280 features of colour images of any size, resized to 128 x 128.
+
+    Its Fréchet distance is called ``frechet_lite0``: it is not the FID of papers, and compares with its own floor only.
+
+    Raises:
+        ResultError: the extra ``features`` is not installed.
+        CorruptWeightsError: the file is not the recorded one.
+    """
+
+    name, sha256, dimensions, batch = EfficientNetLite0.name, LITE0_SHA256, EfficientNetLite0.features_dim, 50
+    frechet = "frechet_lite0"
+
+    def __init__(self) -> None:
+        self.network = efficientnet_lite0()
+
+    def check(self, shape: Sequence[int]) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise ResultError(f"lite0 takes grey or RGB images, (N, 1 or 3, H, W), got (N, {_text(shape)})")
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        return {"features": self.network(prepared(images))}
+
+
 class Inception:
     """The Inception v3 of FID's authors, as torch-fidelity carries it: 2,048 features, 1,008 logits.
 
     Images are rounded to 8 bits and resized to 299x299 as TensorFlow 1 did; grey ones are repeated in three channels.
 
     Raises:
-        ResultError: its weights are not on this machine.
-        CorruptWeightsError: the file is not the one that its name promises.
+        ResultError: its weights are not on this machine, and there is no network to fetch them.
+        CorruptWeightsError: the file does not have the recorded sha256; it is not opened then.
     """
 
     name, dimensions, batch = "inception-v3-compat", 2048, 50
 
     def __init__(self) -> None:
-        path = inception_weights()
-        if not path.is_file():
-            raise ResultError(
-                f"the Inception weights are not on this machine: put torch-fidelity's {_INCEPTION} into {path.parent}, "
-                f"or name another extractor"
-            )
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        if not self.sha256.startswith(_INCEPTION_SHA256):
-            raise CorruptWeightsError(
-                f"{path} is damaged: its sha256 begins with {self.sha256[:8]}, its name says {_INCEPTION_SHA256}; "
-                f"fetch the file again"
-            )
-        self.network = _inception(path)
+        self.network, self.sha256 = inception_network()
 
     def check(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
@@ -104,24 +117,6 @@ class Inception:
         x = (images.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         features, logits = self.network(x.expand(-1, 3, -1, -1))
         return {"features": features.float(), "logits": logits.float()}
-
-
-def inception_weights() -> Path:
-    """Return where torch-fidelity's Inception weights are looked for, whether or not they are there."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION
-
-
-def _inception(path: Path) -> nn.Module:
-    """Build torch-fidelity's network from a file that is read as plain tensors; it would unpickle the file itself."""
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    original = module.load_state_dict_from_url
-    module.load_state_dict_from_url = lambda *args, **options: state
-    try:
-        return module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], verbose=False)
-    finally:
-        module.load_state_dict_from_url = original
 
 
 class Given:
@@ -164,20 +159,22 @@ class Given:
 
 
 def as_extractor(what: Any) -> Extractor:
-    """Return the extractor that is meant: ``digits``, ``inception``, an `Extractor`, or a torch module.
+    """Return the extractor that is meant: ``digits``, ``lite0``, ``inception``, an `Extractor`, or a module.
 
     Raises:
         ResultError: an unknown name, an object that is none of these, or weights that are not on this machine.
     """
     if what == "digits":
         return Digits()
+    if what == "lite0":
+        return Lite0()
     if what == "inception":
         return _shared_inception(str(inception_weights()))
     if isinstance(what, nn.Module):
         return Given(what)
     if isinstance(what, Extractor):
         return what
-    raise ResultError(f"no extractor {what!r}: give 'digits', 'inception', or a torch module that returns features")
+    raise ResultError(f"no extractor {what!r}: give 'digits', 'lite0', 'inception', or a torch module of yours")
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,11 +19,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from zoo.files import write_whole
-from zoo.metrics.distribution import ESTIMATORS, Estimate, frechet, inception_score, kernel, precision_recall
+from zoo.metrics.distribution import (
+    ESTIMATORS,
+    Estimate,
+    frechet,
+    inception_score,
+    kernel,
+    kernel_of_all_pairs,
+    precision_recall,
+)
 from zoo.metrics.extractors import Extractor
 from zoo.metrics.neighbours import NEIGHBOURS, density_coverage
 
-__all__ = ["cache_folder", "cached", "extract", "fidelity", "stored"]
+__all__ = ["cache_folder", "cached", "extract", "fidelity", "kid", "stored"]
 
 
 def extract(
@@ -40,21 +48,30 @@ def extract(
     return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
-def fidelity(generated: dict[str, Tensor], real: dict[str, Tensor], *, progress: bool = False) -> dict[str, Estimate]:
+def kid(generated: Tensor, real: Tensor) -> Estimate:
+    """Return KID of features: over subsets of 1,000, or of fewer real images over all pairs, with its error."""
+    few = len(real) < ESTIMATORS["kid_subset_size"]
+    return kernel_of_all_pairs(generated, real) if few else kernel(generated, real)
+
+
+def fidelity(
+    generated: dict[str, Tensor], real: dict[str, Tensor], *, progress: bool = False, frechet_name: str = "fid"
+) -> dict[str, Estimate]:
     """Compare what `extract` gave for generated and for real images.
 
     Returns:
-        ``fid``, ``kid``, ``inception_score`` where there are logits, ``precision``, ``recall``, ``density``,
-        ``coverage``; of few real images no ``fid``, whose covariance would be singular, and of a handful no balls.
+        ``fid``, or what it is called here, ``kid``, ``inception_score`` where there are logits, ``precision``,
+        ``recall``, ``density``, ``coverage``; of few real images no ``fid``, whose covariance would be singular, and of
+        a handful no balls.
 
     Raises:
         ResultError: fewer samples than feature dimensions, or features that are not finite.
     """
     a, b = generated["features"], real["features"]
     with tqdm(total=5, desc="metrics", delay=2, leave=False, disable=not progress) as bar:
-        found = {"fid": frechet(a, b)} if len(b) >= b.shape[1] else {}
+        found = {frechet_name: frechet(a, b)} if len(b) >= b.shape[1] else {}
         bar.update()
-        found["kid"] = kernel(a, b)
+        found["kid"] = kid(a, b)
         bar.update()
         if "logits" in generated:
             found["inception_score"] = inception_score(generated["logits"])
