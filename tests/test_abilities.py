@@ -55,6 +55,7 @@ FOREIGN = {
     "callback",
     "owner",
     "value",
+    "stream",
     "sys",
     "error",
     "failure",

@@ -18,6 +18,7 @@ import warm
 
 import zoo
 from zoo.errors import ConfigError
+from zoo.families.discrete import DiscreteAutoencoder
 from zoo.families.guided import Guided
 from zoo.families.latent_diffusion import AutoencoderKL, LatentDiffusion
 from zoo.fitting import fitted_model, fitted_to_data
@@ -32,14 +33,16 @@ from zoo.training.fit import Run
 Shape = tuple[int, int, int]
 
 
-def _follows(entry: Entry) -> bool:
-    """Tell whether anything of an entry follows pictures of another shape."""
-    spec = entry.model
-    return fitted_model(spec, spec["init_args"], (1, 16, 16), 3) != spec
+def _class_of(entry: Entry) -> type:
+    return class_of(entry.model["class_path"])
 
 
 DIGITS = [e for e in load_registry().values() if e.dataset not in warm.COLOUR]  # in colour they are the same classes
-IMAGES = [e.name for e in DIGITS if len(e.build_data().shape) == 3 and _follows(e)]
+IMAGES = [
+    e.name for e in DIGITS if len(e.build_data().shape) == 3 and not issubclass(_class_of(e), DiscreteAutoencoder)
+]
+"""All image models but autoencoders with codes, whose shapes have tests of their own."""
+
 TIMED = [n for n in IMAGES if issubclass(class_of(load_registry()[n].model["class_path"]), Guided)]
 TIMED += ["interpolant-eight_gaussians"]
 LATENT = [
@@ -56,7 +59,7 @@ USUAL: dict[str, Shape] = {
 
 REFUSED: dict[tuple[str, Shape], str] = {
     (name, (1, 20, 28)): r"those of squares, images of 20 x 28 are none; set --data.size to 20 or 28$"
-    for name in ("infinity_tokenizer-mnist", "var_tokenizer-mnist")
+    for name in ("infinity-mnist", "var-mnist", "var_cond-mnist")
 }
 """Models that take no pictures of one of the shapes, and the sentence in which they say so."""
 
@@ -227,6 +230,10 @@ def test_a_student_is_made_as_its_teacher_is(student: str, teacher: str, tmp_pat
 @pytest.mark.parametrize("name", list(load_registry()))
 def test_every_model_comes_in_three_sizes(name: str) -> None:
     spec = load_registry()[name].model
+    if name in ("gq_vae-mnist", "titok_tuned-mnist"):  # nothing of which is new: its parts have the sizes of theirs
+        with pytest.raises(ConfigError, match="and its networks do not say what a size scales"):
+            sized_model(spec, "large")
+        return
     assert sized_model(spec, "base") == spec or build(sized_model(spec, "base")).spec == build(spec).spec
     small, base, large = (sum(p.numel() for p in build(sized_model(spec, size)).parameters()) for size in SIZES)
     assert small < base < large

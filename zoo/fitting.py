@@ -166,13 +166,18 @@ def conditioned(spec: Mapping[str, Any], num_classes: int, allow: Collection[str
         return fitted_model(spec, chosen, arguments["shape"], num_classes, named={"num_classes"}, allow=allow)
     parts = declared(spec["class_path"], tuple(allow))
     inside = [k for k, v in arguments.items() if k not in parts and is_spec(v)]
-    inside = [k for k in inside if issubclass(class_of(arguments[k]["class_path"], allow), FitsData)]
+    inside = [k for k in inside if {"shape", "num_classes"} <= {*_taken(arguments[k], allow)}]
     if not inside:
         raise ConfigError(
             f"a {cls.__name__} is told no class, so it has no num_classes; choose a model that is (zoo list)"
         )
     told = {name: conditioned(arguments[name], num_classes, allow) for name in inside}
     return {**spec, "init_args": {**arguments, **told}}
+
+
+def _taken(spec: Mapping[str, Any], allow: Collection[str]) -> Collection[str]:
+    """Return the names of the arguments that an object of this spec takes."""
+    return inspect.signature(class_of(spec["class_path"], allow)).parameters.keys()
 
 
 def fitted_model(
@@ -254,6 +259,8 @@ def _tell_models_inside(
             continue
         if issubclass(class_of(value["class_path"], allow), FitsData):
             after[name] = fitted_model(value, arguments, arguments["shape"], num_classes, allow=allow)
+        elif not any(is_spec(v) for v in arguments.values()):  # its network is its own
+            after[name] = {**value, "init_args": {**arguments, "num_classes": num_classes}}
 
 
 def _followed(network: Any, arguments: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:
@@ -307,6 +314,5 @@ def _with_networks(
 
 def _new(spec: Mapping[str, Any], told: Mapping[str, Any], allow: Collection[str]) -> dict[str, Any]:
     """Return what a network is told that it takes and is not told yet."""
-    cls, arguments = class_of(spec["class_path"], allow), spec["init_args"]
-    taken = inspect.signature(cls).parameters
+    cls, arguments, taken = class_of(spec["class_path"], allow), spec["init_args"], _taken(spec, allow)
     return {k: v for k, v in told.items() if k in taken and arguments.get(k, default_of(cls, k)) != v}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from zoo.nets.dit import DiTBlock
 from zoo.nets.embeddings import Embedding
 from zoo.nets.scale_transformer import ScaleTransformer, scale_of
 from zoo.sampling import interruption_point
+from zoo.signature import default_of
 
 __all__ = ["FlowAR", "ScaleVelocity"]
 
@@ -107,6 +108,8 @@ class FlowAR(Guided, FlowModel):
         ConfigError: numbers that do not fit together.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "depth": "depth", "flow_depth": "depth"}
+
     family = "autoregressive"
     steps_to_move = 5
 
@@ -145,6 +148,23 @@ class FlowAR(Guided, FlowModel):
         self.network = ScaleTransformer(shape[0], scales, width, depth, heads, None, num_classes, width)
         self.flow = ScaleVelocity(shape[0], scales, width, flow_depth, heads)
         self.register_buffer("cells", scale_of(scales), persistent=False)
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nothing: both networks are this model's own; see `zoo.fitting`."""
+        return {}
+
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments for latents of another shape: scales go on doubling until the last holds them."""
+        usual = default_of(cls, "scales")
+        scales, side = list(arguments.get("scales", usual)), max(arguments["shape"][1:])
+        if scales == list(before.get("scales", usual)):
+            while scales[-1] < side:
+                scales.append(2 * scales[-1])
+            while len(scales) > 1 and scales[-2] >= side:
+                scales.pop()
+        return {**arguments, "scales": scales}
 
     def compilable(self) -> list[nn.Module]:
         return [self.network, self.flow]

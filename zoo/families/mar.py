@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,15 @@ class MAR(Guided, ScoreModel):
     Raises:
         ConfigError: numbers that do not fit together.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {
+        "width": "width",
+        "heads": "width",
+        "head_width": "width",
+        "encoder_depth": "depth",
+        "decoder_depth": "depth",
+        "head_depth": "depth",
+    }
 
     family = "autoregressive"
 

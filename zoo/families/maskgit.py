@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,8 @@ class MaskGIT(HasLikelihood, Guided, TokenModel):
     Raises:
         ConfigError: numbers that do not fit together.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "hidden": "width", "depth": "depth"}
 
     completes = True
 

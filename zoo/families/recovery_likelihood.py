@@ -89,6 +89,16 @@ class RecoveryLikelihood(HasEnergy, ImplicitModel):
         for name, values in kept.items():
             self.register_buffer(f"_{name}", values.float(), persistent=False)
 
+    @classmethod
+    def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that go with other data, which are theirs alone; see `zoo.fitting`."""
+        return dict(arguments)
+
+    @classmethod
+    def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the network maps to what; see `zoo.fitting`."""
+        return {"network": (tuple(arguments["shape"]), (1,), {})}
+
     # -- the energies -------------------------------------------------------------------------------------------------
 
     def values(self, y: Tensor, t: Tensor) -> Tensor:

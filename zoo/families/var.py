@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,8 @@ class VAR(Guided, TokenModel, LikelihoodModel):
     Raises:
         ConfigError: numbers that do not fit together.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "hidden": "width", "depth": "depth"}
 
     completes = True
     steps_to_move = 3

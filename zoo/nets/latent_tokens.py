@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,8 @@ class TokenEncoder(Recorded, nn.Module):
         ConfigError: sizes that do not divide.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "depth": "depth"}
+
     def __init__(
         self,
         channels: int,
@@ -109,6 +112,8 @@ class TokenDecoder(Recorded, nn.Module):
     Raises:
         ConfigError: sizes that do not divide.
     """
+
+    sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "depth": "depth"}
 
     def __init__(
         self,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.fitting import beyond_digits, made_of, stage_widths
 from zoo.nets.embeddings import PERIODS, Embedding
 from zoo.spec import Recorded
 
 __all__ = ["TimedConv"]
+
+COARSEST = 8
+"""Longest side of the coarsest map of a larger image."""
 
 
 class TimedConv(Recorded, nn.Module):
@@ -35,6 +41,8 @@ class TimedConv(Recorded, nn.Module):
         ConfigError: no stages or blocks.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {"widths": "width", "embedding": "width", "blocks": "depth"}
+
     def __init__(
         self,
         channels: int,
@@ -55,6 +63,24 @@ class TimedConv(Recorded, nn.Module):
         self.stages = nn.ModuleList(nn.ModuleList(_Block(w, embedding) for _ in range(blocks)) for w in widths)
         self.between = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.out = nn.Linear(embedding, widths[-1])
+
+    @classmethod
+    def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
+        """Return the spec of such a network from an image, (C, H, W), to (1,).
+
+        Images of no more values than a digit keep the stages; larger ones have stages down to 8x8, of 64 channels
+        doubled up to 512. Raises `ConfigError`: no image.
+        """
+        if len(inputs) != 3:
+            raise ConfigError(
+                f"TimedConv is a network of images, (C, H, W), and the examples have shape {tuple(inputs)}; choose a "
+                f"model whose network takes such, or set --model.network"
+            )
+        fitted = {**arguments, "channels": inputs[0]}
+        if beyond_digits(inputs):
+            stages = 1 + max(0, math.ceil(math.log2(max(inputs[1:]) / COARSEST)))
+            fitted["widths"] = stage_widths(inputs[1:], stages, max(64, min(arguments["widths"])))
+        return made_of(cls, fitted)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         e, h = self.embedding(time, labels), self.stem(x)

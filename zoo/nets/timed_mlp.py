@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.fitting import LEAST_WIDTH, made_of, stage_widths, wants_convolutions
 from zoo.nets.embeddings import PERIODS, Embedding
+from zoo.nets.timed_conv import TimedConv
 from zoo.nets.unet import UNet
 from zoo.spec import Recorded
 
@@ -58,12 +59,15 @@ class TimedMLP(Recorded, nn.Module):
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of a network of these shapes: of images, (C, H, W), that of a `zoo.nets.unet.UNet`.
+        """Return the spec of a network of these shapes: of images, (C, H, W), that of a `zoo.nets.unet.UNet`, or of a
+        `zoo.nets.timed_conv.TimedConv` to one number.
 
-        It is one of diffusion models; in the place of a network narrower than 64, which a solver calls many times in
-        training, one of few stages without attention.
+        The U-Net is one of diffusion models; in the place of a network narrower than 64, which a solver calls many
+        times in training, one of few stages without attention.
         """
         told = {k: arguments[k] for k in ("num_classes", "periods") if k in arguments}
+        if len(inputs) == 3 and len(outputs) == 1:
+            return TimedConv.resized({**told, "widths": [16, 32, 64]}, inputs, outputs)
         if len(inputs) == 3 and arguments.get("width", LEAST_WIDTH) < LEAST_WIDTH:
             widths = stage_widths(inputs[1:], 3 if wants_convolutions(inputs) else 2)  # it halves odd sides too
             return made_of(UNet, {**told, "channels": inputs[0], "widths": widths, "out_channels": outputs[0]})
