@@ -63,7 +63,7 @@ def rows(name: str, model: Any, x: Tensor, reference: Reference) -> list[dict[st
             {
                 "tokenizer": name, "what": what, "bits": bits,
                 "entropy": None if kept is None else entropy_bits(kept, K), "mse": error,
-                "psnr": -10 * math.log10(error), "fid": reference.distance(shown)[0],
+                "psnr": -10 * math.log10(error), "fid": reference.distance(shown)[1][0],
             }
         )  # fmt: skip
 

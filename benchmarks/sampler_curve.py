@@ -94,11 +94,11 @@ def rows(models: dict[str, str], work: Path, draw: bool, reference: Reference) -
             x, each = answer
             guided = float(scale or getattr(model, "guidance_scale", None) or model.prior.guidance_scale)
             row = {"model": name, "sampler": sampler, "guidance": guided, "calls": round(model.calls(options))}
-            row |= {"samples": n, "fid": reference.distance(x.float() / 255)[0], "milliseconds": 1000 * each}
+            row |= {"samples": n, "fid": reference.distance(x.float() / 255)[1][0], "milliseconds": 1000 * each}
             found.append(row)
             print({**row, "fid": round(row["fid"], 3)}, flush=True)
             if name.startswith("ddpm-") and n == SAMPLES and row["calls"] in (20, 50) and guided == 1:
-                few = reference.distance(x[:FEW].float() / 255)[0]
+                few = reference.distance(x[:FEW].float() / 255)[1][0]
                 found.append({**row, "samples": FEW, "fid": few})
     return found
 

@@ -24,6 +24,8 @@ NOT_HERE = {
     "zoo evaluate vae-mnist wgan_gp-mnist me/mine@v1": "asks the Hub; tests/test_evaluate.py evaluates several at once",
     "zoo evaluate vae-mnist --option temperature=0.8 --extractor inception": "weights of Inception are not shipped",
     "zoo evaluate vae-mnist --seeds 3 --devices 2": "two processes; tests/test_evaluate.py",
+    "zoo fit vae --trainer.logger my_package.": "a package of the reader's own; tests/test_trainer_options.py",
+    "zoo fit vae --logger wandb": "a library that asks a server; tests/test_trainer_options.py",
     "zoo reproduce": "trains a whole recipe; tests/test_reproduce.py",
     "zoo fit --model wgan_gp --trainer.devices 2": "two processes; tests/test_ddp.py",
     "zoo fit --model vae --trainer.accelerator cpu --trainer.devices 2": "two processes; tests/test_ddp.py",

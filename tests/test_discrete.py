@@ -730,7 +730,7 @@ def test_evaluation_reports_reconstructions_and_uniform_codes(monkeypatch: pytes
 
     data = MNIST()
     given: list[Tensor] = []
-    monkeypatch.setattr(Reference, "distance", lambda self, x: (float(given.append(x) or len(x)), None, None))
+    monkeypatch.setattr(Reference, "distance", lambda self, x: ("fid", (float(given.append(x) or len(x)), None, None)))
     nets = ResidualEncoder(1, [4, 4], 4, 1), ResidualDecoder(4, [4, 4], 2, 1)
     autoencoder = VQVAE(*nets, VectorQuantiser(8, 4), [1, 28, 28], [7, 7]).eval()
     model = CodePrior(autoencoder, PixelCNN([1, 7, 7], 8, width=4, depth=1)).eval()

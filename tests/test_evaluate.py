@@ -327,7 +327,7 @@ def test_result_says_how_it_was_made(result: Result) -> None:
     p = result.protocol
     assert (p.samples, p.reference, p.seeds, p.batch_size, p.quantised) == (130, 150, [3], 50, 256)
     assert p.sampler == {"power": 1.0}
-    assert p.estimators["kid_subset_size"] == 130
+    assert p.estimators["kid_pairs"] == "all" and "kid_subset_size" not in p.estimators  # of 150 test images
     assert p.extractor == "digit-classifier"
     assert result.data.name == "mnist" and result.data.digest == FewDigits().digest("test")
     assert result.identity.family == "test" and result.identity.spec["init_args"]["shape"] == IMAGE

@@ -372,7 +372,7 @@ def test_threads_that_load_the_same_model_at_once(hub: HubServer, stored: str, t
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert len(models) == 6 and all(equal(m, tiny()) for m in models)
     assert len(list((tmp_path / "cache").rglob("blobs/*"))) == 6 and not list((tmp_path / "cache").rglob("*incomplete"))
 

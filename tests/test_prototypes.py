@@ -46,7 +46,7 @@ def prototype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     # features of ten thousand digits cost more than all else here; they are no concern of the models
     monkeypatch.setattr(Reference, "compare", lambda self, x, asked: {"fid": (float(x.mean()), None, None)})
-    monkeypatch.setattr(Reference, "distance", lambda self, x: (float(x.mean()), None, None))
+    monkeypatch.setattr(Reference, "distance", lambda self, x: ("fid", (float(x.mean()), None, None)))
     monkeypatch.setattr(Reference, "floor", lambda self, n: {})
     monkeypatch.setitem(PROBE, "l2", [1e-3])
     monkeypatch.setitem(PROBE, "few_seeds", 1)
