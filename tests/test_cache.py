@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,30 @@ def test_models_in_the_cache_are_listed_checked_and_removed(
     assert main(["cache", "rm", "me/othr"]) == 2 and "Did you mean 'me/other'" in capsys.readouterr().err
     assert main(["cache", "rm"]) == 2 and main(["cache", "list", "x"]) == 2 and main(["cache", "burn"]) == 2
     assert equal(load(REPO), tiny(2))  # what was removed is downloaded again
+
+
+def test_downloads_at_once_never_take_a_file_from_each_other(tmp_path: Path) -> None:
+    """Each goes on with what nobody holds, or begins its own; one that is in use is neither taken nor removed."""
+    failed: list[str] = []
+
+    def download(blob: Path) -> None:
+        try:
+            if not blob.is_file():
+                with begun(blob) as (part, stream):
+                    stream.seek(0)
+                    stream.write(b"x" * 1000)
+                    stream.flush()
+                    os.replace(part, blob)
+        except OSError as error:
+            failed.append(repr(error))
+
+    for k in range(100):
+        blob = tmp_path / str(k) / "blob"
+        blob.parent.mkdir()
+        threads = [threading.Thread(target=download, args=(blob,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert blob.read_bytes() == b"x" * 1000 and [p.name for p in blob.parent.iterdir()] == ["blob"]
+    assert not failed

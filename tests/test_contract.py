@@ -31,9 +31,11 @@ def _parts(node: Any) -> frozenset[Any]:
 NAMES = list(load_registry())
 ONE_A_KIND = warm.one_of_each(lambda e: _parts(e.model))
 ONE_A_CLASS = warm.one_of_each()
+LONG = ("titok_tuned-mnist", "infinity-mnist", "mar-mnist", "edm-mnist")
+"""Of close relatives, what takes longest to train; their laws are held in their own files."""
 
 
-@pytest.fixture(scope="module", params=warm.long(ONE_A_KIND, warm.relatives(ONE_A_KIND)))
+@pytest.fixture(scope="module", params=warm.long(ONE_A_KIND, (*warm.relatives(ONE_A_KIND), *LONG)))
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, GenerativeModel, Path]:

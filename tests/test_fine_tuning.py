@@ -53,9 +53,14 @@ def test_frozen_parts_stay_and_slow_ones_are_slow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (tiny.vae, ("--training.freeze", "decoder.layers.0", "--training.old_rate", "0.2")),
+        pytest.param(
+            *(tiny.vae, ("--training.freeze", "decoder.layers.0", "--training.old_rate", "0.2")), marks=pytest.mark.slow
+        ),
         (tiny.vae, ("--training.rates", "encoder=0.5,decoder.layers.0=0.1", "--training.schedule", "cosine")),
-        (tiny.gan, ("--training.freeze", "critic.layers.0", "--training.rates", "generator.layers.0=0.1")),
+        pytest.param(
+            *(tiny.gan, ("--training.freeze", "critic.layers.0", "--training.rates", "generator.layers.0=0.1")),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_tuned_run_that_is_interrupted_ends_at_the_same_bits(

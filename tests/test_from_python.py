@@ -116,6 +116,7 @@ def test_tensors_are_gone_on_with_by_the_command(monkeypatch: pytest.MonkeyPatch
     assert main(["evaluate", "./parts", "--limit", "8", "--json"]) == 0
 
 
+@pytest.mark.slow
 def test_loaders_are_gone_on_with_from_python(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """Shuffled, with noise of the dataset's own, across epochs."""
 

@@ -33,7 +33,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
                 wrong()
 
 
-@pytest.mark.parametrize("name", warm.long(load_registry(), warm.GPU))
+@pytest.mark.parametrize("name", warm.long(load_registry(), warm.LARGE))
 def test_a_loss_and_its_gradient_stay_on_the_device(name: str) -> None:
     model = load_registry()[name].build_model()
     x = torch.rand(SMALL, *model.shape, generator=torch.Generator().manual_seed(0))
@@ -48,7 +48,7 @@ def test_a_loss_and_its_gradient_stay_on_the_device(name: str) -> None:
     assert all(isinstance(value, Pretend) for value in terms.values()), {k: v.device for k, v in terms.items()}
 
 
-@pytest.mark.parametrize("name", warm.long(load_registry(), warm.GPU))
+@pytest.mark.parametrize("name", warm.long(load_registry(), warm.LARGE))
 def test_samples_and_scores_stay_on_the_device_and_are_those_of_the_cpu(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,7 +291,7 @@ def test_guidance_moves_logits_away_from_the_average_class(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     warm.long(
-        (n for n in load_registry() if "pixelcnn" in n and not n.startswith("pixelcnn-") and n not in warm.GPU),
+        (n for n in load_registry() if "pixelcnn" in n and not n.startswith("pixelcnn-") and n not in warm.LARGE),
         warm.SLOW_SAMPLERS,
     ),
 )

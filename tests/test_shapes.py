@@ -227,7 +227,7 @@ def test_a_student_is_made_as_its_teacher_is(student: str, teacher: str, tmp_pat
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(load_registry()))
+@pytest.mark.parametrize("name", warm.long(load_registry(), warm.LARGE))
 def test_every_model_comes_in_three_sizes(name: str) -> None:
     spec = load_registry()[name].model
     if name in ("gq_vae-mnist", "titok_tuned-mnist"):  # nothing of which is new: its parts have the sizes of theirs
@@ -325,7 +325,9 @@ def test_sound_has_its_own_rate_and_length(tmp_path: Path) -> None:
     assert kept.rate == 8000
 
 
-@pytest.mark.parametrize("name", ["ddpm-mnist", "score_sde-mnist", "flow_matching-mnist"])
+@pytest.mark.parametrize(
+    "name", warm.long(["ddpm-mnist", "score_sde-mnist", "flow_matching-mnist"], ("ddpm", "flow_matching"))
+)
 def test_likelihoods_of_larger_pictures_take_few_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows_at_once((3, 32, 32), 250) == 250 and rows_at_once((3, 64, 64), 250) == 15
     spec = spec_of(name, (1, 8, 8), 0)

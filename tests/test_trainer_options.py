@@ -334,7 +334,7 @@ class Break(Callback):
             raise Stop
 
 
-@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("patience", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_early_stopping_is_exact_when_a_run_goes_on(patience: int, tmp_path: Path) -> None:
     options = (*PATIENT, "--training.patience", str(patience))
     whole = tiny.vae(*options, folder=tmp_path / "whole")

@@ -45,8 +45,8 @@ COLOUR = ("tiles", "cifar10")
 """Data whose models take several times as long as their relatives on digits."""
 
 
-GPU = tuple(n for n, e in load_registry().items() if e.dataset == "cifar10")
-"""Entries whose recipes are for a GPU: one step takes seconds here, so that the long tests take it."""
+LARGE = tuple(n for n, e in load_registry().items() if e.dataset in COLOUR)
+"""Entries on colour pictures, one step of which takes a second or more: the long tests take them."""
 
 
 def one_of_each(kind: Callable[[Entry], Hashable] = lambda e: e.model["class_path"]) -> list[str]:

@@ -96,16 +96,25 @@ def begun(blob: Path) -> Iterator[tuple[Path, BinaryIO]]:
     try:
         yield part, stream
     finally:
-        with suppress(OSError):  # of a full disk, which has been told
-            stream.close()
+        _drop(part, stream)
+
+
+def _drop(part: Path, stream: BinaryIO) -> None:
+    """Remove an unfinished download before its lock is let go of, so that nobody goes on with what is removed."""
+    if fcntl is not None:
         part.unlink(missing_ok=True)
+    with suppress(OSError):  # of a full disk, which has been told
+        stream.close()
+    part.unlink(missing_ok=True)
 
 
 def _fresh(blob: Path) -> tuple[Path, BinaryIO]:
-    part = blob.with_name(f"{blob.name}.zoo-{uuid.uuid4().hex[:8]}.incomplete")
-    stream = part.open("x+b")
-    _lock(stream)
-    return part, stream
+    while True:
+        part = blob.with_name(f"{blob.name}.zoo-{uuid.uuid4().hex[:8]}.incomplete")
+        stream = part.open("x+b")
+        if fcntl is None or (_lock(stream) and part.is_file()):
+            return part, stream
+        stream.close()  # between both, another took it for one that is left, and goes on with it or has removed it
 
 
 def _left(blob: Path) -> tuple[Path, BinaryIO] | None:
@@ -123,8 +132,7 @@ def _left(blob: Path) -> tuple[Path, BinaryIO] | None:
             stream.close()
     found.sort(key=lambda item: item[0])
     for _, part, stream in found[:-1]:
-        stream.close()
-        part.unlink(missing_ok=True)
+        _drop(part, stream)
     return found[-1][1:] if found else None
 
 
