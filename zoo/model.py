@@ -144,6 +144,8 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {}
     training_parts: ClassVar[tuple[str, ...]] = ()
     quantizes: ClassVar[bool] = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
 
     shape: tuple[int, ...]
     levels: int | None = None
@@ -183,7 +185,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def players(self) -> dict[str, Player]:
         """Name what each optimizer moves; one player unless a family says otherwise."""
-        return {"model": Player(self.parameters(), self.lr, tuple(getattr(self, "betas", (0.9, 0.999))))}
+        return {"model": Player(self.parameters(), self.lr, tuple(self.betas), self.weight_decay)}
 
     def accepts(self, shape: Sequence[int], levels: int | None) -> None:
         """Raise `DataError` when data of this shape and number of levels do not fit the model."""

@@ -26,7 +26,7 @@ from zoo.families.guided import Guided
 from zoo.maths.guidance import guide
 from zoo.maths.noise import randn
 from zoo.maths.solvers import SOLVERS, integrate, time_grid
-from zoo.model import Batch, FlowModel, Player
+from zoo.model import Batch, FlowModel
 from zoo.nets.dit import DiTBlock
 from zoo.nets.embeddings import Embedding
 from zoo.nets.scale_transformer import ScaleTransformer, scale_of
@@ -196,9 +196,6 @@ class FlowAR(Guided, FlowModel):
         eps = self.randn(*y.shape)
         mse = (self.flow(torch.lerp(eps, y, t[..., None]), h, t) - (y - eps)).square().mean()
         return {"loss": mse, "mse": mse}
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas, self.weight_decay)}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

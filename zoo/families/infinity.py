@@ -13,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,34 +47,13 @@ class Infinity(VAR):
         ConfigError: codes that are no bits, or numbers out of range.
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        levels: int,
-        scales: Sequence[int],
-        channels: int,
-        width: int = 96,
-        depth: int = 3,
-        heads: int = 4,
-        hidden: int | None = None,
-        num_classes: int = 0,
-        label_dropout: float = 0.0,
-        guidance_scale: float = 1.0,
-        flips: float = 0.3,
-        flipped_scales: int | None = None,
-        lr: float = 1e-3,
-        betas: Sequence[float] = (0.9, 0.95),
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(
-            shape, levels, scales, channels, width, depth, heads, hidden, num_classes, label_dropout, guidance_scale,
-            lr, betas, weight_decay,
-        )  # fmt: skip
-        most = len(scales) - 1
+    def __init__(self, *args: Any, flips: float = 0.3, flipped_scales: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        most = len(self.scales) - 1
         count = most if flipped_scales is None else flipped_scales
-        if levels != 2 or not 0 <= flips <= 1 or not 0 <= count <= most:
+        if self.levels != 2 or not 0 <= flips <= 1 or not 0 <= count <= most:
             raise ConfigError(
-                f"Infinity has bits, a rate of flips in [0, 1] and at most {most} scales with flips; got {levels} "
+                f"Infinity has bits, a rate of flips in [0, 1] and at most {most} scales with flips; got {self.levels} "
                 f"levels, {flips} and {flipped_scales}; a tokenizer with bits is infinity_tokenizer-mnist"
             )
         self.flips, self.flipped_scales = flips, count

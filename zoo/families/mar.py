@@ -27,7 +27,7 @@ from zoo.families.guided import Guided
 from zoo.maths.noise import rand, randn
 from zoo.maths.samplers import ancestral
 from zoo.maths.unmasking import left_masked, lowest
-from zoo.model import Batch, Player, ScoreModel
+from zoo.model import Batch, ScoreModel
 from zoo.nets.attention import AttentionBlock
 from zoo.nets.token_mlp import TokenMLP
 from zoo.sampling import interruption_point
@@ -226,9 +226,6 @@ class MAR(Guided, ScoreModel):
         weight = hidden[:, None].expand(-1, self.draws, -1).flatten().to(x.dtype)
         mse, bound = ((value * weight).sum() / weight.sum() for value in self.head.losses(*several))
         return {"loss": mse + 1e-3 * bound, "mse": mse, "vlb": bound}
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas, self.weight_decay)}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

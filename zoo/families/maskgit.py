@@ -31,13 +31,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_choice
-from zoo.families.guided import Guided
 from zoo.families.token_model import TokenModel
 from zoo.maths.decoding import Decoding
 from zoo.maths.guidance import calls_per_step, guide
 from zoo.maths.noise import rand
 from zoo.maths.unmasking import ORDERS, gumbel, left_masked, lowest, masked_sets
-from zoo.model import Batch, HasLikelihood, Player
+from zoo.model import Batch, HasLikelihood
 from zoo.nets.attention import AttentionBlock
 from zoo.sampling import Labels, interruption_point, seeded
 
@@ -46,7 +45,7 @@ __all__ = ["MaskGIT"]
 SCHEDULES = ("cosine", "uniform")
 
 
-class MaskGIT(HasLikelihood, Guided, TokenModel):
+class MaskGIT(HasLikelihood, TokenModel):
     """Bidirectional pre-norm Transformer over N codes, one more symbol for what is masked, and a token for the class.
 
     Args:
@@ -56,18 +55,15 @@ class MaskGIT(HasLikelihood, Guided, TokenModel):
         depth: blocks.
         heads: attention heads.
         hidden: width inside the two-layer networks, 4 d if left out.
-        num_classes: classes that the model is told, 0 for none.
-        label_dropout: chance with which training hides the class, for guidance.
-        guidance_scale: w, default of the sampler, see `zoo.maths.guidance`; 1 is the model itself.
         steps: T, default of the sampler.
         choice_temperature: tau, default of the sampler.
         order: ``confidence`` or ``random``, default of the sampler.
         schedule: ``cosine``, or ``uniform``: a uniform number of masked codes, k, and the sum over them times N / k,
             which makes the loss the bound, in nats an example. With ``cosine`` it is in nats a masked code.
         smoothing: of the labels of the cosine schedule's loss; 0.1 if left out.
-        lr: peak learning rate.
         betas: Adam's decay rates.
-        weight_decay: decoupled weight decay.
+
+    The other arguments are those of `TokenModel`.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -85,20 +81,15 @@ class MaskGIT(HasLikelihood, Guided, TokenModel):
         depth: int = 3,
         heads: int = 4,
         hidden: int | None = None,
-        num_classes: int = 0,
-        label_dropout: float = 0.0,
-        guidance_scale: float = 1.0,
         steps: int = 8,
         choice_temperature: float = 4.5,
         order: str = "confidence",
         schedule: str = "cosine",
         smoothing: float | None = None,
-        lr: float = 1e-3,
         betas: Sequence[float] = (0.9, 0.96),
-        weight_decay: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, lr, betas, weight_decay)
-        self.set_guidance(self, num_classes, label_dropout, guidance_scale, 0)
+        super().__init__(shape, levels, betas=betas, **kwargs)
         check_choice("order", order, ORDERS)
         check_choice("schedule", schedule, SCHEDULES)
         if schedule == "uniform" and smoothing:
@@ -111,7 +102,7 @@ class MaskGIT(HasLikelihood, Guided, TokenModel):
         self.steps, self.choice_temperature, self.order, self.schedule = steps, choice_temperature, order, schedule
         self.smoothing = (0.1 if smoothing is None else smoothing) if schedule == "cosine" else 0.0
         self.embedding = nn.Embedding(levels + 1, width)  # the last one is the mask
-        self.condition = nn.Embedding(num_classes + 1, width)  # the last one is no class
+        self.condition = nn.Embedding(self.num_classes + 1, width)  # the last one is no class
         self.position = nn.Parameter(0.02 * torch.randn(self.length + 1, width))
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, hidden or 4 * width, depth) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, levels)
@@ -158,9 +149,6 @@ class MaskGIT(HasLikelihood, Guided, TokenModel):
         """Return the sum over hidden codes of log p(c_i | the others): int64 and bool (B, N) -> (B,), in nats."""
         log_p = self(c.masked_fill(hidden, self.levels), labels).log_softmax(-1)  # (B, N, K)
         return (log_p.gather(-1, c[..., None])[..., 0] * hidden).sum(1)
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas, self.weight_decay)}
 
     @torch.no_grad()
     def log_prob(

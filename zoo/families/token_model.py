@@ -11,18 +11,22 @@ from torch import Tensor
 
 from zoo.checking import from_levels
 from zoo.errors import ConfigError, DataError
+from zoo.families.guided import Guided
 from zoo.maths.completion import known_values
 from zoo.model import GenerativeModel
 
 __all__ = ["TokenModel"]
 
 
-class TokenModel(GenerativeModel):
+class TokenModel(Guided, GenerativeModel):
     """Base of the models of N codes with K values each, which they have in one row: int64 (B, N).
 
     Args:
         shape: of the codes of an example, (G, h, w); N is their number.
         levels: K, at least 2.
+        num_classes: classes that the model is told, 0 for none.
+        label_dropout: chance with which training hides the class, for guidance.
+        guidance_scale: w, default of the sampler, see `zoo.maths.guidance`; 1 is the model itself.
         lr: peak learning rate.
         betas: Adam's decay rates.
         weight_decay: decoupled weight decay.
@@ -39,9 +43,18 @@ class TokenModel(GenerativeModel):
     completes: ClassVar[bool] = False
 
     def __init__(
-        self, shape: Sequence[int], levels: int, lr: float, betas: Sequence[float], weight_decay: float = 0.0
+        self,
+        shape: Sequence[int],
+        levels: int,
+        num_classes: int = 0,
+        label_dropout: float = 0.0,
+        guidance_scale: float = 1.0,
+        lr: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        self.set_guidance(self, num_classes, label_dropout, guidance_scale, 0)
         if len(shape) != 3 or min(shape) < 1 or levels < 2:
             raise ConfigError(
                 f"codes have a shape (G, h, w) of positive numbers, and at least 2 levels; got {tuple(shape)} and "

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.sequence import SequenceModel
-from zoo.model import Player
 from zoo.nets.attention import AttentionBlock, KeyValueCache, attention_mask, rotary_tables
 
 __all__ = ["Transformer", "TransformerState"]
@@ -136,9 +135,6 @@ class Transformer(SequenceModel):
         """Return the logits of the stream: (..., d) -> (..., L)."""
         weight = self.embedding.weight[: self.levels] if self.out is None else self.out.weight
         return F.linear(self.norm(x), weight)
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas, self.weight_decay)}
 
     # -- one position at a time ---------------------------------------------------------------------------------------
 

@@ -20,13 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.families.guided import Guided
 from zoo.families.token_model import TokenModel
 from zoo.maths.completion import known_values
 from zoo.maths.decoding import Decoding
 from zoo.maths.guidance import guide
 from zoo.maths.noise import rand
-from zoo.model import Batch, LikelihoodModel, Player
+from zoo.model import Batch, LikelihoodModel
 from zoo.nets.multi_scale_quantiser import MultiScaleQuantiser
 from zoo.nets.scale_transformer import ScaleTransformer
 from zoo.sampling import Labels, interruption_point
@@ -34,7 +33,7 @@ from zoo.sampling import Labels, interruption_point
 __all__ = ["VAR"]
 
 
-class VAR(Guided, TokenModel, LikelihoodModel):
+class VAR(TokenModel, LikelihoodModel):
     """Block-causal Transformer over the codes of a `zoo.families.multi_scale_vq.MultiScaleVQ`.
 
     Where the tokenizer has G groups, those of a cell are independent given the smaller scales.
@@ -48,12 +47,9 @@ class VAR(Guided, TokenModel, LikelihoodModel):
         depth: blocks.
         heads: attention heads.
         hidden: width inside the two-layer networks, 4 d if left out.
-        num_classes: classes that the model is told, 0 for none.
-        label_dropout: chance with which training hides the class, for guidance.
-        guidance_scale: w, default of the sampler; scale k has 1 + (w - 1) (k - 1) / (S - 1).
-        lr: peak learning rate.
-        betas: Adam's decay rates.
-        weight_decay: decoupled weight decay.
+
+    The other arguments are those of `TokenModel`; w is ``guidance_scale`` at the last scale, and at scale k it is
+    1 + (w - 1) (k - 1) / (S - 1).
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -74,15 +70,9 @@ class VAR(Guided, TokenModel, LikelihoodModel):
         depth: int = 3,
         heads: int = 4,
         hidden: int | None = None,
-        num_classes: int = 0,
-        label_dropout: float = 0.0,
-        guidance_scale: float = 1.0,
-        lr: float = 1e-3,
-        betas: Sequence[float] = (0.9, 0.95),
-        weight_decay: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(shape, levels, lr, betas, weight_decay)
-        self.set_guidance(self, num_classes, label_dropout, guidance_scale, 0)
+        super().__init__(shape, levels, **kwargs)
         if not scales or tuple(self.shape[1:]) != (1, sum(s * s for s in scales)):
             raise ConfigError(
                 f"codes at scales {list(scales)} lie in a row, shape [G, 1, {sum(s * s for s in scales)}], got "
@@ -90,7 +80,7 @@ class VAR(Guided, TokenModel, LikelihoodModel):
             )
         self.scales, self.channels = tuple(scales), channels
         G = self.shape[0]
-        self.network = ScaleTransformer(channels, scales, width, depth, heads, hidden, num_classes, G * levels)
+        self.network = ScaleTransformer(channels, scales, width, depth, heads, hidden, self.num_classes, G * levels)
 
     # -- the tokenizer, through which codes are read ------------------------------------------------------------------
 
@@ -162,9 +152,6 @@ class VAR(Guided, TokenModel, LikelihoodModel):
 
     def likelihood(self, k: int = 1) -> str:
         return "exact"
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.parameters(), self.lr, self.betas, self.weight_decay)}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
