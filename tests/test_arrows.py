@@ -34,6 +34,7 @@ MAY = {
     "context": set(),
     "model": {"batches", "checking", "copying", "sampling", "optimizer", "context", "trained_parts"},
     "abilities": {"model"},
+    "progress": {"model"},
     "restoration": {"model", "abilities", "checking", "maths"},
     "images": set(),
     "media": {"model", "abilities", "images", "maths"},
@@ -41,7 +42,7 @@ MAY = {
     "data": {"batches", "maths", "data"},
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
-    "callbacks": {"model", "abilities", "context", "images", "media", "callbacks"},
+    "callbacks": {"model", "abilities", "context", "images", "media", "progress", "callbacks"},
     "overlays": set(),
     "runs": {"model", "overlays", "registry"},
     "training": {"model", "abilities", "callbacks", "data", "metrics", "registry", "runs", "training"}

@@ -551,7 +551,7 @@ def test_command_prints_the_result(
     assert command.run(parser.parse_args(["vae-mnist", "--quick"])) == 0
     printed = capsys.readouterr().out
     assert "Noise on the test split of mnist (quick)" in printed and "fid" in printed and "floor" in printed
-    assert calls["samples"] == calls["limit"] == 1_000
+    assert calls["samples"] is None and calls["quick"] and calls["limit"] == 1_000
     assert (tmp_path / "results" / "vae-mnist" / "eval.json").is_file()
     assert command.run(parser.parse_args(["vae-mnist", "--json"])) == 0
     assert json.loads(capsys.readouterr().out)["identity"]["name"] == "Noise"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["diagnose", "evaluate", "restore", "second_stage", "start_from", "with_parts"]
 
 _KEPT = ("training_tflop", "training")
+_QUICK = 1_000  # samples of a quick evaluation
 
 
 def evaluate(
@@ -57,7 +58,8 @@ def evaluate(
     Args:
         model: an object, or what `zoo.load` takes: a name, an address on the Hub, a folder.
         data: a data module or the name of a data set; by default what the model was trained on.
-        samples: how many are drawn for FID and its like; by default what the registry says of the model on its own
+        samples: how many are drawn for FID and its like; of a quick evaluation 1,000 if left out, or as many as the
+            features have dimensions; of others by default what the registry says of the model on its own
             data, else 10,000.
         seed: of the samples and of the noise of bounds.
         seeds: how many: ``seed``, ``seed + 1`` ...; values are means over them.
@@ -83,6 +85,7 @@ def evaluate(
         ZooError: what `zoo.load` and `zoo.evaluation.measure` raise, or a model whose data are not known.
     """
     from zoo.evaluation import measure
+    from zoo.evaluation.comparison import choose
     from zoo.registry import load_registry
 
     asked = str(model) if isinstance(model, (str, Path)) else None
@@ -92,8 +95,11 @@ def evaluate(
     said = dict(entry.evaluation) if entry is not None else {}
     k = said.get("k") if k is None else k
     if entry is not None and module.name == entry.dataset:  # what is compared with pictures depends on these
-        samples = said.get("samples") if samples is None else samples
+        samples = said.get("samples") if samples is None and not quick else samples
         extractor = said.get("extractor") if extractor is None else extractor
+    if samples is None and quick:
+        few = choose(extractor, module) if built.generates else None
+        samples = max(_QUICK, (few.dimensions if few is not None else None) or 0)
     samples = 10_000 if samples is None else samples
     name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
     return measure(

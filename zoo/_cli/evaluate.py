@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=250, help="samples at a time (default 250)")
     parser.add_argument("--limit", type=int, help="take only the first so many test examples for the likelihood")
     parser.add_argument(
-        "--quick", action="store_true", help=f"{_QUICK} samples and test examples, marked as quick in the result"
+        "--quick",
+        action="store_true",
+        help=f"{_QUICK} samples and test examples, more where the features have more dimensions; marked in the result",
     )
     parser.add_argument(
         "--option", action="append", default=[], metavar="K=V", help="a sampling option, such as temperature=0.9"
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     named = [t for t in targets if isinstance(t, Path)]
     if len(set(named)) < len(named):
         raise ConfigError("two of the models would write the same eval.json; evaluate them one by one, with --out")
-    samples = args.samples if args.samples is not None else _QUICK if args.quick else None
+    samples = args.samples
     limit = args.limit if args.limit is not None else _QUICK if args.quick else None
 
     options = dict(option(text) for text in args.option)

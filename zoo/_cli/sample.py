@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     options |= {name: getattr(args, name) for name, *_ in _OPTIONS if getattr(args, name) is not None}
     from zoo.hub import load
     from zoo.media import check_ending, default_file, medium, page, save_samples
+    from zoo.progress import drawing_bar
 
     parsed = parse_name(args.which)
     model = load(args.which, device=args.device)
@@ -122,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.width is not None or args.noise is not None:
         raise ConfigError("--width and --noise are those of a measurement: give it by --measure KIND FILE.png")
     else:
-        samples = model.sample(n, seed=seed, labels=labels, **options)
+        with drawing_bar(model, options):
+            samples = model.sample(n, seed=seed, labels=labels, **options)
     facts = {"model": args.which, "n": n, "seed": seed}
     if name is None and args.json:
         print(json.dumps({**facts, "texts": model.text(samples)}, indent=2, ensure_ascii=False))
@@ -169,6 +171,7 @@ def _restored(args: argparse.Namespace, model: Any, n: int, seed: int, labels: A
     from zoo.api import restore
     from zoo.images import picture_size, read_png
     from zoo.maths.measurements import MEASUREMENTS
+    from zoo.progress import drawing_bar
 
     (kind, file), shape = args.measure, tuple(model.shape)
     check_choice("measure", kind, MEASUREMENTS)
@@ -204,7 +207,8 @@ def _restored(args: argparse.Namespace, model: Any, n: int, seed: int, labels: A
         y = y * how["mask"]
     if args.noise is not None:
         how["noise"] = args.noise
-    return restore(model, y, kind, n=n, seed=seed, labels=labels, **options, **how)
+    with drawing_bar(model, options, what="restoring"):
+        return restore(model, y, kind, n=n, seed=seed, labels=labels, **options, **how)
 
 
 def _smaller(shape: Sequence[int]) -> str:

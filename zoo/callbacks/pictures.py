@@ -20,6 +20,7 @@ from zoo.context import decode_texts
 from zoo.files import write_whole
 from zoo.images import clips_png, png_bytes
 from zoo.media import default_file, feature_picture, medium, save_samples
+from zoo.progress import drawing_bar
 
 __all__ = ["Pictures", "first_picture", "plot_losses"]
 
@@ -47,10 +48,13 @@ class Pictures(Callback):
         every: steps between pictures, 0 for the end only.
         count: images a grid; of texts, recordings and clips a sixteenth as many.
         ema: the average whose weights are sampled, if the run keeps one.
+        bar: show one over what takes long to draw.
     """
 
-    def __init__(self, folder: str | Path, *, every: int = 1000, count: int = 64, ema: EMA | None = None) -> None:
-        self.folder, self.every, self.count, self.ema = Path(folder), every, count, ema
+    def __init__(
+        self, folder: str | Path, *, every: int = 1000, count: int = 64, ema: EMA | None = None, bar: bool = False
+    ) -> None:
+        self.folder, self.every, self.count, self.ema, self.bar = Path(folder), every, count, ema, bar
         self._first = first_picture(every)
         self._drawn = -1
         self._told: set[str] = set()
@@ -120,7 +124,8 @@ class Pictures(Callback):
         if model.context:
             labels = _validation(trainer)[1][:count]
             count, captions = len(labels), decode_texts(labels, model.alphabet)
-        samples = model.sample(count, seed=0, labels=labels)
+        with drawing_bar(model, {}, what="drawing pictures", shown=self.bar):
+            samples = model.sample(count, seed=0, labels=labels)
         ending = Path(default_file(model, "samples") or "samples.txt").suffix
         for name in (f"samples/step-{trainer.global_step:08d}", "samples"):
             save_samples(model, samples, self.folder / f"{name}{ending}", captions=captions)

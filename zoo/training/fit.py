@@ -316,7 +316,7 @@ class Run:
             self.report,
             # what is trained is safe before anything is drawn from it
             Checkpoints(self.folder, engine, every=self.settings.checkpoint_every, metadata=metadata),
-            Pictures(self.folder, every=self.settings.sample_every, ema=ema),
+            Pictures(self.folder, every=self.settings.sample_every, ema=ema, bar=self._wants_bar()),
             *monitors_for(self.model, self.data, self.settings.sample_every, ema, metrics),
         ]
 
