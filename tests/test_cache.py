@@ -16,7 +16,7 @@ from hub_server import HubServer
 from zoo import errors
 from zoo._cli.main import main
 from zoo.hub import load
-from zoo.hub.cache import begun
+from zoo.hub.cache import begun, is_held
 from zoo.hub.keeping import cached_models, prune, remove, verify_cached
 from zoo.hub.layout import sha256
 
@@ -155,3 +155,24 @@ def test_downloads_at_once_never_take_a_file_from_each_other(tmp_path: Path) -> 
             thread.join()
         assert blob.read_bytes() == b"x" * 1000 and [p.name for p in blob.parent.iterdir()] == ["blob"]
     assert not failed
+
+
+def test_an_unfinished_download_is_removed_before_it_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another takes it in between, and loses it while it writes."""
+    held: list[bool] = []
+    unlink = Path.unlink
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        if path.is_file():
+            held.append(is_held(path))
+        unlink(path, missing_ok=missing_ok)
+
+    (tmp_path / "blob.zoo-short.incomplete").write_bytes(b"x")
+    (tmp_path / "blob.zoo-long.incomplete").write_bytes(b"xx")
+    monkeypatch.setattr(Path, "unlink", watched)
+    with pytest.raises(OSError, match="gone"), begun(tmp_path / "blob") as (part, _):
+        assert part.name == "blob.zoo-long.incomplete" and held == [True]
+        raise OSError("gone")
+    assert held == [True, True] and not list(tmp_path.iterdir())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import warm
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.checking import DRAWING, EXAMPLES, LATENTS, MOST, examples_of, given_of, latents_of, seed_of
+from zoo.checking import DRAWING, EXAMPLES, LATENTS, MOST, TRUST, examples_of, given_of, latents_of, seed_of
 from zoo.errors import ConfigError, DataError
+from zoo.families.ebm import EBM
 from zoo.families.gated_pixelcnn import GatedPixelCNN
 from zoo.families.pixelcnn import PixelCNN
 from zoo.families.transformer import Transformer
@@ -317,3 +319,23 @@ def test_a_failing_call_leaves_the_checks_on() -> None:
     for _ in range(2):
         with pytest.raises(DataError):
             model.encode(torch.full((1, 1, 3, 3), 7.0))
+
+
+def test_a_step_of_training_calls_the_bare_loss_and_trusts_what_it_is_given() -> None:
+    class Watched(EBM):
+        def loss(self, batch: Any) -> dict[str, Tensor]:
+            frame = sys._getframe(1)
+            seen.append((frame.f_code.co_name, TRUST.given))
+            if len(seen) == 3:
+                raise ValueError("within")
+            return {"loss": self.network(batch[0]).sum()}
+
+    seen: list[tuple[str, bool]] = []
+    model, batch = Watched(nn.Linear(2, 1), [2], None, buffer=2), (torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))
+    model.training_step(batch, 0)
+    assert seen == [("training_step", True)] and not TRUST.given
+    model.loss(batch)  # a user's own call is trusted within, by way of the check
+    assert seen[1] == ("loss", True) and not TRUST.given
+    with pytest.raises(ValueError, match="within"):
+        model.training_step(batch, 1)
+    assert not TRUST.given

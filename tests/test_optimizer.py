@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.families.transformer import Transformer
 from zoo.optimizer import LeanAdamW
 
 OPTIONS = {"lr": 1e-2, "betas": (0.8, 0.99), "weight_decay": 0.1}
@@ -109,3 +110,10 @@ def test_a_group_that_joins_later_and_a_scaled_gradient_are_taken_in() -> None:
             optimizer.step()
     assert torch.equal(*extra)
     _assert_same(lean, plain, one, other)
+
+
+def test_a_familys_weight_decay_and_betas_reach_its_optimizer() -> None:
+    model = Transformer([1, 2, 2], 4, width=8, depth=1, heads=2, weight_decay=0.3, betas=(0.8, 0.9))
+    (optimizer,) = model.configure_optimizers()
+    (group,) = optimizer.param_groups
+    assert group["weight_decay"] == 0.3 and group["betas"] == (0.8, 0.9)
