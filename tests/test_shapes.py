@@ -340,3 +340,10 @@ def test_likelihoods_of_larger_pictures_take_few_at_a_time(name: str, monkeypatc
     model, seen = build(spec).eval(), []
     model.network.register_forward_pre_hook(lambda network, args: seen.append(len(args[0])))
     assert model.log_prob(torch.rand(5, 1, 8, 8), seed=0).shape == (5,) and set(seen) == {1, 2}
+
+
+def test_a_model_with_a_size_of_its_own_gets_it() -> None:
+    spec = EntryCLI(warm.entry("gq_vae-mnist"), ["--model.size", "32"]).config.as_dict()["model"]
+    assert spec["init_args"]["size"] == 32
+    with pytest.raises(ConfigError, match="do not say what a size scales"):
+        EntryCLI(warm.entry("gq_vae-mnist"), ["--model.size=large"])

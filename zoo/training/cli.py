@@ -7,7 +7,7 @@ held against the zoo's allow-list before it is imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jsonargparse
@@ -112,7 +112,9 @@ class EntryCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, let the model follow from the data and the options, and parse again only where that changes it."""
-        spec, (args, asked) = self.entry["model"], derived_options(args)
+        spec = self.entry["model"]
+        own = inspect.signature(class_of(spec["class_path"], self.allow)).parameters
+        args, asked = derived_options(args, own)
         if asked or can_follow(spec["class_path"], self.allow):
             typed = [a for a in args if not a.startswith("--print_config")]
             config = self._parsed(parser, typed)
@@ -220,8 +222,10 @@ def _has_all(whole: Any, part: Any) -> bool:
     return isinstance(whole, Mapping) and all(k in whole and _has_all(whole[k], v) for k, v in part.items())
 
 
-def derived_options(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def derived_options(args: Sequence[str], own: Collection[str] = ()) -> tuple[list[str], dict[str, str]]:
     """Return the arguments without ``--model.size SIZE`` and ``--model.num_classes data``, and what these ask for.
+
+    A model that has an argument ``size`` of its own, among ``own``, gets what is none of the sizes' names.
 
     Raises:
         ConfigError: such an option beside a configuration, which says all of what would follow.
@@ -234,7 +238,7 @@ def derived_options(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             left.append(word)
             continue
         value = value if equals else next(words, "")
-        if name == "num_classes" and value != "data":
+        if (name == "num_classes" and value != "data") or (name == "size" and "size" in own and value not in SIZES):
             left += [option, value] if value else [option]
         elif not value or value.startswith("--"):
             raise ConfigError(f"--model.size takes one of {', '.join(SIZES)}")
