@@ -6,6 +6,7 @@ held against the zoo's allow-list before it is imported.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
