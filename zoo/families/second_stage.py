@@ -123,7 +123,7 @@ class SecondStage(GenerativeModel):
                 known = known.mean(3, keepdim=True)
             share = F.interpolate(known, x.shape[2:], mode="nearest")
             everything.append(x)
-            kept_only.append(0.5 + share * (x - 0.5))
+            kept_only.append(torch.lerp(torch.full_like(x, 0.5), x, share.to(x.dtype)))
         return torch.stack(kept_only), torch.stack(everything)
 
     def option_parameters(self) -> dict[str, inspect.Parameter]:
