@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zoo.checking import seed_of
+from zoo.devices import repeatable
 from zoo.errors import ConfigError
+from zoo.maths.noise import sent
 
 __all__ = [
     "BatchSize",
@@ -125,11 +127,12 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [_checked(model, model.draw(n, generators[0], labels[0], **options))]
+            with repeatable(model.device):
+                return [_checked(model, model.draw(n, generators[0], labels[0], **options))]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator()
-        with NoiseStreams(counts, generators, total, token, check):
+        with repeatable(model.device), NoiseStreams(counts, generators, total, token, check):
             x = model.draw(BatchSize(total), token, y, **options)
         return list(_checked(model, x)[:n].split(counts))
     finally:
@@ -140,7 +143,7 @@ def _checked(model: Samples, x: Tensor) -> Tensor:
     """Return samples in single precision or better, without the graph that a sampler may have left.
 
     Raises:
-        ConfigError: they are not finite, for the weights are not.
+        ConfigError: they are not finite, for the weights are not, or numbers grew beyond half precision.
     """
     x = x.detach()
     if not x.is_floating_point():
@@ -151,6 +154,12 @@ def _checked(model: Samples, x: Tensor) -> Tensor:
             raise ConfigError(
                 f"the weights of this {type(model).__name__} hold NaN or infinity, first in {broken[0]}: its training "
                 f"diverged; take an earlier checkpoint"
+            )
+        if x.dtype in (torch.float16, torch.bfloat16):
+            better = "bfloat16 or float32" if x.dtype == torch.float16 else "float32"
+            raise ConfigError(
+                f"samples of this {type(model).__name__} are not finite in {str(x.dtype).removeprefix('torch.')}, which "
+                f"some of its numbers do not fit; take {better}, as by zoo.load(name, dtype=...)"
             )
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -239,7 +248,7 @@ class NoiseStreams(Interruptible):
         for count, generator in zip(self.counts, self.generators, strict=True):
             sizes[dim] = count
             own = {**kwargs, "generator": generator, "device": generator.device}
-            parts.append(func(*args, tuple(sizes), **own).to(kwargs.get("device")))
+            parts.append(sent(func(*args, tuple(sizes), **own), kwargs.get("device") or "cpu"))
         x = torch.cat(parts, dim)
         missing = self.total - x.shape[dim]
         if missing:

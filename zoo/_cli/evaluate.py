@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="digits, lite0, inception, none, or a class of yours as package.module.Class",
     )
-    parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     extractor = _extractor(args.extractor)
 
     import zoo
+    from zoo.devices import chosen_device
 
+    device = chosen_device(args.device)
     found, failed = [], []
     for which, folder in zip(args.which, targets, strict=True):
         try:
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, options=options, extractor=extractor, quick=args.quick,
-                device=args.device, devices=args.devices, out=folder,
+                device=device, devices=args.devices, out=folder,
             )  # fmt: skip
         except ZooError as error:
             if not many:

@@ -43,6 +43,7 @@ from zoo.sampling import Labels, interruption_point, seeded
 __all__ = ["MaskGIT"]
 
 SCHEDULES = ("cosine", "uniform")
+_NOT_ASKED = -100
 
 
 class MaskGIT(HasLikelihood, TokenModel):
@@ -129,7 +130,10 @@ class MaskGIT(HasLikelihood, TokenModel):
             return {"loss": -bound, "bits_per_code": -bound / (N * math.log(2))}
         hidden = masked_sets(torch.cos(math.pi / 2 * self.rand(B)), self.rand(B, N))
         z = self(c.masked_fill(hidden, self.levels), labels)
-        return {"loss": F.cross_entropy(z[hidden], c[hidden], label_smoothing=self.smoothing)}
+        told = c.masked_fill(
+            ~hidden, _NOT_ASKED
+        ).flatten()  # z[hidden] would have a size that a device must be asked for
+        return {"loss": F.cross_entropy(z.flatten(0, 1), told, ignore_index=_NOT_ASKED, label_smoothing=self.smoothing)}
 
     def bound(self, c: Tensor, labels: Tensor | None, share: Tensor, u: Tensor) -> Tensor:
         """Return one draw of the bound on log p(c), in nats, (B,).
