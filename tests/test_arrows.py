@@ -49,7 +49,8 @@ MAY = {
     "training": {"model", "abilities", "callbacks", "data", "metrics", "registry", "runs", "training"}
     | {"fitting", "sizes", "trained_parts"},
     "trainings": {"hub", "runs"},
-    "registry": {"overlays", "fitting", "sizes"},
+    "recipes": set(),
+    "registry": {"overlays", "fitting", "recipes", "sizes"},
     "names": {"registry"},
     "evaluation": {"model", "abilities", "metrics", "results"},
     "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
@@ -76,6 +77,7 @@ LIGHT = {
     "classes",
     "files",
     "overlays",
+    "recipes",
     "registry",
     "names",
     "results",

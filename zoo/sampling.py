@@ -156,10 +156,10 @@ def _checked(model: Samples, x: Tensor) -> Tensor:
                 f"diverged; take an earlier checkpoint"
             )
         if x.dtype in (torch.float16, torch.bfloat16):
-            better = "bfloat16 or float32" if x.dtype == torch.float16 else "float32"
+            given, better = ("float16", "bfloat16") if x.dtype == torch.float16 else ("bfloat16", "float32")
             raise ConfigError(
-                f"samples of this {type(model).__name__} are not finite in {str(x.dtype).removeprefix('torch.')}, which "
-                f"some of its numbers do not fit; take {better}, as by zoo.load(name, dtype=...)"
+                f"samples of this {type(model).__name__} are not finite in {given}, which some of its numbers do not "
+                f"fit; take dtype=torch.{better}"
             )
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
