@@ -174,7 +174,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean of p(x | z): (B, C, h, w) -> (B, *shape) in data range."""
-        return self.autoencoder.images(z / self.scale)
+        return self.autoencoder.images((z / self.scale).to(self.dtype))
 
     def stage(self, batch: Batch) -> Batch:
         x, labels = batch
@@ -184,7 +184,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
         """Draw latents and decode them; the options are those of the prior."""
-        return self.decode(self.prior.draw(n, generator, labels, **options).to(self.dtype))
+        return self.decode(self.prior.draw(n, generator, labels, **options))
 
     def _denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return what the decoder makes of the states and of what is seen in them, (frames, n, *shape) each."""

@@ -64,7 +64,7 @@ def bandwidths(y: Tensor) -> list[float] | list[Tensor]:
 
     They are numbers where y is on the CPU, and tensors, (), on a device that nobody has to wait for.
     """
-    found = torch.pdist(y.detach().flatten(1)).median()
+    found = torch.pdist(y.detach().flatten(1).to(torch.promote_types(y.dtype, torch.float32))).median()
     median = (float(found) or 1.0) if y.device.type == "cpu" else torch.where(found == 0, 1.0, found)
     return [median * 2.0**i for i in (-2, -1, 0, 1, 2)]
 

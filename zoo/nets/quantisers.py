@@ -232,6 +232,8 @@ class VectorQuantiser(Stochastic, Recorded, nn.Module):
             rand: uniform training noise of a shape whose first dimension is the batch.
         """
         v, assigned = quantised.learned
+        v = v.to(self.codebook.dtype)  # which under mixed precision is more than what the encoder gave
+        assigned = assigned.to(v.dtype) if assigned.is_floating_point() else assigned
         first = ~self.share.any()  # (), on the device: it is not waited for
         if assigned.ndim == 3:
             n, m = assigned.sum(1), assigned.mT @ v  # (G, K), (G, K, d)
