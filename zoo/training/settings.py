@@ -93,9 +93,7 @@ class TrainingSettings:
         if self.threads is not None and not 1 <= self.threads <= _THREADS:
             raise ConfigError(f"training.threads must be at least 1, and at most {_THREADS:,}, got {self.threads}")
         if self.compile_mode != "default" and not self.compile:
-            raise ConfigError(
-                f"training.compile_mode {self.compile_mode} is for --training.compile true; give that too"
-            )
+            raise ConfigError(f"training.compile_mode {self.compile_mode} needs --training.compile true; give that too")
         if self.budget is not None:
             parse_budget(self.budget)
 
