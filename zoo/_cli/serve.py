@@ -10,7 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1, this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0 lets the system choose (default 8000)")
     parser.add_argument(
-        "--workers", type=int, help="processes, each with all models and one compute thread (default 2, on a GPU 1)"
+        "--workers",
+        type=int,
+        help="processes, each with all models and one compute thread (default 2, with --device cuda 1)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--deadline", type=float, default=10.0, metavar="S", help="of a request (default 10 s)")
@@ -27,16 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from zoo.devices import chosen_device
     from zoo.serving.server import serve
     from zoo.serving.settings import Settings
 
-    device = chosen_device(args.device)
-    workers = args.workers if args.workers is not None else 2 if device == "cpu" else 1
+    several = 1 if (args.device or "").startswith("cuda") else 2
+    workers = args.workers if args.workers is not None else several
     return serve(
         Settings(
             models=tuple(args.models), host=args.host, port=args.port, workers=workers, deadline=args.deadline,
             queue=args.queue, max_images=args.max_images, hosts=tuple(args.allow_host), key_file=args.api_key_file,
-            grpc_port=args.grpc_port, device=device, max_rows=args.max_rows,
+            grpc_port=args.grpc_port, device=args.device, max_rows=args.max_rows,
         )
     )  # fmt: skip
