@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes, each with all models and one compute thread (default 2, with --device cuda 1)",
+        help="processes with all models and one compute thread each (default 2, on cuda 1)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--deadline", type=float, default=10.0, metavar="S", help="of a request (default 10 s)")
