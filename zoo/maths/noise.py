@@ -22,6 +22,8 @@ _HALF = (torch.float16, torch.bfloat16)
 
 def sent(x: Tensor, device: Where, dtype: torch.dtype | None = None) -> Tensor:
     """Return a tensor on a device, of a type; the processor does not wait until it has arrived on a GPU."""
+    if x.device == device and dtype in (None, x.dtype):
+        return x
     where = torch.device(device)
     if x.device.type == "cpu" and where.type == "cuda":
         return x.to(dtype or x.dtype).pin_memory().to(where, non_blocking=True)
