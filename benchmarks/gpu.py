@@ -181,8 +181,8 @@ def adam(parameters: Any, lr: float, betas: Sequence[float], device: torch.devic
 
 def steps_of(model: GenerativeModel, batch: tuple[torch.Tensor, torch.Tensor], device: torch.device) -> list[Recorded]:
     """Return one period of a model's training on a batch whose contents change: gradients and optimizers."""
-    players = model.players()
-    optimizers = {k: adam(list(p.parameters), p.lr, p.betas, device) for k, p in players.items()}
+    players = {k: dataclasses.replace(p, parameters=list(p.parameters)) for k, p in model.players().items()}
+    optimizers = {k: adam(p.parameters, p.lr, p.betas, device) for k, p in players.items()}
 
     def turn(player: str, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
         own = {id(p) for p in players[player].parameters}

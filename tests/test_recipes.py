@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,17 @@ def test_captured_graphs_are_asked_for_by_the_mode(monkeypatch: pytest.MonkeyPat
     assert seen == [{}, {"mode": "reduce-overhead"}] and begun == [True]
     with pytest.raises(ConfigError, match=r"needs --training\.compile true"):
         TrainingSettings(compile_mode="reduce-overhead")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", folder / "gpu.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu_benchmark", module)
+    spec.loader.exec_module(module)
+    text = module.main(["--smoke", "--out", str(tmp_path / "gpu.md")])
+    assert text == (tmp_path / "gpu.md").read_text(encoding="utf-8") and "not recorded" not in text
+    assert all(f"| {name} |" in text for name in ("vae", "wgan_gp", "wavenet-tones", "U-Net 128-256-256"))
