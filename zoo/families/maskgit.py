@@ -181,8 +181,11 @@ class MaskGIT(HasLikelihood, TokenModel):
     @property
     def rank(self) -> Tensor:
         """Place of each position in `route`, int64 (N,)."""
-        route = self.route.to(self.device)
-        return torch.empty_like(route).scatter(0, route, torch.arange(self.length, device=route.device))
+        kept = self.__dict__.get("_rank")  # so that a device is given it once
+        if kept is None or kept.device != self.device:
+            kept = torch.empty_like(self.route).scatter(0, self.route, torch.arange(self.length)).to(self.device)
+            self.__dict__["_rank"] = kept
+        return kept
 
     def stages(self, steps: int) -> list[tuple[Tensor, Tensor]]:
         """Return of each step in the order halton which positions are masked before it, and which are new in it."""
