@@ -1,4 +1,4 @@
-"""The hostile requests of `hostile_requests`, in every way in: refused, in a small answer that repeats nothing of them."""
+"""Hostile requests, in every way in: refused, in a small answer that repeats nothing of them."""
 
 from __future__ import annotations
 
