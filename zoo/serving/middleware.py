@@ -25,8 +25,9 @@ _HEADERS = [
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; media-src blob:; base-uri 'none'; "
-     b"form-action 'none'; frame-ancestors 'none'"),
+    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+     b"img-src data: blob:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+     b"require-trusted-types-for 'script'"),
 ]  # fmt: skip
 
 Scope = MutableMapping[str, Any]
