@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from zoo.errors import RegistryError, ResultError, RunError
 from zoo.names import is_run, parse_name
-from zoo.overlays import record
 from zoo.registry import Entry, in_force, load_registry
 from zoo.results import Metric, Result
 from zoo.trained_parts import check_named
@@ -73,7 +71,8 @@ def reproduce(
         arguments: of the training, as after ``zoo fit``; anything that changes the recipe makes it another one.
         parts: trained models that this one builds on, by the names of `zoo.model.GenerativeModel.trained_parts`.
         progress: show bars.
-        evaluation: what `zoo.evaluate` takes (samples, seeds, k, devices ...).
+        evaluation: what `zoo.evaluate` takes (samples, seeds, k, devices, split ...). The bands are of the test split:
+            on validation examples they tell whether a training has come out, and leave the test examples unseen.
 
     Raises:
         RegistryError: the registry expects nothing of this name.
@@ -130,9 +129,7 @@ def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts:
 
         entry, models, earlier = with_parts(entry, parts, keep_data=True)
         stages = {"parts": models, "earlier": earlier}
-    kept = ("name", "model", "data", "trainer", "training")
-    plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept} | {"registry": record(entry.overlays)}
-    training = Run(plain, arguments, allow=entry.allow, folder=folder, resume=resume, **stages)
+    training = Run(entry.for_training(), arguments, allow=entry.allow, folder=folder, resume=resume, **stages)
     try:
         return training.start()
     except Stopped as stop:
