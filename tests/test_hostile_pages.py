@@ -169,10 +169,12 @@ def reports(tab: Any, faults: list[str]) -> bool:
     """Put a script into the page, and tell whether the policy reported it and kept it from running."""
     tab.evaluate(
         "() => { const s = document.createElement('div'); document.body.append(s);"
-        " s.setAttribute('onclick', 'window.ran = 1'); s.click(); }"
+        " try { s.setAttribute('onclick', 'window.ran = 1'); } catch {} s.click(); }"
     )
     tab.wait_for_timeout(200)
-    return tab.evaluate("window.ran === undefined") and any(f.startswith("policy: script-src") for f in faults)
+    return tab.evaluate("window.ran === undefined") and any(
+        f.startswith(("policy: script-src", "policy: require-trusted")) for f in faults
+    )
 
 
 @browser_needed
