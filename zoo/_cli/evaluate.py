@@ -48,7 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extractor",
         metavar="WHICH",
-        help="digits, lite0, inception, none, or a class of yours as package.module.Class",
+        help="digits, lite0, inception, random, pca, none, or a class of yours as package.module.Class",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="where samples are guided, chosen or sharpened, measure as many that are simply drawn too",
     )
     parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
@@ -78,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, split=args.split, options=options,
-                extractor=extractor, quick=args.quick, device=args.device, devices=args.devices, out=folder,
+                extractor=extractor, plain=args.plain, quick=args.quick, device=args.device,
+                devices=args.devices, out=folder,
             )  # fmt: skip
         except ZooError as error:
             if not many:

@@ -7,7 +7,7 @@ moving average do not. A multiply-add is two operations, as in torch's FlopCount
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.model import Batch, GenerativeModel
 
-__all__ = ["extra_flops", "flops_per_step", "parameter_count"]
+__all__ = ["extra_flops", "flops_per_sample", "flops_per_step", "parameter_count"]
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -46,6 +46,17 @@ def extra_flops(model: GenerativeModel, batch: Batch) -> float:
     probe = _probe(model)
     first = _count(probe, batch, 1)
     return first - _count(probe, batch, 1)
+
+
+@torch.no_grad()
+def flops_per_sample(model: GenerativeModel, options: Mapping[str, Any], n: int = 4) -> float:
+    """Return the operations of drawing one sample with these options, counted over a batch of n.
+
+    Products that a compiled sampler computes outside of torch are not counted.
+    """
+    with _Counter(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.sample(n, seed=0, labels=torch.arange(n) % model.num_classes if model.num_classes else None, **options)
+    return float(counter.get_total_flops()) / n
 
 
 def _probe(model: GenerativeModel) -> GenerativeModel:
