@@ -137,7 +137,9 @@ def tune(
     if split != "validation":
         raise ConfigError(f"options are chosen on validation data; {split} data are evaluated once, with zoo evaluate")
     _check(grid, metric, budget, trials)
-    parsed = parse_name(which)
+    from zoo.registry import load_registry
+
+    parsed = parse_name(which, registry=load_registry(*registry))
     folder = Path(out) if out is not None else own_folder(parsed, "results")
     search = searches.read(folder / SEARCH) if (folder / SEARCH).is_file() else Search(str(which))
     how = {"samples": samples, "seed": seed, "seeds": seeds, "k": k, "batch_size": batch_size, "limit": limit}

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
-from zoo.overlays import record
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
@@ -129,13 +128,6 @@ def _spec_of(saved: Mapping[str, Any], part: str, path: str) -> Mapping[str, Any
     return spec
 
 
-def plain_entry(entry: Entry) -> dict[str, Any]:
-    """Return of an entry what a training needs, as plain data."""
-    whole = dataclasses.asdict(entry)
-    plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
-    return {**plain, "registry": record(entry.overlays)}
-
-
 def _take_name(args: argparse.Namespace) -> None:
     """Take ``NAME`` of ``zoo fit NAME`` for that of ``--model``. Raises `ZooError` where both are given.
 
@@ -192,14 +184,14 @@ def run(args: argparse.Namespace) -> int:
             return 130 if stop.signal_name == "SIGINT" else 143
     if not _first_process():
         return 0
-    early = f" (stopped early: {training.early})" if training.early else ""
+    stopped_because = f" (stopped early: {training.stopped_because})" if training.stopped_because else ""
     pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
     if args.json:
         facts = json.loads((done / "run.json").read_text(encoding="utf-8"))
         kept = {k: facts[k] for k in ("name", "status", "step", "steps", "cost") if k in facts}
         print(json.dumps({"run": str(done), **kept, "pictures": pictures}, indent=2))
         return 0
-    print(f"zoo: the run is in {done}{early}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
+    print(f"zoo: the run is in {done}{stopped_because}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
 
 
@@ -254,9 +246,10 @@ def prepared(
         init_from, earlier = start_from(args.init_from)
         stages["earlier"] = {**earlier, **stages.get("earlier", {})}
     folder = args.resume or args.run
+    ships = own is None and data is None and args.data is None and not named and not entry.overlays
     return Run(
-        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
-        init_from=init_from, **stages, **from_python,
+        {**entry.for_training(), "own_data": ships}, rest, allow=entry.allow, folder=folder,
+        resume=args.resume is not None, init_from=init_from, **stages, **from_python,
     )  # fmt: skip
 
 
@@ -279,8 +272,8 @@ def _announce(training: Any) -> None:
     examples = training.data.batch_size * training.world * training.accumulate
     first = first_picture(settings.sample_every)
     pictures = f"pictures at step {first}, then every {settings.sample_every:,}" if first else "pictures at the end"
-    if training.told:
-        print(f"zoo: {training.told}", file=sys.stderr)
+    if training.taken_over:
+        print(f"zoo: {training.taken_over}", file=sys.stderr)
     goes = "goes on in" if training.resume else "goes into"
     print(
         f"zoo: the run {goes} {training.folder}: {training.total:,} steps of {examples:,} examples\n"

@@ -33,7 +33,7 @@ from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
-from zoo.training.compute import extra_flops, flops_per_step, parameter_count
+from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
 from zoo.training.devices import (
     choose_strategy,
@@ -51,7 +51,7 @@ from zoo.training.fine_tuning import check_resumed, factors, recorded, set_rates
 from zoo.training.gan_monitor import monitors_for
 from zoo.training.history import configuration, history
 from zoo.training.hooks import Hooks, NoProfiler
-from zoo.training.loggers import LogsFacts, check_installed, chosen, described, logged_before, taken
+from zoo.training.loggers import LogsHyperparameters, check_installed, chosen, described, logged_before, taken
 from zoo.training.loop import run_lean
 from zoo.training.option_limits import (
     check_numbers,
@@ -81,15 +81,15 @@ class Run:
 
     Attributes:
         announce: called once the run folder is there, before the first step.
-        told: what of the weights of ``init_from`` was taken, in words; empty without.
+        taken_over: what of the weights of ``init_from`` was taken, in words; empty without.
         opened: the loggers beside the run's own, once it has started.
-        early: why the training ended before its planned steps, once it has; None where it did not.
+        stopped_because: why the training ended before its planned steps, once it has; None where it did not.
         from_step: the step that it goes on from; None for a new run.
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
     Args:
         entry: the registry entry as plain data: name, model, data, trainer, training; registry, if there is one, says
-            from which files it is (`zoo.overlays.record`).
+            from which files it is (`zoo.overlays.record`), and own_data that its model is written for these data.
         args: what the user typed after the command.
         allow: class-path prefixes that the user's own overlay allows.
         folder: the run folder, or None for a new one under ``runs``.
@@ -133,7 +133,7 @@ class Run:
         self.name = self.cli.config["name"]
         self.registry = list(entry.get("registry") or [])
         self.earlier = dict(earlier or {})
-        self.told = ""
+        self.taken_over = ""
         self.started: dict[str, Any] | None = None
         self.model, self.data = self._build(init_from, parts or {})
         self._set_rates(folder if resume else None)
@@ -158,7 +158,7 @@ class Run:
         self.engine: Engine | None = None
         self.from_step: int | None = None
         self.validates_again = False
-        self.early: str | None = None
+        self.stopped_because: str | None = None
         self.opened: list[Any] = []
 
     def _build(
@@ -176,7 +176,7 @@ class Run:
         model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
             taken = take_weights(init_from, model)
-            self.started, self.told = taken.facts(), str(taken)
+            self.started, self.taken_over = taken.facts(), str(taken)
         for name, part in parts.items():
             _copy_weights(part, getattr(model, name), f"--{name}")
         if parts:
@@ -212,15 +212,13 @@ class Run:
         if self.settings.threads or share:
             torch.set_num_threads(self.settings.threads or share or 1)
 
-    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        x, labels = self.data.batch()
-        self.model.accepts_condition(labels)
-        return x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels
-
     def _count(self) -> None:
         """Count operations and plan the steps; where each example is read more than once, it is encoded once."""
-        self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
-        self.extra = extra_flops(self.model, self._batch()) * self.world
+        x, labels = self.data.batch()
+        self.model.accepts_condition(labels)
+        batch = (x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels)
+        flops, extra = flops_per_step(self.model, batch)
+        self.flops, self.extra = flops * self.world * self.accumulate, extra * self.world
         self.total = self._planned_steps()
         read = self.total * self.data.batch_size * self.world * self.accumulate
         if not self.stores and can_store(self.model, self.data) and read > len(self.data.split("train")[0]):
@@ -432,11 +430,11 @@ class Run:
                 raise
             raise explained from error
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # whose processes had the loggers
-            self.early = run_metadata(self.folder).get("reason")
+            self.stopped_because = run_metadata(self.folder).get("reason")
             return self.folder
         for logger in loggers:
             logger.save()
-        self.early = self.report.early
+        self.stopped_because = self.report.stopped_because
         return self.folder
 
     def _facts(self, loggers: Sequence[Any]) -> list[Any]:
@@ -445,8 +443,8 @@ class Run:
         if not others:
             return []
         self.report.metadata["loggers"] = described(others)
-        facts = {**configuration(self.configuration()), "parameters": parameter_count(self.model)}
-        return [LogsFacts(facts, self.report, own=loggers[:1])]
+        hyperparameters = {**configuration(self.configuration()), "parameters": parameter_count(self.model)}
+        return [LogsHyperparameters(hyperparameters, self.report, own=loggers[:1])]
 
     def _explained(self, error: Exception, trainer: Trainer) -> ZooError | None:
         """Return what to tell the user of an error in the training, None where it is told already, or a fault."""
