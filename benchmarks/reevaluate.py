@@ -6,6 +6,7 @@
     python benchmarks/reevaluate.py --cards [NAME ...]
     python benchmarks/reevaluate.py --plain [NAME ...]
     python benchmarks/reevaluate.py --seeds 3 NAME ...
+    python benchmarks/reevaluate.py --trials NAME ...       # after zoo tune NAME --grid ...
 
 Without names: those whose eval.json is of an older schema or lacks a constant of today's estimators. What is known of
 their training, and what a person wrote on a card, stays. With ``--times`` only samples a second and the latency are
@@ -13,7 +14,8 @@ measured again, of all bundled models one after the other: speeds compare only w
 ``--likelihoods`` only those are measured again, where the estimator of a bound has changed. With ``--cards`` nothing is
 measured: cards are written anew from what is there. With ``--plain`` distances of samples that are simply drawn are
 added, where a row's samples are guided, chosen or sharpened. With ``--seeds`` means over so many seeds of sampling,
-with their standard errors, take the place of the numbers of one.
+with their standard errors, take the place of the numbers of one. With ``--trials`` what `zoo tune` left in results/NAME
+goes into the bundle and onto its card.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from bundle import renew
 
 import zoo
+from zoo import searches
 from zoo.evaluation.provenance import cost_of
 from zoo.leaderboard import bundled_folder
 from zoo.metrics.distribution import ESTIMATORS
@@ -51,6 +54,17 @@ def card_of(name: str, *, look: bool = True) -> None:
     """Write the card of a bundled model anew from its eval.json; with ``look`` its diagnostics too."""
     folder = pretrained_folder(name)
     renew(load_registry()[name], folder, "", read(folder).cost.training.get("command"), look=look)
+
+
+def take_trials(name: str, folder: Path) -> None:
+    """Put the trials of these weights on validation data, which `zoo tune` left in results/NAME, into the bundle."""
+    found = searches.read(Path("results") / name)
+    own = read(folder).identity.weights_sha256
+    trials = tuple(t for t in found.trials if t.split == "validation" and t.weights_sha256 == own)
+    if not trials:
+        raise SystemExit(f"results/{name} has no trial of the bundled weights of {name} on validation data")
+    searches.write(replace(found, trials=trials), folder)
+    print(f"{name}: {len(trials)} trials")
 
 
 def over_seeds(name: str, folder: Path, seeds: int) -> None:
@@ -135,11 +149,14 @@ def main() -> None:
     parser.add_argument("--likelihoods", action="store_true", help="only measure the likelihoods of NAME ... again")
     parser.add_argument("--cards", action="store_true", help="only write cards anew")
     parser.add_argument("--plain", action="store_true", help="only add distances of plain samples")
+    parser.add_argument("--trials", action="store_true", help="only take the trials in results/NAME onto the card")
     parser.add_argument("--seeds", type=int, help="only measure samples again, over so many seeds")
     args = parser.parse_args()
     bundled = [p.parent.name for p in sorted(bundled_folder().glob(f"*/{FILE}"))]
-    if args.cards or args.plain or args.seeds:
+    if args.cards or args.plain or args.seeds or args.trials:
         for name in args.names or bundled:
+            if args.trials:
+                take_trials(name, pretrained_folder(name))
             if args.seeds:
                 over_seeds(name, pretrained_folder(name), args.seeds)
             if args.plain:

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from zoo import searches
 from zoo.errors import ConfigError, RegistryError, ResultError, close_matches
 from zoo.names import is_run, own_folder, parse_name
+from zoo.registry import in_force, load_registry
 from zoo.searches import SEARCH, Search, Trial
 
 __all__ = ["Range", "Tuning", "tune"]
@@ -137,8 +138,6 @@ def tune(
     if split != "validation":
         raise ConfigError(f"options are chosen on validation data; {split} data are evaluated once, with zoo evaluate")
     _check(grid, metric, budget, trials)
-    from zoo.registry import load_registry
-
     parsed = parse_name(which, registry=load_registry(*registry))
     folder = Path(out) if out is not None else own_folder(parsed, "results")
     search = searches.read(folder / SEARCH) if (folder / SEARCH).is_file() else Search(str(which))
@@ -308,7 +307,6 @@ def _trainings(
 ) -> Evaluate:  # fmt: skip
     """Return what trains a recipe with one combination of options, and measures what came of it."""
     from zoo.api import evaluate
-    from zoo.registry import in_force, load_registry
     from zoo.reproduce import trained
     from zoo.training.settings import parse_budget
 

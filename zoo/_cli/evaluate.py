@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError, UnknownModelError, ZooError, check_choice
 from zoo.names import own_folder, parse_name
+from zoo.plain_sampling import departures
 from zoo.results import SPLITS, file_of
 
 if TYPE_CHECKING:
@@ -175,6 +177,10 @@ def _short(result: Result) -> str:
         error += f" over {len(metric.per_seed)} seeds" if metric.per_seed else ""
         lines.append(f"  {name:<24} {_number(metric.value)}{error}{kind}{floor}")
     lines += [f"  {name:<24} {_number(value)}" for name, value in _costs(result)]
+    how = departures(asdict(protocol)) if protocol.samples is not None else []
+    if how:
+        more = "" if "plain" in protocol.estimators else "; --plain measures the plain sampler too"
+        lines.append(f"  {'; '.join(how)}{more}")
     if "small_split" in result.flags:
         lines.append(
             f"  small_split: the {data.split} split has only {data.examples:,} examples, so that small differences "

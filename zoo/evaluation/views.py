@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +19,9 @@ __all__ = ["VIEWS", "fitted_view", "second_views"]
 
 VIEWS: dict[str, Any] = {"random": RandomConvolutions, "pca": PixelPCA}
 _FITTED = 5_000  # training images, the first ones
+_VALUES = 20_000_000  # numbers in them, so fewer where they are large
+_FEWEST = 100
 _SMALLEST = 8  # pixels of a side that random filters can look at
-_LARGEST = 3 * 64 * 64  # values of an image whose covariance is still cheap
 
 
 def fitted_view(which: str, data: TensorData) -> Extractor:
@@ -30,20 +32,17 @@ def fitted_view(which: str, data: TensorData) -> Extractor:
     """
     shape = tuple(data.shape)
     if len(shape) != 3 or min(shape[1:]) < _SMALLEST:
+        raise ResultError(f"the view {which!r} is of images of 8 x 8 pixels or more, got {data.name} {shape}")
+    images = data.read("train")[0][: min(_FITTED, _VALUES // math.prod(shape))]
+    if len(images) < _FEWEST:
         raise ResultError(
-            f"the view {which!r} is of images of at least {_SMALLEST} x {_SMALLEST}, got {data.name} {shape}"
+            f"the view {which!r} is fitted to {_FEWEST} training images or more, of {data.name} it had {len(images)}"
         )
-    if which == "pca" and shape[0] * shape[1] * shape[2] > _LARGEST:
-        raise ResultError(f"the view 'pca' is of images of at most 64 x 64 in colour, got {data.name} {shape}")
-    images = data.read("train")[0][:_FITTED]
-    if len(images) < 100:
-        raise ResultError(f"the view {which!r} needs at least 100 training images to be fitted to, got {len(images)}")
     images = data.transform(images, torch.Generator().manual_seed(0))
     kind = VIEWS[which]
 
     def compute() -> dict[str, torch.Tensor]:
-        x = data.to_float(images)
-        return kind.fit(torch.cat([x[i : i + 500] for i in range(0, len(x), 500)]))
+        return kind.fit(torch.cat(list(data.to_float(images).split(500))))
 
     return kind(shape, cached(f"view-{which}", (data.name, data.fingerprint(images)), compute))
 

@@ -71,7 +71,7 @@ def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:
     command = run_metadata(run).get("command") if (run / "run.json").is_file() else None
     command = without_folders(command)
     command = " ".join(map(str, command)) if isinstance(command, list) else command
-    search = searches.read(run / SEARCH).to_dict() if (run / SEARCH).is_file() else None
+    search = without_folders(searches.read(run / SEARCH).to_dict()) if (run / SEARCH).is_file() else None
     return _of_model(model, repo_id, without_folders(results), samples, command, search)
 
 

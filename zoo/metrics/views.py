@@ -25,7 +25,7 @@ from zoo.errors import ResultError
 __all__ = ["PixelPCA", "RandomConvolutions"]
 
 _SEED = 0
-_WIDTHS = (32, 64)
+_WIDTHS = (16, 32)
 _POOLED = 2
 _COMPONENTS = 64
 
@@ -59,7 +59,7 @@ class _View:
 
 
 class RandomConvolutions(_View):
-    """Two layers of random 3 x 3 filters with ReLU, their mean in quarters of the image: 256 features.
+    """Two layers of random 3 x 3 filters with ReLU, their mean in quarters of the image: 128 features.
 
     Fréchet distances in it are in units of the total variance of training images' features.
 
@@ -108,14 +108,22 @@ class PixelPCA(_View):
 
     @classmethod
     def fit(cls, images: Tensor) -> dict[str, Tensor]:
-        """Return mean, basis and scale of training images (N, C, H, W), N at least 65."""
+        """Return mean, basis and scale of training images (N, C, H, W), from pixels' or images' products, the fewer."""
         x = images.flatten(1).double()  # (N, P)
         mean = x.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov(x.T))  # ascending
-        kept = min(_COMPONENTS, x.shape[1])
-        basis = vectors[:, -kept:].flip(1)  # (P, D)
+        x = x - mean
+        N, P = x.shape
+        kept = min(_COMPONENTS, P, N - 1)
+        if P <= N:
+            values, vectors = torch.linalg.eigh(x.T @ x)  # ascending
+            basis = vectors[:, -kept:]
+        else:
+            values, vectors = torch.linalg.eigh(x @ x.T)
+            basis = x.T @ vectors[:, -kept:]
+            basis = basis / basis.norm(dim=0).clamp(min=1e-12)
+        basis = basis.flip(1)  # (P, D), the largest first
         basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()  # the sign is arbitrary
-        scale = values[-kept:].sum().clamp(min=1e-12).sqrt()
+        scale = (values[-kept:].sum() / (N - 1)).clamp(min=1e-12).sqrt()
         return {"mean": mean.float(), "basis": basis.float().contiguous(), "scale": scale.float()}
 
     def _raw(self, images: Tensor) -> Tensor:
