@@ -362,10 +362,7 @@ def test_result_says_how_it_was_made(result: Result) -> None:
     assert p.extractor == "digit-classifier"
     assert result.data.name == "mnist" and result.data.digest == FewDigits().digest("test")
     assert result.identity.family == "test" and result.identity.spec["init_args"]["shape"] == IMAGE
-    assert set(result.floor) == {n for n in result.metrics if "bits" not in n and "nats" not in n} - {
-        "nearest_ratio",
-        "copied_share",
-    }
+    assert set(result.floor) == {n for n in result.metrics if "bits" not in n and "nats" not in n}
     assert result.floor["fid"].value < result.metrics["fid"].value
 
 

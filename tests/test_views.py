@@ -104,8 +104,8 @@ def test_an_evaluation_has_a_second_view_and_plain_samples_and_unseen_images_as_
     assert found.protocol.sampler == {"temperature": 0.5}
     assert found.protocol.estimators["plain"] == {"temperature": 1.0}
     assert set(found.protocol.estimators["views"]) == {"pixel-pca", "random-convolutions"}
-    assert found.metrics["frechet_random"].value > 10 * abs(found.floor["frechet_random"].value)
-    assert found.metrics["frechet_pca"].value > 10 * found.floor["frechet_pca"].value
+    assert found.metrics["frechet_random"].value > 2 * found.floor["frechet_random"].value
+    assert found.metrics["frechet_pca"].value > 2 * found.floor["frechet_pca"].value
     hot = zoo.evaluate(Sharpened(IMAGE), FewDigits(), options={"temperature": 1.0}, plain=True, **FEW)
     assert found.metrics["fid_plain"] == hot.metrics["fid"] != found.metrics["fid"]
     assert "fid_plain" not in hot.metrics and "plain" not in hot.protocol.estimators
@@ -226,6 +226,15 @@ def test_ladder_trains_each_rung_once_and_draws_curves(tmp_path: Path, monkeypat
     assert json.loads(Path("r.json").read_text()) == rows
     with pytest.raises(ConfigError, match="budgets are positive numbers"):
         module.main(["--budgets", "-1"])
+
+
+def test_spread_over_seeds_of_training_is_a_deviation_over_runs_of_one_recipe() -> None:
+    module = benchmark("training_seeds")
+    facts = {"name": "vae-mnist", "budget": None, "split": "test", "samples": 100}
+    rows = [{**facts, "seed": i, "fid": fid, "likelihood": 1.5} for i, fid in enumerate((10.0, 11.0, 12.0))]
+    text = module.table([*rows, {**facts, "name": "gan-mnist", "seed": 0, "fid": 7.0}])
+    assert "| vae-mnist | the recipe | test | 0, 1, 2 | 11 ± 1 | 1.5 ± 0 |" in text
+    assert "| gan-mnist | the recipe | test | 0 | 7 | - |" in text
 
 
 def test_shipped_page_of_the_ladder_is_made_of_its_numbers() -> None:
