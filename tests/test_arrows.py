@@ -43,6 +43,7 @@ MAY = {
     "data": {"batches", "maths", "data"},
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
+    "searches": set(),
     "callbacks": {"model", "abilities", "context", "images", "media", "progress", "callbacks"},
     "overlays": set(),
     "runs": {"model", "overlays", "registry"},
@@ -52,13 +53,16 @@ MAY = {
     "recipes": set(),
     "registry": {"overlays", "fitting", "recipes", "sizes"},
     "names": {"registry"},
-    "evaluation": {"model", "abilities", "metrics", "results"},
+    "evaluation": {"model", "abilities", "metrics", "results", "plain_sampling"},
     "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
-    "leaderboard": {"results", "registry", "leaderboard"},
+    "tuning": {"names", "registry", "searches", "reproduce", "hub", "training"},
+    "leaderboard": {"results", "registry", "leaderboard", "plain_sampling"},
     "reproduce": {"names", "overlays", "registry", "results", "runs", "trained_parts", "training"},
     "serving": {"devices", "sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
-    "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"},
+    "plain_sampling": set(),
+    "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"}
+    | {"searches", "plain_sampling"},
 }
 FOR_TYPES = {
     "trainings": {"hub", "model", "results"},
@@ -81,6 +85,8 @@ LIGHT = {
     "registry",
     "names",
     "results",
+    "searches",
+    "plain_sampling",
     "leaderboard",
 }
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}

@@ -362,10 +362,7 @@ def test_result_says_how_it_was_made(result: Result) -> None:
     assert p.extractor == "digit-classifier"
     assert result.data.name == "mnist" and result.data.digest == FewDigits().digest("test")
     assert result.identity.family == "test" and result.identity.spec["init_args"]["shape"] == IMAGE
-    assert set(result.floor) == {n for n in result.metrics if "bits" not in n and "nats" not in n} - {
-        "nearest_ratio",
-        "copied_share",
-    }
+    assert set(result.floor) == {n for n in result.metrics if "bits" not in n and "nats" not in n}
     assert result.floor["fid"].value < result.metrics["fid"].value
 
 
@@ -620,11 +617,11 @@ def test_command_takes_many_names_and_names_the_failures(
 
 def test_recorded_command_makes_the_result_again() -> None:
     found = zoo.api._command(
-        "x", True, {"steps": 5}, "mnist", "digits", {"samples": 9, "seed": 1, "k": 2, "limit": None}
+        "x", True, {"steps": 5}, "mnist", "digits", False, {"samples": 9, "seed": 1, "k": 2, "limit": None}
     )
     assert found == "zoo evaluate x --data mnist --samples 9 --seed 1 -k 2 --option steps=5 --extractor digits --quick"
-    found = zoo.api._command("x", False, None, None, None, {"samples": 9, "split": "validation"})
-    assert found == "zoo evaluate x --samples 9 --split validation"
+    found = zoo.api._command("x", False, None, None, None, True, {"samples": 9, "split": "validation"})
+    assert found == "zoo evaluate x --samples 9 --split validation --plain"
 
 
 # -- what ships -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ COMMANDS = {
     "test": "losses of a trained model on the test split",
     "sample": "draw samples from a trained model into a PNG or NPZ file",
     "evaluate": "measure a trained model and write eval.json",
+    "tune": "choose options on validation data: of the sampler, or of short trainings",
     "diagnose": "look into the latents of a trained model: pictures and one JSON file",
     "reproduce": "train a registered model again and compare it with the recorded band",
     "leaderboard": "compare all known results",
@@ -39,7 +40,7 @@ COMMANDS = {
 OWN_HELP = {"fit", "validate", "test"}
 """Commands whose help depends on the model that is named."""
 
-PASS_ON = OWN_HELP | {"reproduce"}
+PASS_ON = OWN_HELP | {"reproduce", "tune"}
 """Commands whose unknown options belong to LightningCLI, or to the class of the model that is named."""
 
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,12 @@ from zoo.evaluation.devices import spread
 from zoo.evaluation.energies import energy_estimates
 from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
+from zoo.evaluation.views import second_views
 from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS
 from zoo.model import GenerativeModel
+from zoo.plain_sampling import plain_options
 from zoo.results import SPLITS, Metric, Protocol, Result
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ def measure(
     split: str = "test",
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
+    plain: bool = False,
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
@@ -68,9 +72,9 @@ def measure(
     """Evaluate a model on the test split of ``data``, or on another one.
 
     Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all examples of the split. Distances
-    are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees both.
-    A model with an energy adds what that says of examples, samples and noise; one with features what a probe reads off
-    them, and where it does not generate these are all.
+    are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees
+    both. A model with an energy adds what that says of examples, samples and noise; one with features what a probe
+    reads off them, and where it does not generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.
@@ -87,6 +91,8 @@ def measure(
         split: ``test``, or ``validation``, on which choices are made.
         options: sampling options of the family.
         extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
+        plain: where the sampler is not plain (see `zoo.plain_sampling`), draw as many plain samples too, and report
+            their distances as ``fid_plain``, ``kid_plain``.
         cost: facts about training: ``training_tflop``, and whatever else is to be kept.
         ema: whether the weights are averaged ones.
         quick: mark the result as made with less than the protocol of the tables, and look for nearest neighbours among
@@ -131,6 +137,10 @@ def measure(
     protocol |= reference.protocol(samples) if reference is not None else {}
     features = FeatureProtocol(model, data, quick, asked_limit, split) if isinstance(model, HasFeatures) else None
     constants = {"features": features.summary()} if features is not None else {}
+    views = _views(data, split, reference, samples, progress)
+    constants |= {"views": {v.extractor.name: v.extractor.sha256 for v in views}} if views else {}
+    simple = plain_options(sampler) if plain and reference is not None else {}
+    constants |= {"plain": simple} if simple else {}
     constants |= {"energies": {"examples": len(stored)}} if isinstance(model, HasEnergy) else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
@@ -151,7 +161,11 @@ def measure(
         else:
             task.work(everything, store, bar=progress)
         metrics = _likelihoods(task, plan, bounds, store, data, numbers)
-        found, times = _samples(task, plan, store, reference, numbers) if model.generates else ({}, {})
+        found, times = _samples(task, plan, store, reference, views, numbers) if model.generates else ({}, {})
+        if simple:
+            found |= _plain(
+                replace(task, options={**task.options, **simple}), plan, store, reference, numbers, progress
+            )
         if reference is not None and isinstance(model, HasControls):
             found |= control_metrics(model, reference, examples, drawn, seed, batch_size)
         if isinstance(model, HasEnergy):
@@ -159,6 +173,8 @@ def measure(
         if features is not None:
             found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}
+        for view in views:
+            floor |= view.floor_distance(samples)
     finally:
         model.train(training)
     metrics |= found
@@ -286,7 +302,7 @@ def _mean(values: Tensor) -> Estimate:
 
 def _samples(
     task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, reference: Reference | None,
-    seeds: Sequence[int],
+    views: Sequence[Reference], seeds: Sequence[int],
 ) -> tuple[dict[str, Metric], dict[str, float]]:  # fmt: skip
     """Return the metrics of the samples and how long it takes to draw them."""
     runs: list[dict[str, Estimate]] = []
@@ -296,11 +312,38 @@ def _samples(
         drawn, seconds = drawn + len(content["x"]), seconds + float(content["seconds"].sum())
         if reference is not None:
             asked = content.get("asked")
-            runs.append(
-                reference.compare(_drawn(task, content), asked if asked is not None and asked.ndim == 1 else None)
-            )
+            x = _drawn(task, content)
+            runs.append(reference.compare(x, asked if asked is not None and asked.ndim == 1 else None))
+            runs[-1] |= dict(view.distance(x) for view in views)
     metrics = {name: _over_seeds([run[name] for run in runs], independent=True) for name in (runs[0] if runs else ())}
     return metrics, {"samples_per_second": drawn / seconds, "latency_seconds": _latency(task, seeds[0])}
+
+
+def _plain(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, reference: Reference | None,
+    seeds: Sequence[int], bar: bool,
+) -> dict[str, Metric]:  # fmt: skip
+    """Return the distances of as many samples that are simply drawn, by name with ``_plain``."""
+    assert reference is not None
+    runs = []
+    for seed in seeds:
+        chunks = [replace(c, stem=f"plain-{c.stem}", title="plain samples") for c in plan["samples", seed]]
+        task.work(chunks, store, bar=bar)
+        runs.append(reference.distances(_drawn(task, task.collect(chunks, store))))
+    return {f"{name}_plain": _over_seeds([run[name] for run in runs], independent=True) for name in runs[0]}
+
+
+def _views(data: TensorData, split: str, reference: Reference | None, samples: int, bar: bool) -> list[Reference]:
+    """Return the second views of samples that are compared by features, where they are images of levels.
+
+    A view that is the extractor itself is none, nor is one with more features than there are samples or real images.
+    """
+    if reference is None or data.levels is None:
+        return []
+    most = min(samples, len(data.split(split)[0]))
+    found = [Reference(data, view, bar, reference.most, split) for view in second_views(data)]
+    names = {reference.frechet_name}
+    return [v for v in found if v.frechet_name not in names and (v.extractor.dimensions or 0) <= most]
 
 
 def _drawn(task: Task, content: Mapping[str, Tensor]) -> Tensor:

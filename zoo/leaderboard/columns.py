@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zoo.results import Metric, Result
 
-__all__ = ["ALIASES", "COLUMNS", "Column", "Value", "likelihood", "mark_of"]
+__all__ = ["ALIASES", "COLUMNS", "DISTANCES", "Column", "Value", "likelihood", "mark_of"]
 
 Value = float | int | str | None
 
@@ -18,8 +18,8 @@ class Column:
 
     Attributes:
         best: ``low`` or ``high``, the direction in which rows are sorted.
-        part: which protocol its numbers depend on: ``samples``, ``likelihood``, ``features``, ``energies``, ``speed``
-            or none.
+        part: which protocol its numbers depend on: ``samples``, ``plain``, ``views``, ``likelihood``, ``features``,
+            ``energies``, ``speed`` or none.
         narrow: shown where width is short.
         note: what it is, in a sentence.
     """
@@ -80,6 +80,18 @@ _ALL = (
         "frechet_lite0", "Fréchet, lite0", _metric("frechet_lite0"), "{:.2f}", "low", "samples",
         note="Fréchet distance between features of EfficientNet-Lite0: not the FID of papers, and compared with its "
         "floor only.",
+    ),
+    Column(
+        "fid_plain", "FID, plain", _metric("fid_plain"), "{:.2f}", "low", "plain",
+        note="The same of samples that are simply drawn: unguided, not chosen by a critic, at temperature 1.",
+    ),
+    Column(
+        "frechet_random", "Fréchet, random", _metric("frechet_random"), "{:.4f}", "low", "views", False,
+        note="Fréchet distance between features of random convolutions, which no training has shaped.",
+    ),
+    Column(
+        "frechet_pca", "Fréchet, PCA", _metric("frechet_pca"), "{:.4f}", "low", "views", False,
+        note="Fréchet distance between the first principal components of pixels.",
     ),
     Column(
         "kid", "KID", _metric("kid"), "{:.4f}", "low", "samples",
@@ -168,6 +180,8 @@ _ALL = (
     ),
 )  # fmt: skip
 COLUMNS = {c.key: c for c in _ALL}
+DISTANCES = ("fid", "frechet_lite0", "kid", "fid_plain")
+"""Columns whose numbers say how their samples were drawn, and how far other seeds move them."""
 ALIASES = {
     "bits_per_dim": "likelihood", "nats": "likelihood", "is": "inception_score", "model": "name",
     "tflop": "training_tflop", "calls": "network_calls_per_sample",

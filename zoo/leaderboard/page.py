@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ResultError
 from zoo.files import leads_out, write_together
 from zoo.leaderboard.collect import bundled_folder
-from zoo.leaderboard.columns import COLUMNS, Column, likelihood, mark_of
+from zoo.leaderboard.columns import COLUMNS, DISTANCES, Column, likelihood, mark_of
 from zoo.leaderboard.markdown import to_html
 from zoo.leaderboard.table import TRACKS, Row, Table
+from zoo.plain_sampling import of_plain_model, short_departures
 from zoo.results import Result
 
 if TYPE_CHECKING:
@@ -144,7 +146,11 @@ def _text(column: Column, row: Row) -> str | None:
     value = row.values[column.key]
     if value is None:
         return None
-    return (mark_of(row.result) if column.part == "likelihood" else "") + column.show.format(value)
+    text = (mark_of(row.result) if column.part == "likelihood" else "") + column.show.format(value)
+    protocol = asdict(row.result.protocol)
+    if column.key in DISTANCES and column.part == "samples" and (how := short_departures(protocol)):
+        return f"{text} ({how})"
+    return f"{text} (plain)" if column.part == "likelihood" and of_plain_model(protocol) else text
 
 
 def _with_pictures(folder: Path | None, result: Result) -> Path | None:
