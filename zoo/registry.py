@@ -108,6 +108,12 @@ class Entry:
         """Whether weights can be had by this name."""
         return bool(self.weights)
 
+    def kept(self) -> dict[str, Any]:
+        """Return what a run and what is done with it later have of the entry, as plain data."""
+        named = class_paths([self.model, self.data])
+        needed = [a for a in self.allow if any(path == a or path.startswith(f"{a}.") for path in named)]
+        return {"model": self.model, "data": self.data, "evaluation": self.evaluation, "allow": needed}
+
     def build_model(self, **overrides: Any) -> GenerativeModel:
         """Construct the model, with some constructor arguments replaced. Raises `ConfigError`."""
         model = build(_with(self.model, overrides), self.allow)

@@ -123,6 +123,7 @@ def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts:
     elif folder is not None and folder.exists():
         raise RunError(f"the folder {folder} exists already and is no run; give another one")
     stages: dict[str, Any] = {}
+    registered = entry.kept()
     if not resume:
         check_named(entry, parts)
     if parts and not resume:
@@ -131,7 +132,8 @@ def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts:
         entry, models, earlier = with_parts(entry, parts, keep_data=True)
         stages = {"parts": models, "earlier": earlier}
     kept = ("name", "model", "data", "trainer", "training")
-    plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept} | {"registry": record(entry.overlays)}
+    plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept}
+    plain["registry"] = record(entry.overlays, registered)
     training = Run(plain, arguments, allow=entry.allow, folder=folder, resume=resume, **stages)
     try:
         return training.start()

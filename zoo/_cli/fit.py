@@ -133,7 +133,8 @@ def plain_entry(entry: Entry) -> dict[str, Any]:
     """Return of an entry what a training needs, as plain data."""
     whole = dataclasses.asdict(entry)
     plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
-    return {**plain, "registry": record(entry.overlays)}
+    registered = load_registry().get(entry.name)
+    return {**plain, "registry": record(entry.overlays, None if registered is None else registered.kept())}
 
 
 def _take_name(args: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint, ru
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
+from zoo.training.classes_of_data import check_classes
 from zoo.training.cli import EntryCLI
 from zoo.training.compute import extra_flops, flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
@@ -168,11 +169,7 @@ class Run:
         torch.manual_seed(derive_seed(self.settings.seed, 0))
         model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
         model.accepts(data.shape, data.levels)
-        if 0 < model.num_classes < data.num_classes:
-            raise ConfigError(
-                f"the model is told one of {model.num_classes} classes, {data.name} has {data.num_classes}; set "
-                f"--model.num_classes {data.num_classes}"
-            )
+        check_classes(model, data, self.cli.entry["model"], self.name)
         model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
             taken = take_weights(init_from, model)
