@@ -9,7 +9,6 @@ one step of training, the mean of 40.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from zoo.training.fit import Run
 
 PACKAGE = str(Path(zoo.__file__).parent)
 STEPS = 40
-_TRAINED = ("name", "model", "data", "trainer", "training")
 
 
 class Walk:
@@ -64,7 +62,7 @@ def walked(below: str = "") -> Iterator[Walk]:
 
 
 def main() -> None:
-    entry = {k: v for k, v in dataclasses.asdict(load_registry()["vae-mnist"]).items() if k in _TRAINED}
+    entry = {**load_registry()["vae-mnist"].for_training(), "own_data": True}
     model = zoo.create("vae-mnist")
     model.sample(2, seed=0)
     with walked() as seed:

@@ -25,7 +25,7 @@ def test_counted_operations_agree_with_the_closed_form(name: str) -> None:
     if cls not in forms:
         pytest.fail(f"{name}: class {cls} has no closed form of its training compute; give STEP_FLOPS in its test file")
     x = (torch.rand(2, *model.shape) > 0.5).float()
-    counted = flops_per_step(model, (x, torch.zeros(2, dtype=torch.long)))
+    counted, _ = flops_per_step(model, (x, torch.zeros(2, dtype=torch.long)))
     assert counted == pytest.approx(2 * forms[cls](model.spec["init_args"]), rel=0.02)
 
 
@@ -35,8 +35,8 @@ def test_counting_moves_nothing() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     trained = [p.requires_grad for p in model.parameters()]
     state = torch.get_rng_state()
-    one = flops_per_step(model, (torch.rand(4, 2), torch.zeros(4, dtype=torch.long)))
-    two = flops_per_step(model, (torch.rand(8, 2), torch.zeros(8, dtype=torch.long)))
+    one, _ = flops_per_step(model, (torch.rand(4, 2), torch.zeros(4, dtype=torch.long)))
+    two, _ = flops_per_step(model, (torch.rand(8, 2), torch.zeros(8, dtype=torch.long)))
     assert two == pytest.approx(2 * one) and one > 0
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())

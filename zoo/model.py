@@ -169,14 +169,6 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         self._streams: Sequence[torch.Generator] = ()
         self.driven = False
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            name == "_current_fx_name"
-        ):  # set twice around every hook of every step; Module's way takes ten times as long
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     # -- the objective ------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -342,7 +334,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
                 f"{type(self).__name__} represents examples and draws none, so it has no samples; ask for "
                 f"features(x) instead"
             )
-        known = self.sampling_options()
+        known = self.option_parameters()
         for name in draw.options:
             if name not in known:
                 raise ConfigError(
@@ -366,8 +358,10 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def option_parameters(self) -> dict[str, inspect.Parameter]:
         """Return what `sample` takes beyond n, seed and labels: name -> the parameter of ``draw``."""
-        parameters = list(inspect.signature(type(self).draw).parameters.values())[4:]
-        return {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
+        taken = dict(list(inspect.signature(type(self).draw).parameters.items())[4:])
+        if taken and (last := [*taken.values()][-1]).kind is last.VAR_KEYWORD:
+            del taken[last.name]
+        return taken
 
     def sampling_options(self) -> dict[str, Any]:
         """Return names and defaults of what `sample` takes beyond n, seed and labels."""

@@ -14,7 +14,7 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from zoo.errors import (
     UnknownModelError,
     close_matches,
 )
-from zoo.overlays import Overlay, in_force, of_packages, of_user
+from zoo.overlays import Overlay, in_force, of_packages, of_user, record
 from zoo.spec import FOLLOWING, Recorded, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
@@ -113,6 +113,13 @@ class Entry:
         named = class_paths([self.model, self.data])
         needed = [a for a in self.allow if any(path == a or path.startswith(f"{a}.") for path in named)]
         return {"model": self.model, "data": self.data, "evaluation": self.evaluation, "allow": needed}
+
+    def for_training(self) -> dict[str, Any]:
+        """Return what a training needs (see `zoo.training.fit.Run`), as plain data."""
+        whole = asdict(self)
+        plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
+        registered = load_registry().get(self.name) if self.overlays else None
+        return {**plain, "registry": record(self.overlays, None if registered is None else registered.kept())}
 
     def build_model(self, **overrides: Any) -> GenerativeModel:
         """Construct the model, with some constructor arguments replaced. Raises `ConfigError`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from zoo.errors import RegistryError, ResultError, RunError
 from zoo.names import is_run, parse_name
-from zoo.overlays import record
 from zoo.registry import Entry, in_force, load_registry
 from zoo.results import Metric, Result
 from zoo.trained_parts import check_named
@@ -123,7 +121,6 @@ def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts:
     elif folder is not None and folder.exists():
         raise RunError(f"the folder {folder} exists already and is no run; give another one")
     stages: dict[str, Any] = {}
-    registered = entry.kept()
     if not resume:
         check_named(entry, parts)
     if parts and not resume:
@@ -131,10 +128,7 @@ def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts:
 
         entry, models, earlier = with_parts(entry, parts, keep_data=True)
         stages = {"parts": models, "earlier": earlier}
-    kept = ("name", "model", "data", "trainer", "training")
-    plain = {k: v for k, v in dataclasses.asdict(entry).items() if k in kept}
-    plain["registry"] = record(entry.overlays, registered)
-    training = Run(plain, arguments, allow=entry.allow, folder=folder, resume=resume, **stages)
+    training = Run(entry.for_training(), arguments, allow=entry.allow, folder=folder, resume=resume, **stages)
     try:
         return training.start()
     except Stopped as stop:

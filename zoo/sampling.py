@@ -116,27 +116,30 @@ def grouped(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | N
 
 def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | None = None) -> list[Tensor]:
     """Answer requests with equal options in one batch, a multiple of the model's granule, in eval mode."""
-    generators = [seeded(d.seed) for d in draws]
-    labels = [model._labels(d.n, d.labels) for d in draws]
-    counts, options = [d.n for d in draws], dict(draws[0].options)
+    counts, generators, labels = list[int](), list[torch.Generator](), list[Tensor | None]()
+    for draw in draws:
+        counts.append(draw.n)
+        generators.append(seeded(draw.seed))
+        labels.append(model._labels(draw.n, draw.labels))
+    options = dict(draws[0].options)
     n, size = sum(counts), model.granule(options) or 1
     total = -(-n // size) * size
     training = model.training
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [_checked(model, model.draw(n, generators[0], labels[0], **options))]
+            return [_finite(model, model.draw(n, generators[0], labels[0], **options))]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator()
         with NoiseStreams(counts, generators, total, token, check):
             x = model.draw(BatchSize(total), token, y, **options)
-        return list(_checked(model, x)[:n].split(counts))
+        return list(_finite(model, x)[:n].split(counts))
     finally:
         model.train(training)
 
 
-def _checked(model: Samples, x: Tensor) -> Tensor:
+def _finite(model: Samples, x: Tensor) -> Tensor:
     """Return samples in single precision or better, without the graph that a sampler may have left.
 
     Raises:

@@ -36,10 +36,12 @@ def whole_signature(init: Callable[..., None], inherited: Callable[..., None]) -
     so cannot be given, is left out. A signature of which this cannot be told keeps its ``**kwargs``.
     """
     own = inspect.signature(init)
-    args, kwargs = (
-        next((p.name for p in own.parameters.values() if p.kind is kind), None)
-        for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    )
+    args = kwargs = None
+    for parameter in own.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            args = parameter.name
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            kwargs = parameter.name
     call = _passing_on(init, args, kwargs) if kwargs is not None else None
     if call is None:
         return own

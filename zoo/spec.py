@@ -62,6 +62,7 @@ _LEAST = {
 }
 """Least values of whole numbers that say how many of something there are, by argument; of all others it is 0."""
 
+_SPEC = {"class_path", "init_args"}
 _SIMPLE = {"int": int, "float": (int, float), "str": str, "bool": bool}
 
 
@@ -95,7 +96,6 @@ class Recorded:
 
 def _recording(init: Callable[..., None], inherited: Callable[..., None]) -> Callable[..., None]:
     signature = whole_signature(init, inherited)
-    stars = [p for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -103,10 +103,10 @@ def _recording(init: Callable[..., None], inherited: Callable[..., None]) -> Cal
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             arguments = dict(list(bound.arguments.items())[1:])
-            for star in stars:  # what cannot be told beforehand goes under its own names
+            for star in signature.parameters.values():  # what cannot be told beforehand goes under its own names
                 if star.kind is star.VAR_KEYWORD:
                     arguments.update(arguments.pop(star.name))
-                elif not arguments[star.name]:
+                elif star.kind is star.VAR_POSITIONAL and not arguments[star.name]:
                     del arguments[star.name]
             self.__dict__["_arguments"] = arguments
         init(self, *args, **kwargs)
@@ -188,7 +188,7 @@ def refusal(class_path: Any) -> str:
 
 def is_spec(value: Any) -> bool:
     """Tell whether ``value`` is a nested spec rather than an ordinary mapping."""
-    return isinstance(value, Mapping) and "class_path" in value and set(value) <= {"class_path", "init_args"}
+    return isinstance(value, Mapping) and "class_path" in value and set(value) <= _SPEC
 
 
 def class_paths(value: Any) -> set[str]:
@@ -197,7 +197,7 @@ def class_paths(value: Any) -> set[str]:
     while left:
         value = left.pop()
         if isinstance(value, Mapping):
-            if is_spec(value):
+            if "class_path" in value and set(value) <= _SPEC:  # `is_spec`, of which there are many here
                 if not isinstance(value["class_path"], str):
                     raise ConfigError(f"a class path must be text, got {str(value['class_path'])[:100]!r}")
                 found.add(value["class_path"])

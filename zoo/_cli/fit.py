@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
-from zoo.overlays import record
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
@@ -127,14 +126,6 @@ def _spec_of(saved: Mapping[str, Any], part: str, path: str) -> Mapping[str, Any
     if not is_spec(spec) or not isinstance(spec["class_path"], str):
         raise ZooError(f"configuration {path}: {part} must have a class_path, and init_args at most")
     return spec
-
-
-def plain_entry(entry: Entry) -> dict[str, Any]:
-    """Return of an entry what a training needs, as plain data."""
-    whole = dataclasses.asdict(entry)
-    plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
-    registered = load_registry().get(entry.name)
-    return {**plain, "registry": record(entry.overlays, None if registered is None else registered.kept())}
 
 
 def _take_name(args: argparse.Namespace) -> None:
@@ -255,9 +246,10 @@ def prepared(
         init_from, earlier = start_from(args.init_from)
         stages["earlier"] = {**earlier, **stages.get("earlier", {})}
     folder = args.resume or args.run
+    ships = own is None and data is None and args.data is None and not named and not entry.overlays
     return Run(
-        plain_entry(entry), rest, allow=entry.allow, folder=folder, resume=args.resume is not None,
-        init_from=init_from, **stages, **from_python,
+        {**entry.for_training(), "own_data": ships}, rest, allow=entry.allow, folder=folder,
+        resume=args.resume is not None, init_from=init_from, **stages, **from_python,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, split: str = "validation") -> int:
     from zoo.training.fit import Run, validate
 
     model = load(args.which)
-    terms = validate(Run(fit.plain_entry(entry), rest, allow=entry.allow), model, split)
+    terms = validate(Run(entry.for_training(), rest, allow=entry.allow), model, split)
     if args.json:
         print(json.dumps(terms, indent=2))
     else:

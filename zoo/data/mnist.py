@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import struct
 from importlib import resources
 
 import torch
@@ -38,7 +39,7 @@ def _read_idx(name: str) -> Tensor:
             f"the embedded file {name} is damaged: its sha256 is not the recorded one; reinstall the package"
         )
     data = bytearray(gzip.decompress(raw))
-    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
+    shape = struct.unpack_from(f">{data[3]}I", data, 4)
     return torch.frombuffer(data, dtype=torch.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 

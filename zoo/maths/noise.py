@@ -29,7 +29,8 @@ def randn(
     """Return standard normal numbers of ``shape``; torch's own generator of the device is asked where none is given."""
     there = device if generator is None else generator.device
     single = torch.float32 if dtype in _HALF else dtype
-    return torch.randn(tuple(shape), generator=generator, device=there, dtype=single).to(device, dtype)
+    x = torch.randn(tuple(shape), generator=generator, device=there, dtype=single)
+    return x if there == device and single is dtype else x.to(device, dtype)
 
 
 def rand(
@@ -41,7 +42,8 @@ def rand(
     """Return numbers uniform in [0, 1) of ``shape``."""
     there = device if generator is None else generator.device
     single = torch.float32 if dtype in _HALF else dtype
-    return torch.rand(tuple(shape), generator=generator, device=there, dtype=single).to(device, dtype)
+    x = torch.rand(tuple(shape), generator=generator, device=there, dtype=single)
+    return x if there == device and single is dtype else x.to(device, dtype)
 
 
 def randint(high: int, shape: Sequence[int], generator: torch.Generator | None, device: Where = "cpu") -> Tensor:

@@ -20,5 +20,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def activation(name: str) -> nn.Module:
     """Return a new activation layer; ``leaky_relu`` has slope 0.2. Raises `ConfigError` on an unknown name."""
-    check_choice("activation", name, ACTIVATIONS)
+    if name not in ACTIVATIONS:
+        check_choice("activation", name, ACTIVATIONS)
     return nn.LeakyReLU(0.2) if name == "leaky_relu" else ACTIVATIONS[name]()

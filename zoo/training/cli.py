@@ -36,6 +36,8 @@ _PARENTS = (
 )
 _REMOTE = tuple(f"lightning.pytorch.loggers.{name}" for name in ("comet", "litlogger", "mlflow", "neptune", "wandb"))
 """Lightning's modules that speak to servers, which a configuration may not choose."""
+_CHANGING = ("--model", "--data", "--config")
+"""Starts of the options from which a model follows that an entry has written out for its own data."""
 _allowed_before: set[str] = set()
 TRAINER = {
     "use_distributed_sampler": False,  # the stream shards itself
@@ -116,11 +118,12 @@ class EntryCLI(LightningCLI):
         spec = self.entry["model"]
         own = inspect.signature(class_of(spec["class_path"], self.allow)).parameters
         args, asked = derived_options(args, own)
-        if asked or can_follow(spec["class_path"], self.allow):
+        written = self.entry.get("own_data") and not any(a.startswith(_CHANGING) for a in args)
+        if asked or (not written and can_follow(spec["class_path"], self.allow)):
             typed = [a for a in args if not a.startswith("--print_config")]
             config = self._parsed(parser, typed)
             fitted = self._fitted(spec, config.as_dict(), typed, asked)
-            if not (_holds(config.as_dict()["model"], fitted) and _has_all(fitted, spec)):
+            if fitted != spec and not (_holds(config.as_dict()["model"], fitted) and _has_all(fitted, spec)):
                 parser.set_defaults({"model": fitted})
             elif len(typed) == len(args):
                 self.config = config
@@ -209,18 +212,31 @@ class EntryCLI(LightningCLI):
 
 def _holds(whole: Any, part: Any) -> bool:
     """Tell whether what was parsed, which has all defaults, says what the entry says."""
-    if isinstance(part, Mapping):
-        return isinstance(whole, Mapping) and all(_holds(whole.get(k), v) for k, v in part.items())
-    if isinstance(part, (list, tuple)):
-        return isinstance(whole, (list, tuple)) and list(whole) == list(part)
-    return bool(whole == part)
+    left = [(whole, part)]
+    while left:
+        whole, part = left.pop()
+        if isinstance(part, Mapping):
+            if not isinstance(whole, Mapping):
+                return False
+            left += [(whole.get(key), value) for key, value in part.items()]
+        elif isinstance(part, (list, tuple)):
+            if not isinstance(whole, (list, tuple)) or list(whole) != list(part):
+                return False
+        elif whole != part:
+            return False
+    return True
 
 
 def _has_all(whole: Any, part: Any) -> bool:
     """Tell whether all keys are still there, of mappings inside too."""
-    if not isinstance(part, Mapping):
-        return True
-    return isinstance(whole, Mapping) and all(k in whole and _has_all(whole[k], v) for k, v in part.items())
+    left = [(whole, part)]
+    while left:
+        whole, part = left.pop()
+        if isinstance(part, Mapping):
+            if not isinstance(whole, Mapping) or not set(part) <= set(whole):
+                return False
+            left += [(whole[key], value) for key, value in part.items()]
+    return True
 
 
 def derived_options(args: Sequence[str], own: Collection[str] = ()) -> tuple[list[str], dict[str, str]]:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.model import Batch, GenerativeModel
 
-__all__ = ["extra_flops", "flops_per_step", "parameter_count"]
+__all__ = ["flops_per_step", "parameter_count"]
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -26,42 +26,25 @@ def parameter_count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def flops_per_step(model: GenerativeModel, batch: Batch) -> float:
-    """Return the operations of one training step on ``batch``, averaged over the model's period.
+def flops_per_step(model: GenerativeModel, batch: Batch) -> tuple[float, float]:
+    """Return the operations of one training step on ``batch``, and by how many more one of the first steps has.
 
-    The steps run on a copy of the model, without an optimizer, so nothing moves. Attention runs on the mathematical
-    kernel while it is counted, since fused kernels count nothing. What the first steps make for later ones, see
-    `extra_flops`, is made before.
+    A step's are averaged over the model's period; the model's ``first_steps`` make what later ones use, see
+    `zoo.model.GenerativeModel`. The steps run on a copy of the model, without an optimizer, so nothing moves. Attention
+    runs on the mathematical kernel while it is counted, since fused kernels count nothing.
     """
-    probe = _probe(model)
-    if probe.first_steps:
-        _count(probe, batch, 1)
-    return _count(probe, batch, probe.period) / probe.period
-
-
-def extra_flops(model: GenerativeModel, batch: Batch) -> float:
-    """Return by how much one of the model's ``first_steps`` costs more operations than a later step."""
-    if not model.first_steps:
-        return 0.0
-    probe = _probe(model)
-    first = _count(probe, batch, 1)
-    return first - _count(probe, batch, 1)
-
-
-def _probe(model: GenerativeModel) -> GenerativeModel:
     probe = copy.deepcopy(model).train()
     probe.turn = lambda player: _turn(probe, player)  # type: ignore[method-assign]
-    return probe
-
-
-def _count(probe: GenerativeModel, batch: Batch, steps: int) -> float:
-    with _Counter(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        for i in range(steps):
-            probe.steps_done = i
+    first = 1 if probe.first_steps else 0
+    counts = []
+    for i in (*range(first), *range(probe.period)):
+        probe.steps_done = i
+        with _Counter(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             loss = probe.training_step(batch, i)
             if probe.automatic_optimization:
                 loss.backward()
-    return float(counter.get_total_flops())
+        counts.append(float(counter.get_total_flops()))
+    return sum(counts[first:]) / probe.period, counts[0] - counts[1] if first else 0.0
 
 
 class _Counter(FlopCounterMode):

@@ -34,7 +34,7 @@ from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atom
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.classes_of_data import check_classes
 from zoo.training.cli import EntryCLI
-from zoo.training.compute import extra_flops, flops_per_step, parameter_count
+from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
 from zoo.training.devices import (
     choose_strategy,
@@ -90,7 +90,7 @@ class Run:
 
     Args:
         entry: the registry entry as plain data: name, model, data, trainer, training; registry, if there is one, says
-            from which files it is (`zoo.overlays.record`).
+            from which files it is (`zoo.overlays.record`), and own_data that its model is written for these data.
         args: what the user typed after the command.
         allow: class-path prefixes that the user's own overlay allows.
         folder: the run folder, or None for a new one under ``runs``.
@@ -209,15 +209,13 @@ class Run:
         if self.settings.threads or share:
             torch.set_num_threads(self.settings.threads or share or 1)
 
-    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        x, labels = self.data.batch()
-        self.model.accepts_condition(labels)
-        return x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels
-
     def _count(self) -> None:
         """Count operations and plan the steps; where each example is read more than once, it is encoded once."""
-        self.flops = flops_per_step(self.model, self._batch()) * self.world * self.accumulate
-        self.extra = extra_flops(self.model, self._batch()) * self.world
+        x, labels = self.data.batch()
+        self.model.accepts_condition(labels)
+        batch = (x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels)
+        flops, extra = flops_per_step(self.model, batch)
+        self.flops, self.extra = flops * self.world * self.accumulate, extra * self.world
         self.total = self._planned_steps()
         read = self.total * self.data.batch_size * self.world * self.accumulate
         if not self.stores and can_store(self.model, self.data) and read > len(self.data.split("train")[0]):

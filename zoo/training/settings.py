@@ -101,7 +101,10 @@ class TrainingSettings:
             if not pattern or not 0 <= factor < math.inf:
                 raise ConfigError(f"training.rates takes name=factor,... such as encoder=0.1, got {part.strip()!r}")
             found.append((pattern, factor))
-        return [*found, *((p.strip(), 0.0) for p in (self.freeze or "").split(",") if p.strip())]
+        for part in (self.freeze or "").split(","):
+            if part.strip():
+                found.append((part.strip(), 0.0))
+        return found
 
 
 def parse_budget(text: str) -> float:
