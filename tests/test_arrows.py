@@ -47,7 +47,7 @@ MAY = {
     "runs": {"model", "overlays", "registry"},
     "training": {"model", "abilities", "callbacks", "data", "metrics", "registry", "runs", "training"}
     | {"fitting", "sizes", "trained_parts"},
-    "trainings": {"hub", "runs"},
+    "trainings": {"hub", "overlays", "runs"},
     "registry": {"overlays", "fitting", "sizes"},
     "names": {"registry"},
     "evaluation": {"model", "abilities", "metrics", "results"},

@@ -174,8 +174,14 @@ def test_a_registry_file_that_has_changed_is_asked_about(
     content["models"]["mine-points"]["model"]["init_args"]["lr"] = 0.123
     file.write_text(yaml.safe_dump(content))
     told = f"run was made with the registry file '{file.absolute()}', which has changed since"
-    for command in (sample, ["evaluate", "./run", "--limit", "10"], ["fit", "--resume", "./run"],
-                    ["push", "./run", "--repo", "me/mine", "--dry_run"], ["diagnose", "./run"], ["validate", "./run"]):
+    for command in (
+        sample,
+        ["evaluate", "./run", "--limit", "10"],
+        ["fit", "--resume", "./run"],
+        ["push", "./run", "--repo", "me/mine", "--dry_run"],
+        ["diagnose", "./run"],
+        ["validate", "./run"],
+    ):
         assert main(command) == 2  # nobody to ask
         said = capsys.readouterr().err.splitlines()
         assert said == [f"zoo: error: {told}; to go on with what it says now, add --registry {file.absolute()}"]
@@ -196,6 +202,16 @@ def test_a_registry_file_that_has_changed_is_asked_about(
 
 class _Terminal(io.StringIO):
     """An input in which a user types."""
+
+
+def test_the_handle_of_a_training_keeps_the_registry_that_it_was_given(made: Path) -> None:
+    quiet: dict[str, Any] = {"max_steps": 1, "enable_progress_bar": False, "limit_val_batches": 0}
+    done = zoo.fit("mine", registry="mine.yaml", run="other", data={"points": 80}, **quiet)
+    assert type(done.model).__module__ == "mine_models"  # whose file is in force for what the handle does, nowhere else
+    assert done.evaluate(limit=8, samples=16, extractor="none", progress=False).metrics
+    assert zoo.fit(resume=done, registry="mine.yaml", max_steps=2).facts["step"] == 2
+    with pytest.warns(UserWarning, match="not in force"), pytest.raises(ConfigError, match="not on the allow-list"):
+        zoo.load("./other")
 
 
 @pytest.mark.filterwarnings("default:.*was made with")

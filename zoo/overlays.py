@@ -29,7 +29,9 @@ from zoo.errors import ConfigError
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-__all__ = ["GROUP", "Difference", "Overlay", "asking", "in_force", "of_packages", "of_user", "record", "settle", "unlike"]
+__all__ = [
+    "GROUP", "Difference", "Overlay", "asking", "in_force", "of_packages", "of_user", "record", "settle", "unlike",
+]  # fmt: skip
 
 GROUP = "generative_zoo.registries"
 _VARIABLE = "ZOO_REGISTRY"

@@ -8,11 +8,13 @@ it can go on there as well.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ from zoo.registry import plain_yaml
 from zoo.runs import run_metadata
 from zoo.training.trainer_options import listed
 
-__all__ = ["SHORT", "Asked", "LogsFacts", "check_installed", "chosen", "described", "logged_before", "make", "taken"]
+__all__ = [
+    "SHORT", "Asked", "LogsFacts", "check_installed", "chosen", "closed", "described", "logged_before", "make", "taken",
+]  # fmt: skip
 
 log = logging.getLogger("zoo.training")
 
@@ -184,7 +188,7 @@ def make(kind: str, folder: Path, name: str, options: Mapping[str, Any], before:
         "csv": {"save_dir": str(folder), "name": "", "version": "csv"},
         "tensorboard": {"save_dir": str(folder), "name": "", "version": "tensorboard"},
         "wandb": {"project": name, "name": folder.name, "save_dir": str(folder)},
-        "mlflow": {"experiment_name": name, "run_name": folder.name, "save_dir": str(folder / "mlruns")},
+        "mlflow": {"experiment_name": name, "run_name": folder.name, **_mlflow_store(folder)},
         "comet": {"project": name},
         "litlogger": {"root_dir": str(folder), "name": folder.name},
     }
@@ -201,6 +205,58 @@ def make(kind: str, folder: Path, name: str, options: Mapping[str, Any], before:
         return made(**{**usual[kind], **going_on, **options})
     except Exception as error:  # of a package that is not ours, which may refuse in any way
         raise ConfigError(f"the logger {kind} cannot be made: {' '.join(str(error).split())[:300]}") from error
+
+
+def _mlflow_store(folder: Path) -> dict[str, str]:
+    """Return where MLflow keeps a run: where its own variable says, else a database in the run folder.
+
+    Plain files, which its later versions refuse, are gone on with where a run has them, and are what is left where
+    what a database needs is not installed.
+    """
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return {"tracking_uri": os.environ["MLFLOW_TRACKING_URI"]}
+    database = all(importlib.util.find_spec(package) for package in ("sqlalchemy", "alembic"))
+    if (folder / "mlruns").is_dir() or not database:
+        return {"save_dir": str(folder / "mlruns")}
+    folder = folder.absolute()
+    return {"tracking_uri": f"sqlite:///{folder / 'mlflow.db'}", "artifact_location": str(folder / "mlartifacts")}
+
+
+class _Closed:
+    """A logger whose experiment has been ended; what comes later goes there all the same."""
+
+    def __init__(self, again: Callable[[], Logger]) -> None:
+        self.again = again
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        logger = self.again()
+        logger.log_metrics(dict(metrics), step=step)
+        _end(logger)
+
+    def save(self) -> None:
+        """Nothing is waiting."""
+
+
+def _end(logger: Logger) -> None:
+    logger.experiment.finish()  # type: ignore[attr-defined]
+
+
+def closed(loggers: Iterable[Any], asked: Asked, folder: Path, name: str) -> list[Any]:
+    """End the experiments that a process has one of at a time, if they were opened here, and return all loggers.
+
+    Weights & Biases would log a further run of the process to the one that is open.
+    """
+    kept = []
+    for logger in loggers:
+        if type(logger).__name__ != "WandbLogger" or any(logger is one for one in asked.objects):
+            kept.append(logger)
+            continue
+        if getattr(logger, "_experiment", None) is None:  # of another process, or never used
+            continue
+        identity = str(logger.experiment.id)
+        _end(logger)
+        kept.append(_Closed(functools.partial(make, "wandb", folder, name, asked.options, identity)))
+    return kept
 
 
 def described(loggers: Iterable[Logger]) -> list[dict[str, Any]]:
