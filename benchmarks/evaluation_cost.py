@@ -43,7 +43,7 @@ def main() -> int:
         )
         print(f"{'first time, references and floor made':<44}{first:8.1f} s")
         again = Reference(data, Digits())
-        real, read = cpu(again._test)
+        real, read = cpu(again._real)
         drawn, extracted = cpu(lambda: fidelity.extract(again.extractor, x))
         a, b = drawn["features"], real["features"]
         steps: dict[str, Callable[[], Any]] = {

@@ -1,7 +1,7 @@
 """Models that learn velocities: how far samples come to the data in the plane, and FID by the number of steps.
 
     python benchmarks/matching.py toys [--steps N]
-    python benchmarks/matching.py steps NAME=1,2,10 NAME=10,50 NAME [--samples N]
+    python benchmarks/matching.py steps NAME=1,2,10 NAME=10,50 NAME [--samples N] [--split validation]
 
 ``toys`` trains on points and prints the squared sliced 2-Wasserstein distance (10,000 samples, 200 fixed projections)
 to the data before and after, beside that of two sets of data, and how straight the curves are. ``steps`` prints FID,
@@ -33,6 +33,7 @@ from zoo.metrics.extractors import Digits
 from zoo.metrics.sliced import sliced_wasserstein
 from zoo.names import is_run
 from zoo.nets.timed_mlp import TimedMLP
+from zoo.results import SPLITS
 from zoo.runs import load_run
 
 POINTS, BATCH, LR = 10_000, 256, 5e-3
@@ -101,13 +102,13 @@ def row(model: VelocityModel, real: torch.Tensor, start: float) -> str:
     return f"{end:.5f} {end / start:9.3f} {model.straightness(512, seed=0):12.4f} {one:8.4f}"
 
 
-def by_steps(asked: list[str], samples: int) -> None:
+def by_steps(asked: list[str], samples: int, split: str) -> None:
     look, data = Digits(), MNIST()
-    images, train_images = data.split("test")[0], data.split("train")[0]
+    images, train_images = data.split(split)[0], data.split("train")[0]
     real = look(images / 255)["features"]
     order = torch.randperm(len(train_images), generator=torch.Generator().manual_seed(0))[:samples]
     floor = frechet(look(train_images[order] / 255)["features"], real)[0]
-    print(f"{samples} samples; floor {floor:.2f}; confident test images "
+    print(f"{samples} samples; floor {floor:.2f}; confident {split} images "
           f"{class_shares(look(images / 255)['logits'])['confident_share'][0]:.3f}")  # fmt: skip
     print(f"{'model':28s} solver   steps calls    FID confident rarest digit samples/s")
     for words in asked:
@@ -143,12 +144,13 @@ def main() -> None:
     parser.add_argument("models", nargs="*")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="of steps: against whose digits (default test)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "toys":
         toys(args.steps)
     else:
-        by_steps(args.models, args.samples)
+        by_steps(args.models, args.samples, args.split)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Whether likelihoods by an ODE have enough steps: bits/dim with the model's steps, and with twice as many.
 
-    python benchmarks/ode_likelihood.py flow_matching-mnist score_sde-mnist [--examples N]
+    python benchmarks/ode_likelihood.py flow_matching-mnist score_sde-mnist [--examples N] [--split validation]
 
 Both use one seed, so the same places in the intervals of grey levels and the same probes of the trace.
 """
@@ -14,15 +14,16 @@ import torch
 
 import zoo
 from zoo.registry import load_registry
+from zoo.results import SPLITS
 
 BATCH = 100
 
 
-def bits(name: str, examples: int, factor: int) -> torch.Tensor:
-    """Return bits/dim of each of the first test images."""
+def bits(name: str, examples: int, factor: int, split: str = "test") -> torch.Tensor:
+    """Return bits/dim of each of the first images of a split."""
     model, data = zoo.load(name), load_registry().resolve(name).build_data()
     model.likelihood_steps *= factor
-    x, labels = (t[:examples] for t in data.split("test"))
+    x, labels = (t[:examples] for t in data.split(split))
     x = data.to_float(x, model.dtype)
     found = []
     for i in range(0, examples, BATCH):
@@ -35,10 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="+")
     parser.add_argument("--examples", type=int, default=1_000)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="whose images (default test)")
     args = parser.parse_args()
     print(f"{'model':28s} images  steps  bits/dim  twice   difference")
     for name in args.names:
-        once, twice = (bits(name, args.examples, factor) for factor in (1, 2))
+        once, twice = (bits(name, args.examples, factor, args.split) for factor in (1, 2))
         steps = zoo.load(name).likelihood_steps
         error = float(once.std()) / math.sqrt(len(once))
         print(

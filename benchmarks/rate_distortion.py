@@ -29,6 +29,7 @@ from zoo.diagnostics import codebook_usage, refinement
 from zoo.diagnostics.figures import png, sheet_of
 from zoo.evaluation.comparison import Reference, choose
 from zoo.registry import load_registry
+from zoo.results import SPLITS
 from zoo.runs import load_run
 from zoo.spec import class_of
 
@@ -78,7 +79,7 @@ def rows(name: str, model: Any, x: Tensor, reference: Reference) -> list[dict[st
     return found
 
 
-def table(found: list[dict[str, Any]], examples: int, floor: float) -> str:
+def table(found: list[dict[str, Any]], examples: int, floor: float, split: str = "test") -> str:
     """Return the table as Markdown, the fewest bits first, and below what it was measured on."""
     lines = [
         "| tokenizer | | bits | entropy, bits | MSE | PSNR, dB | FID of reconstructions |",
@@ -89,7 +90,8 @@ def table(found: list[dict[str, Any]], examples: int, floor: float) -> str:
         lines.append(f"| {r['tokenizer']} | {r['what']} | {rate} | {r['mse']:.5f} | {r['psnr']:.2f} | {r['fid']:.2f} |")
     lines += [
         "",
-        f"{examples:,} test images, distances against all of them; floor of as many training images: FID {floor:.2f}.",
+        f"{examples:,} {split} images, distances against all of them; floor of as many training images: "
+        f"FID {floor:.2f}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -131,7 +133,8 @@ def strips(models: dict[str, Any], x: Tensor, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help="names, or name=run folder; all bundled tokenizers if left out")
-    parser.add_argument("--examples", type=int, default=10_000, help="test images, the first ones")
+    parser.add_argument("--examples", type=int, default=10_000, help="images of the split, the first ones")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="whose images (default test)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--strips", type=Path, help="where a picture of test images and their reconstructions goes")
     parser.add_argument("--codes", type=Path, help="where the use of the codes goes, as JSON")
@@ -145,16 +148,17 @@ def main() -> None:
     data = registry.resolve("vae-mnist").build_data()
     extractor = choose(None, data)
     assert extractor is not None
-    reference = Reference(data, extractor)
-    x = data.to_float(data.split("test")[0][: args.examples], torch.float32)
+    reference = Reference(data, extractor, split=args.split)
+    x = data.to_float(data.split(args.split)[0][: args.examples], torch.float32)
     found = []
     for name, model in models.items():
         found += rows(name, model.eval(), x, reference)
         print({k: v for k, v in found[-1].items() if k != "what"}, flush=True)
-    text = table(found, len(x), reference.floor(len(x))["fid"][0])
+    text = table(found, len(x), reference.floor(len(x))["fid"][0], args.split)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "rate_distortion.md").write_text(text, encoding="utf-8")
-    plot(found, args.out / "rate_distortion.png")
+    stem = "rate_distortion" if args.split == "test" else f"rate_distortion-{args.split}"
+    (args.out / f"{stem}.md").write_text(text, encoding="utf-8")
+    plot(found, args.out / f"{stem}.png")
     if args.strips:
         strips(models, x[:16], args.strips)
     if args.codes:

@@ -22,6 +22,7 @@ from zoo.images import save_png
 from zoo.metrics.extractors import Digits
 from zoo.registry import load_registry
 from zoo.restoration import measured, operator_of
+from zoo.results import SPLITS
 from zoo.spec import build
 
 DIGITS, DRAWS, NOISE, SHOWN = 32, 2, 0.02, 8
@@ -42,9 +43,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "restoration.md")
     parser.add_argument("--picture", type=Path, default=Path(__file__).parent.parent / "docs" / "restoration.png")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="whose digits (default test); others need --results and --picture of their own",
+    )
     args = parser.parse_args()
+    if args.split != "test" and parser.get_default("results") == args.results:
+        parser.error("the table that ships is of test digits; give --results and --picture")
     data = build(load_registry().data_spec("mnist"))
-    x, labels = (part[:DIGITS] for part in data.split("test"))
+    x, labels = (part[:DIGITS] for part in data.split(args.split))
     x, classifier = x.float() / 255, Digits()
     rows = ["| measurement | model | RMSE | RMSE of the mean | misfit | accuracy |", "|---|---|---:|---:|---:|---:|"]
     shown = [x[:SHOWN]]
@@ -75,8 +84,9 @@ def main() -> None:
             if name == "ddpm-mnist":
                 shown.append(draws[0][:SHOWN])
     save_png(torch.cat(shown), args.picture, columns=SHOWN, scale=2)
-    about = f"{DIGITS} test digits, {DRAWS} draws each, noise {NOISE}, 50 steps: `python benchmarks/restoration.py`\n\n"
-    args.results.write_text(about + "\n".join(rows) + "\n", encoding="utf-8")
+    head = f"{DIGITS} {args.split} digits, {DRAWS} draws each, noise {NOISE}, 50 steps: "
+    head += "`python benchmarks/restoration.py`\n\n"
+    args.results.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
     python benchmarks/sampler_curve.py                    # all bundled models
     python benchmarks/sampler_curve.py ddpm-mnist edm=runs/edm-mnist/...   # a run under a name
     python benchmarks/sampler_curve.py --table            # from the samples that are there, drawing none
+    python benchmarks/sampler_curve.py --split validation # against validation images, to choose by
 
-FID is that of 2,000 samples, by the digit classifier, against all test images: it is higher than that of 10,000 by the
-bias of the estimate, which the floor shows (2,000 training images in the place of samples), and does not compare with
-the tables of 10,000. Guidance 1 is the plain model, other scales are the model's own and cost two calls a step. All
-samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk, so that an interrupted run
+FID is that of 2,000 samples, by the digit classifier, against all images of the split: it is higher than that of
+10,000 by the bias of the estimate, which the floor shows (2,000 training images in the place of samples), and does not
+compare with the tables of 10,000. Guidance 1 is the plain model, other scales are the model's own and cost two calls a
+step. All samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk, so that an interrupted run
 goes on, and everything in table and plot is made from them. The chain of 1,000 steps is drawn 500 times only: it stands
 beside other samplers at 500.
 """
@@ -27,6 +28,7 @@ import zoo
 from zoo.evaluation.chunks import sample_chunks
 from zoo.evaluation.comparison import Reference, choose
 from zoo.registry import load_registry
+from zoo.results import SPLITS
 from zoo.runs import load_run
 
 SAMPLES, FEW, CHUNK, SEED = 2_000, 500, 250, 0
@@ -149,6 +151,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/sampler_curve"), help="where samples are kept")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--table", action="store_true", help="draw nothing")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="against whose images (default test)")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -158,11 +161,12 @@ def main() -> None:
     data = registry.resolve("vae-mnist").build_data()
     extractor = choose(None, data)
     assert extractor is not None
-    reference = Reference(data, extractor)
+    reference = Reference(data, extractor, split=args.split)
+    stem = "sampler_curve" if args.split == "test" else f"sampler_curve-{args.split}"
     found = rows(models, args.work, not args.table, reference)
     floors = {n: reference.floor(n)["fid"][0] for n in (SAMPLES, FEW)}
-    (args.out / "sampler_curve.md").write_text(table(found, floors), encoding="utf-8")
-    plot(found, floors[SAMPLES], args.out / "sampler_curve.png")
+    (args.out / f"{stem}.md").write_text(table(found, floors), encoding="utf-8")
+    plot(found, floors[SAMPLES], args.out / f"{stem}.png")
     print(table(found, floors))
 
 

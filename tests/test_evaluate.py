@@ -195,6 +195,37 @@ def test_limit_takes_the_first_examples() -> None:
     assert found.protocol.quick
 
 
+def test_validation_examples_take_the_place_of_test_examples(tmp_path: Path) -> None:
+    """Values, reference, nearest neighbours and floor are those of the split, and nothing of the test split is read."""
+
+    class NoTest(FewDigits):
+        def read(self, split: str) -> Split:
+            assert split != "test"
+            return super().read(split)
+
+    data = NoTest()
+    found = measure(Conditional(IMAGE), data, split="validation", out=tmp_path, **FEW)
+    assert found.data.split == "validation" and found.data.digest == data.digest("validation")
+    assert found.data.digest != FewDigits().digest("test")
+    mean = float(data.split("validation")[1].double().mean())
+    assert found.metrics["bits_per_dim"].value * 784 * math.log(2) == pytest.approx(mean)
+    test = measure(Conditional(IMAGE), FewDigits(), **FEW)
+    assert found.metrics["fid"] != test.metrics["fid"] and found.floor["fid"] != test.floor["fid"]
+    assert found.metrics["nearest_ratio"] != test.metrics["nearest_ratio"]
+    assert [p.name for p in tmp_path.iterdir()] == ["eval-validation.json"]
+    assert read(tmp_path / "eval-validation.json") == found
+    with pytest.raises(ConfigError, match=r"unknown split 'train'.* There are: test, validation"):
+        measure(Uniform(IMAGE), FewDigits(), split="train", **FEW)
+
+    class NoValidation(FewDigits):
+        def read(self, split: str) -> Split:
+            x, labels = super().read(split)
+            return (x[:0], labels[:0]) if split == "validation" else (x, labels)
+
+    with pytest.raises(ResultError, match="mnist has no validation examples"):
+        measure(Uniform(IMAGE), NoValidation(), split="validation", **FEW)
+
+
 # -- repeatability ----------------------------------------------------------------------------------------------------
 
 
@@ -592,6 +623,8 @@ def test_recorded_command_makes_the_result_again() -> None:
         "x", True, {"steps": 5}, "mnist", "digits", {"samples": 9, "seed": 1, "k": 2, "limit": None}
     )
     assert found == "zoo evaluate x --data mnist --samples 9 --seed 1 -k 2 --option steps=5 --extractor digits --quick"
+    found = zoo.api._command("x", False, None, None, None, {"samples": 9, "split": "validation"})
+    assert found == "zoo evaluate x --samples 9 --split validation"
 
 
 # -- what ships -------------------------------------------------------------------------------------------------------

@@ -113,6 +113,23 @@ def test_another_split_or_other_data_are_marked() -> None:
         assert set(row.differs) == {"samples", "likelihood"}
 
 
+def test_validation_rows_never_rank_with_test_rows() -> None:
+    """However many there are: one row on test data is enough to be what the others are held against."""
+    results = [make(f"{c}-mnist", fid=fid) for c, fid in (("a", 1.0), ("b", 2.0), ("t", 3.0))]
+    of_choices = [replace(r, data=replace(r.data, split="validation")) for r in results[:2]]
+    table = tables([*of_choices, results[2]])[0]
+    assert [(r.result.identity.name[0], r.rank) for r in table.rows] == [("t", 1), ("a", None), ("b", None)]
+    text = to_text([table])
+    assert "mnist (test split" in text and "split validation, not test" in text
+    alone = tables(of_choices)[0]
+    assert [r.rank for r in alone.rows] == [1, 2] and "mnist (validation split" in to_text([alone])
+    registry = load_registry()
+    known = make("vae-mnist", fid=1.25)
+    assert "1.25" in model_table(registry, [known]) and "1.25" in home_table(registry, [known])
+    chosen = replace(known, data=replace(known.data, split="validation"))
+    assert "1.25" not in model_table(registry, [chosen]) + home_table(registry, [chosen])
+
+
 def test_likelihoods_show_unit_kind_and_bound(results: list[Result]) -> None:
     table = tables(results, dataset="mnist", sort="bits_per_dim")[0]
     shown = {row.result.identity.name: row.shown["likelihood"] for row in table.rows}

@@ -49,6 +49,7 @@ __all__ = [
     "StoresExamples",
     "Tokenises",
     "Travels",
+    "Unmasks",
     "WritesSound",
     "WritesText",
     "autoencoder_of",
@@ -265,6 +266,17 @@ class Refines(HasCodes, Protocol):
     def code_stages(self) -> Tensor: ...
 
     def partial(self, codes: Tensor, stages: int) -> Tensor: ...
+
+
+@runtime_checkable
+class Unmasks(Protocol):
+    """A sampler that fills in what is masked: ``unmasking`` tells what it has after each of its steps.
+
+    A prior gives codes or latents, (n, *shape), and which of them are kept, bool (n, *shape) or (n, 1, h, w); the pair
+    of an autoencoder and a prior gives images, (steps, n, *shape) twice: what is kept alone, and all.
+    """
+
+    def unmasking(self, n: int, seed: int = 0, labels: Tensor | None = None) -> Any: ...
 
 
 @runtime_checkable
@@ -511,11 +523,11 @@ def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor
     Returns:
         A tensor (N, ...), or as many tensors as the method gives.
     """
-    told = labels is not None and takes_labels(model, method)
+    conditional = labels is not None and takes_labels(model, method)
     parts = []
     for start in range(0, len(x), _BATCH):
         part = slice(start, start + _BATCH)
-        given = {"labels": labels[part].to(model.device)} if told else {}  # type: ignore[index]
+        given = {"labels": labels[part].to(model.device)} if conditional else {}  # type: ignore[index]
         found = method(x[part].to(model.device), **given)
         parts.append(tuple(t.cpu() for t in found) if isinstance(found, tuple) else (found.cpu(),))
     whole = tuple(torch.cat(column) for column in zip(*parts, strict=True))

@@ -42,6 +42,7 @@ def evaluate(
     k: int | None = None,
     batch_size: int = 250,
     limit: int | None = None,
+    split: str = "test",
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
     cost: Mapping[str, Any] | None = None,
@@ -65,7 +66,8 @@ def evaluate(
         seeds: how many: ``seed``, ``seed + 1`` ...; values are means over them.
         k: importance samples of the likelihood; by default what the registry says, else 1.
         batch_size: samples drawn at a time.
-        limit: take only the first so many test examples for the likelihood.
+        limit: take only the first so many examples of the split for the likelihood.
+        split: ``test``, or ``validation``, on which choices are made; never ranked together.
         options: sampling options of the family.
         extractor: ``digits``, ``lite0``, ``inception``, ``none``, or a torch module that returns features; by default
             what the registry says of the model on its own data, else what fits.
@@ -104,13 +106,14 @@ def evaluate(
     name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
     return measure(
         built, module, name=name, weights_sha256=_digest(built),
-        samples=samples, seed=seed, seeds=seeds, k=k, batch_size=batch_size, limit=limit, options=options,
-        cost={**known.get("cost", {}), **(cost or {})}, ema=known.get("ema") if ema is None else ema, quick=quick,
-        extractor=extractor, devices=devices, allow=load_registry().allow,
+        samples=samples, seed=seed, seeds=seeds, k=k, batch_size=batch_size, limit=limit, split=split,
+        options=options, cost={**known.get("cost", {}), **(cost or {})},
+        ema=known.get("ema") if ema is None else ema, quick=quick, extractor=extractor, devices=devices,
+        allow=load_registry().allow,
         command=_command(
             asked or name, quick, options, data, extractor,
             {"samples": samples, "seed": seed, "seeds": seeds if seeds > 1 else None, "k": k,
-             "batch_size": batch_size, "limit": limit},
+             "batch_size": batch_size, "limit": limit, "split": split if split != "test" else None},
         ), out=out, work=work, progress=progress,
     )  # fmt: skip
 
@@ -287,7 +290,7 @@ def _of_run(spec: Mapping[str, Any], allow: Sequence[str], what: str) -> TensorD
 
 def _command(
     name: str | None, quick: bool, options: Mapping[str, Any] | None, data: Any, extractor: Any,
-    numbers: Mapping[str, int | None],
+    numbers: Mapping[str, int | str | None],
 ) -> str:  # fmt: skip
     """Return what to type to make the result again; empty where no name leads to the model."""
     if name is None:

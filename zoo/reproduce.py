@@ -71,7 +71,8 @@ def reproduce(
         arguments: of the training, as after ``zoo fit``; anything that changes the recipe makes it another one.
         parts: trained models that this one builds on, by the names of `zoo.model.GenerativeModel.trained_parts`.
         progress: show bars.
-        evaluation: what `zoo.evaluate` takes (samples, seeds, k, devices ...).
+        evaluation: what `zoo.evaluate` takes (samples, seeds, k, devices, split ...). The bands are of the test split:
+            on validation examples they tell whether a training has come out, and leave the test examples unseen.
 
     Raises:
         RegistryError: the registry expects nothing of this name.

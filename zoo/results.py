@@ -19,10 +19,29 @@ from typing import Any
 from zoo.errors import ResultError, close_matches
 from zoo.files import open_regular, write_whole
 
-__all__ = ["FILE", "MIGRATIONS", "SCHEMA", "Cost", "Data", "Identity", "Metric", "Protocol", "Result", "read", "write"]
+__all__ = [
+    "FILE",
+    "FILES",
+    "MIGRATIONS",
+    "SCHEMA",
+    "SPLITS",
+    "Cost",
+    "Data",
+    "Identity",
+    "Metric",
+    "Protocol",
+    "Result",
+    "file_of",
+    "read",
+    "write",
+]
 
 SCHEMA = 2
 FILE = "eval.json"
+FILES = {"test": FILE, "validation": "eval-validation.json"}
+"""Split -> the file of its result: what was measured to choose by never takes the place of what is published."""
+SPLITS = tuple(FILES)
+"""What a model is measured on; choices are made on validation examples, and test examples are only evaluated."""
 
 _METRIC = re.compile(r"^[a-z][a-z0-9_]*$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -246,13 +265,19 @@ def read(path: str | Path) -> Result:
     return Result.from_dict(content, f"result {path}")
 
 
+def file_of(split: str, path: str | Path) -> Path:
+    """Return where a result on a split goes: ``path`` where that ends in .json, else its file in that folder."""
+    path = Path(path)
+    return path if path.suffix == ".json" else path / FILES.get(split, FILE)
+
+
 def write(result: Result, path: str | Path) -> Path:
-    """Write ``eval.json`` (into a folder, which is made, unless ``path`` ends in .json) at once or not at all.
+    """Write the result's file (into a folder, which is made, unless ``path`` ends in .json) at once or not at all.
 
     Raises `ResultError` for a result that breaks the schema, before anything is touched.
     """
     path = Path(path)
-    path = path if path.suffix == ".json" else path / FILE
+    path = file_of(result.data.split, path)
     text = json.dumps(result.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
         return write_whole(path, text)

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ConfigError, UnknownModelError, ZooError
+from zoo.errors import ConfigError, UnknownModelError, ZooError, check_choice
 from zoo.names import own_folder, parse_name
+from zoo.results import SPLITS, file_of
 
 if TYPE_CHECKING:
     from zoo.results import Result
@@ -21,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("which", nargs="+", metavar="NAME|RUN", help="names, addresses on the Hub, or run folders")
     parser.add_argument("--data", metavar="NAME", help="data set (default: what the model was trained on)")
     parser.add_argument(
+        "--split",
+        default="test",
+        help="test, or validation, on which choices are made: eval-validation.json (default test)",
+    )
+    parser.add_argument(
         "--out", metavar="DIR", help="where eval.json goes (default: the run folder, else results/NAME)"
     )
     parser.add_argument("--samples", type=int, help="samples to draw (default: the registry's, else 10000)")
@@ -28,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many: --seed, --seed + 1 ... (default 1)")
     parser.add_argument("-k", type=int, help="importance samples of the likelihood (default: the registry's)")
     parser.add_argument("--batch_size", type=int, default=250, help="samples at a time (default 250)")
-    parser.add_argument("--limit", type=int, help="take only the first so many test examples for the likelihood")
+    parser.add_argument(
+        "--limit", type=int, help="take only the first so many examples of the split for the likelihood"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -53,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     named = [t for t in targets if isinstance(t, Path)]
     if len(set(named)) < len(named):
         raise ConfigError("two of the models would write the same eval.json; evaluate them one by one, with --out")
+    check_choice("split", args.split, SPLITS)
     samples = args.samples
     limit = args.limit if args.limit is not None else _QUICK if args.quick else None
 
@@ -68,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
                 raise folder
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
-                batch_size=args.batch_size, limit=limit, options=options, extractor=extractor, quick=args.quick,
-                device=args.device, devices=args.devices, out=folder,
+                batch_size=args.batch_size, limit=limit, split=args.split, options=options,
+                extractor=extractor, quick=args.quick, device=args.device, devices=args.devices, out=folder,
             )  # fmt: skip
         except ZooError as error:
             if not many:
@@ -80,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         found.append(result)
         if not args.json:
             print(_short(result))
-            print(f"written to {folder / 'eval.json'}")
+            print(f"written to {file_of(args.split, folder)}")
     if args.json:
         contents = [result.to_dict() for result in found]
         json.dump(contents[0] if len(args.which) == 1 else contents, sys.stdout, indent=1, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Samples against the test split: features, their distances, and how near samples come to training images.
+"""Samples against one split: features, their distances, and how near samples come to training images.
 
-What depends on data and extractor alone is cached: features of the test images, the floor (training images in the place
-of samples), and how far unseen test images are from the training images.
+What depends on data and extractor alone is cached: features of the split's images, the floor (training images in the
+place of samples), and how far these unseen images are from the training images.
 """
 
 from __future__ import annotations
@@ -62,16 +62,18 @@ class Reference:
     Attributes:
         bar: show progress.
         most: look for nearest neighbours among only the first so many training images.
+        split: whose images are the reference.
     """
 
     data: TensorData
     extractor: Extractor
     bar: bool = False
     most: int | None = None
+    split: str = "test"
 
     def protocol(self, samples: int) -> dict[str, Any]:
         """Return what the numbers depend on."""
-        reference = len(self.data.split("test")[0])
+        reference = len(self.data.split(self.split)[0])
         few = reference < ESTIMATORS["kid_subset_size"]
         of_kid = {"kid_pairs": "all"} if few else {k: ESTIMATORS[k] for k in ("kid_subsets", "kid_subset_size")}
         of_kid |= {} if few else {"kid_subset_size": min(of_kid["kid_subset_size"], samples)}
@@ -108,14 +110,14 @@ class Reference:
         return getattr(self.extractor, "frechet", "fid")
 
     def distance(self, x: Tensor) -> tuple[str, Estimate]:
-        """Return the Fréchet distance of pictures (N, *shape) alone, and its name; KID of few test images."""
-        drawn, real = self._extract(x, "control features")["features"], self._test()["features"]
+        """Return the Fréchet distance of pictures (N, *shape) alone, and its name; KID of few real images."""
+        drawn, real = self._extract(x, "control features")["features"], self._real()["features"]
         if len(real) < real.shape[1]:
             return "kid", compare.kid(drawn, real)
         return self.frechet_name, frechet(drawn, real)
 
     def _fidelity(self, drawn: dict[str, Tensor]) -> dict[str, Estimate]:
-        return compare.fidelity(drawn, self._test(), progress=self.bar, frechet_name=self.frechet_name)
+        return compare.fidelity(drawn, self._real(), progress=self.bar, frechet_name=self.frechet_name)
 
     def floor(self, n: int) -> dict[str, Estimate]:
         """Return the metrics of n training images, drawn with a fixed seed; none if there are fewer than n."""
@@ -126,7 +128,7 @@ class Reference:
         index = torch.randperm(len(images), generator=generator)[:n]
         some = images[index] if isinstance(images, Tensor) else images.chosen(index.tolist())  # still to be decoded
         x = self.data.transform(some, generator)
-        few = len(self.data.split("test")[0]) < ESTIMATORS["kid_subset_size"]
+        few = len(self.data.split(self.split)[0]) < ESTIMATORS["kid_subset_size"]
         key = (self.data.fingerprint(x), n, *(["all pairs", self.frechet_name] if few else []))
 
         def compute() -> dict[str, Tensor]:
@@ -141,9 +143,9 @@ class Reference:
 
     # -- what is cached -----------------------------------------------------------------------------------------------
 
-    def _test(self) -> dict[str, Tensor]:
-        images = self.data.split("test")[0]
-        return self._cached("features", (), lambda: self._extract(self.data.to_float(images), "test features"))
+    def _real(self) -> dict[str, Tensor]:
+        images = self.data.split(self.split)[0]
+        return self._cached("features", (), lambda: self._extract(self.data.to_float(images), f"{self.split} features"))
 
     @functools.cached_property
     def _train(self) -> Tensor:
@@ -151,7 +153,7 @@ class Reference:
 
     @functools.cached_property
     def _training(self) -> tuple[Tensor, Tensor]:
-        """Features of the training images, and how far the test images are from the nearest of them."""
+        """Features of the training images, and how far the split's images are from the nearest of them."""
         images = self._train[: self.most]
         x = self.data.transform(images, torch.Generator().manual_seed(_FLOOR_SEED))
         key = (self.data.fingerprint(x),)
@@ -162,7 +164,7 @@ class Reference:
         features = self._cached("training", key, compute)["features"]
         unseen = self._cached(
             "nearest", key,
-            lambda: {"distances": nearest_distances(self._test()["features"], features, progress=self.bar)},
+            lambda: {"distances": nearest_distances(self._real()["features"], features, progress=self.bar)},
         )  # fmt: skip
         return features, unseen["distances"]
 
@@ -175,5 +177,5 @@ class Reference:
 
     def _cached(self, what: str, key: tuple[object, ...], make: Any) -> dict[str, Tensor]:
         data = self.data
-        of_data = (data.name, data.digest("test"), len(data.split("test")[0]))
+        of_data = (data.name, data.digest(self.split), len(data.split(self.split)[0]))
         return compare.cached(what, (self.extractor.sha256, *of_data, *key), make)

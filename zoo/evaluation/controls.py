@@ -37,7 +37,7 @@ def control_metrics(
         size: pictures at a time.
     """
     levels = reference.data.levels
-    n = min(n, len(reference.data.split("test")[0]))
+    n = min(n, len(reference.data.split(reference.split)[0]))
     found = {}
     for name, make in model.controls().items():
         parts = []

@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo import results
 from zoo.abilities import HasControls, HasEnergy, HasFeatures, has_likelihood, is_conditional
 from zoo.classes import same_names
-from zoo.errors import ConfigError, ResultError
+from zoo.errors import ConfigError, ResultError, check_choice
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
 from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
@@ -29,7 +29,7 @@ from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS
 from zoo.model import GenerativeModel
-from zoo.results import Metric, Protocol, Result
+from zoo.results import SPLITS, Metric, Protocol, Result
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
@@ -52,6 +52,7 @@ def measure(
     k: int | None = None,
     batch_size: int = 250,
     limit: int | None = None,
+    split: str = "test",
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
     cost: Mapping[str, Any] | None = None,
@@ -64,12 +65,12 @@ def measure(
     work: str | Path | None = None,
     progress: bool = True,
 ) -> Result:
-    """Evaluate a model on the test split of ``data``.
+    """Evaluate a model on the test split of ``data``, or on another one.
 
-    Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all test examples. Distances are those
-    of `zoo.metrics.fidelity` between ``samples`` samples and all test images, as an extractor sees both. A model with
-    an energy adds what that says of test examples, samples and noise; one with features what a probe reads off them,
-    and where it does not generate these are all.
+    Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all examples of the split. Distances
+    are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees both.
+    A model with an energy adds what that says of examples, samples and noise; one with features what a probe reads off
+    them, and where it does not generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.
@@ -81,8 +82,9 @@ def measure(
         seeds: how many: ``seed``, ``seed + 1`` ...; values are means over them, and each value is recorded.
         k: importance samples of the likelihood, by default 1; with more, the bound of one is reported too.
         batch_size: samples drawn at a time.
-        limit: take only the first so many test examples for the likelihood; by default what the model says, which is
-            fewer than all where each costs many evaluations of its network.
+        limit: take only the first so many examples of the split for the likelihood; by default what the model says,
+            which is fewer than all where each costs many evaluations of its network.
+        split: ``test``, or ``validation``, on which choices are made.
         options: sampling options of the family.
         extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
         cost: facts about training: ``training_tflop``, and whatever else is to be kept.
@@ -99,21 +101,23 @@ def measure(
 
     Raises:
         DataError: the data do not fit the model.
-        ConfigError: a number that is not positive, or an unknown sampling option.
+        ConfigError: a number that is not positive, an unknown sampling option, or a split that nothing is measured on.
         ResultError: too few samples, samples or likelihoods that are not finite, or nothing to measure.
     """
     _check_numbers(samples=samples, seeds=seeds, k=k, batch_size=batch_size, limit=limit, devices=devices)
+    check_choice("split", split, SPLITS)
     model.accepts(data.shape, data.levels)
-    model.accepts_condition(data.split("test")[1])
+    _check_split(data, split)
+    model.accepts_condition(data.split(split)[1])
     if options and not model.generates:
         raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no sampling options")
     asked_limit = limit
     same_names(model.class_names, data.class_names, type(model).__name__)
-    reference = _reference(model, data, extractor, samples, quick, progress)
+    reference = _reference(model, data, split, extractor, samples, quick, progress)
     identity = identity_of(model, name, weights_sha256)
     numbers = list(range(seed, seed + seeds))
     limit = limit or (model.likelihood_examples if has_likelihood(model) else None)  # type: ignore[attr-defined]
-    stored, labels = (part[:limit] for part in data.split("test"))
+    stored, labels = (part[:limit] for part in data.split(split))
     protocol: dict[str, Any] = {"seeds": numbers, "batch_size": batch_size, "ema": ema, "quick": quick}
     sampler = model.sampler(options or {}) if model.generates else {}
     protocol |= {"preparation": dict(data.preparation)}
@@ -125,7 +129,7 @@ def measure(
         protocol |= {"likelihood_solver": model.likelihood_solver}  # type: ignore[attr-defined]
     drawn = samples if reference is not None else min(samples, batch_size)
     protocol |= reference.protocol(samples) if reference is not None else {}
-    features = FeatureProtocol(model, data, quick, asked_limit) if isinstance(model, HasFeatures) else None
+    features = FeatureProtocol(model, data, quick, asked_limit, split) if isinstance(model, HasFeatures) else None
     constants = {"features": features.summary()} if features is not None else {}
     constants |= {"energies": {"examples": len(stored)}} if isinstance(model, HasEnergy) else {}
     if constants:
@@ -138,9 +142,9 @@ def measure(
     model.eval()
     try:
         rounded = data.levels if reference is not None else None
-        task = Task(model, examples, dict(options or {}), rounded, data.split("test")[1] if model.context else None)
+        task = Task(model, examples, dict(options or {}), rounded, data.split(split)[1] if model.context else None)
         plan = _plan(model, bounds, numbers, len(stored), drawn, batch_size)
-        store = _store(out, work, devices, (identity.weights_sha256, data.digest("test"), protocol))
+        store = _store(out, work, devices, (identity.weights_sha256, data.digest(split), protocol))
         everything = [chunk for chunks in plan.values() for chunk in chunks]
         if devices > 1 and everything:
             spread(task, everything, store, devices, allow, progress)
@@ -161,14 +165,14 @@ def measure(
     copied = metrics.get("copied_share")
     result = Result(
         identity=identity,
-        data=data_of(data),
+        data=data_of(data, split),
         protocol=Protocol(**protocol),
         metrics=metrics,
         floor={n: Metric(*floor[n]) for n in metrics if n in floor},
         cost=cost_of(model, times, cost or {}, devices),
         flags=[
             *(["memorised"] if copied is not None and copied.value > NEIGHBOURS["copied_limit"] else []),
-            *(["small_split"] if len(data.split("test")[0]) < _SMALL else []),
+            *(["small_split"] if len(data.split(split)[0]) < _SMALL else []),
         ],
         versions=versions(),
         command=command,
@@ -184,7 +188,7 @@ def measure(
 
 
 def _reference(
-    model: GenerativeModel, data: TensorData, asked: Any, samples: int, quick: bool, bar: bool
+    model: GenerativeModel, data: TensorData, split: str, asked: Any, samples: int, quick: bool, bar: bool
 ) -> Reference | None:
     """Return what samples are compared with, or None. Raises `ResultError` where there is nothing to measure at all."""
     extractor = choose(asked, data) if model.generates else None
@@ -211,7 +215,7 @@ def _reference(
                 stacklevel=3,
             )
         return None
-    reference = Reference(data, extractor, bar, _FEW if quick else None)
+    reference = Reference(data, extractor, bar, _FEW if quick else None, split)
     reference.check(samples)
     return reference
 
@@ -333,6 +337,13 @@ def _latency(task: Task, seed: int) -> float:
     begin = time.perf_counter()
     task.model.sample(1, seed=seed, labels=labels, **task.options).cpu()
     return time.perf_counter() - begin
+
+
+def _check_split(data: TensorData, split: str) -> None:
+    if len(data.split(split)[0]) == 0:
+        raise ResultError(
+            f"{data.name} has no {split} examples, so nothing can be measured on them; hold some back first"
+        )
 
 
 def _check_numbers(**numbers: int | None) -> None:

@@ -32,10 +32,10 @@ def identity_of(model: GenerativeModel, name: str | None, sha256: str | None) ->
     )
 
 
-def data_of(data: TensorData) -> Data:
-    """Return what it was evaluated against: the test split."""
-    n = len(data.split("test")[0])
-    return Data(data.name, "test", data.digest("test"), n, list(data.shape), data.levels)
+def data_of(data: TensorData, split: str) -> Data:
+    """Return what it was evaluated against: one split."""
+    n = len(data.split(split)[0])
+    return Data(data.name, split, data.digest(split), n, list(data.shape), data.levels)
 
 
 def cost_of(model: GenerativeModel, times: Mapping[str, float], given: Mapping[str, Any], devices: int = 1) -> Cost:

@@ -45,18 +45,24 @@ class FeatureProtocol:
 
     Args:
         model: with `zoo.abilities.HasFeatures`, in eval mode when it is measured.
-        data: whose training examples fit the probe, whose validation examples choose its penalty, and whose test
-            examples are counted.
+        data: whose training examples fit the probe, whose validation examples choose its penalty, and whose examples
+            of ``split`` are counted.
         quick: take only the first 5,000 training examples.
-        limit: take only the first so many test examples.
+        limit: take only the first so many examples of the split.
+        split: what is counted. Where that is ``validation``, the last tenth of the training examples chooses the
+            penalty in its place, and fits nothing.
     """
 
-    def __init__(self, model: Any, data: TensorData, quick: bool, limit: int | None) -> None:
+    def __init__(self, model: Any, data: TensorData, quick: bool, limit: int | None, split: str = "test") -> None:
         self.model, self.data = model, data
         generator = torch.Generator().manual_seed(_SEED)
         images, labels = (part[: _FEW if quick else None] for part in data.read("train"))
-        test = tuple(part[:limit] for part in data.split("test"))
-        self.splits: list[Examples] = [(data.transform(images, generator), labels), data.split("validation"), test]
+        counted = tuple(part[:limit] for part in data.split(split))
+        fitted, choosing = (data.transform(images, generator), labels), data.split("validation")
+        if split == "validation":
+            held = max(1, len(labels) // 10)
+            fitted, choosing = tuple(x[:-held] for x in fitted), tuple(x[-held:] for x in fitted)
+        self.splits: list[Examples] = [fitted, choosing, counted]
         self.classes = int(labels.max()) + 1 if labels.ndim == 1 else 0
 
     def summary(self) -> dict[str, Any]:

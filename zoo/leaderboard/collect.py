@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import ResultError
-from zoo.results import FILE, Result, read
+from zoo.results import FILE, FILES, Result, read
 
 if TYPE_CHECKING:
     from zoo.registry import Entry
@@ -39,7 +39,7 @@ def pins_of(registry: Mapping[str, Entry]) -> dict[str, str]:
 def collect(
     folders: Iterable[str | Path] | None = None, pins: Mapping[str, str] | None = None
 ) -> tuple[list[Result], list[str]]:
-    """Read every ``eval.json`` below the folders, as `find`; return the results and what was left out."""
+    """Read every result below the folders, as `find`; return the results and what was left out."""
     found, left_out = find(folders, pins)
     return [result for result, _ in found], left_out
 
@@ -49,7 +49,7 @@ def find(
     pins: Mapping[str, str] | None = None,
     names: Mapping[str | Path, str] | None = None,
 ) -> tuple[list[tuple[Result, Path]], list[str]]:
-    """Read every ``eval.json`` below the folders, by default those of `default_folders`.
+    """Read every ``eval.json``, and ``eval-validation.json``, below the folders, by default those of `default_folders`.
 
     Args:
         folders: folders or files.
@@ -72,7 +72,7 @@ def find(
     for folder in paths:
         if not folder.exists():
             raise ResultError(f"folder {folder} does not exist; give one that holds {FILE} files, or leave it out")
-        files = [folder] if folder.is_file() else sorted(folder.rglob(FILE))
+        files = [folder] if folder.is_file() else sorted(path for name in FILES.values() for path in folder.rglob(name))
         for path in files:
             try:
                 result = _named(_trusted(path), path.parent, pins or {}, names.get(folder))

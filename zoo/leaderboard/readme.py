@@ -33,7 +33,7 @@ def model_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str
     """
     known: dict[tuple[str, str], Result] = {}
     for result in results:
-        if not result.protocol.quick:
+        if not result.protocol.quick and result.data.split == "test":
             known.setdefault((result.identity.name, result.data.name), result)
     lines = [_HEAD, ("---",) * 4 + ("---:",) * 4 + ("---",)]
     lines += [_cells(e, known.get((e.name, e.dataset))) for e in registry.values()]
@@ -99,6 +99,7 @@ def home_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:
         r
         for r in results
         if not r.protocol.quick
+        and r.data.split == "test"
         and (entry := registry.get(r.identity.name)) is not None
         and entry.pretrained
         and entry.dataset == r.data.name

@@ -199,15 +199,21 @@ def _protocol(part: str, result: Result) -> dict[str, Any]:
 
 
 def _common(part: str, results: Sequence[Result]) -> dict[str, Any]:
-    """Return the protocol of most results; of equally common ones, that with most samples or examples."""
+    """Return the protocol of most results on test data; of equally common ones, that with most samples or examples."""
     texts = [json.dumps(p, sort_keys=True) for r in results if (p := _protocol(part, r))]
     if not texts:
         return {}
     count = Counter(texts)
 
-    def weight(text: str) -> tuple[bool, int, int, str]:
+    def weight(text: str) -> tuple[bool, bool, int, int, str]:
         p = json.loads(text)
-        return (not p.get("conditional"), count[text], p.get("samples") or p.get("likelihood_examples") or 0, text)
+        return (
+            p.get("split", "test") == "test",
+            not p.get("conditional"),
+            count[text],
+            p.get("samples") or p.get("likelihood_examples") or 0,
+            text,
+        )
 
     return json.loads(max(count, key=weight))
 
