@@ -34,6 +34,7 @@ from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atom
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.classes_of_data import check_classes
 from zoo.training.cli import EntryCLI
+from zoo.training.compiling import compiled
 from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
 from zoo.training.devices import (
@@ -182,6 +183,7 @@ class Run:
             _copy_weights(part, getattr(model, name), f"--{name}")
         if parts:
             model.adopt()
+        data.on_gpu = self.settings.data_on_gpu
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)
         return model, data
@@ -422,7 +424,7 @@ class Run:
             )
         if self.settings.compile:
             for network in self.model.compilable():
-                network.compile()  # in place, so that the names of the weights stay
+                compiled(network, self.settings.compile_mode)
         made, loggers, trainer = self._prepared()
         try:
             if first_process():  # nothing is left behind by what was refused before here
