@@ -96,7 +96,8 @@ def test_mlflow(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     found = client.get_run(noted["experiment"])
     assert [m.step for m in client.get_metric_history(noted["experiment"], "train/loss")] == [1, 2, 3, 4, 5]
     assert {"cost/training_tflop", "evaluation/bits_per_dim", "validation/loss"} <= set(found.data.metrics)
-    assert found.data.params["trainer/max_steps"] == "3" and found.info.status == "FINISHED"
+    assert found.data.params["trainer/max_steps"] == "3" and found.data.tags["trainer/max_steps"] == "5"
+    assert found.info.status == "FINISHED"
     pictures = [a.path for a in client.list_artifacts(noted["experiment"], "samples")]
     assert pictures == [f"samples/step-{step:08d}.png" for step in (2, 3, 4, 5)]
     assert not [r for r in caplog.records if "took no" in r.message or "could not be drawn" in r.message]

@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,6 +211,8 @@ def make(kind: str, folder: Path, name: str, options: Mapping[str, Any], before:
     going_on = {about.identity: before} if about.identity and before else {}
     if going_on and kind == "wandb":
         going_on["resume"] = "allow"
+    if kind == "wandb" and not {"id", "version"} & set(options):  # known before the first step, for run.json
+        going_on.setdefault("id", uuid.uuid4().hex[:8])
     try:
         return made(**{**usual[kind], **going_on, **options})
     except Exception as error:  # of a package that is not ours, which may refuse in any way
@@ -341,7 +344,7 @@ class LogsHyperparameters(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in self._others(trainer) if trainer.enable_autolog_hparams else []:
-            self._offer(logger, lambda logger=logger: logger.log_hyperparams(self.hyperparameters))
+            self._offer(logger, lambda logger=logger: _log_hyperparameters(logger, self.hyperparameters))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         numbers = {f"cost/{k}": float(v) for k, v in self.report.numbers().items() if isinstance(v, (int, float))}
@@ -353,3 +356,26 @@ class LogsHyperparameters(Callback):
             call()
         except Exception as error:
             log.warning("%s took no facts of the run: %s", type(logger).__name__, " ".join(str(error).split())[:300])
+
+
+def _log_hyperparameters(logger: Logger, hyperparameters: Mapping[str, Any]) -> None:
+    """Give a logger the configuration; MLflow keeps the first value of each, and has as tags what was changed since."""
+    if type(logger).__name__ != "MLFlowLogger":
+        logger.log_hyperparams(dict(hyperparameters))
+        return
+    client, run_id = logger.experiment, logger.run_id  # type: ignore[attr-defined]
+    if run_id is None:  # of another process
+        return
+    before, now = client.get_run(run_id).data.params, _flat(hyperparameters)
+    logger.log_hyperparams({name: value for name, value in now.items() if name not in before})
+    for name, value in now.items():
+        if name in before and before[name] != str(value)[:250]:
+            client.set_tag(run_id, name, str(value))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what nested mappings hold, by names with slashes."""
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{prefix}{name}/") if isinstance(inner, Mapping) else {f"{prefix}{name}": inner}
+    return found
