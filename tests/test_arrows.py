@@ -49,7 +49,7 @@ MAY = {
     "runs": {"model", "overlays", "registry"},
     "training": {"model", "abilities", "callbacks", "data", "metrics", "registry", "runs", "training"}
     | {"fitting", "sizes", "trained_parts"},
-    "trainings": {"hub", "runs"},
+    "trainings": {"hub", "overlays", "runs"},
     "recipes": set(),
     "registry": {"overlays", "fitting", "recipes", "sizes"},
     "names": {"registry"},

@@ -111,11 +111,18 @@ class Entry:
         """Whether weights can be had by this name."""
         return bool(self.weights)
 
+    def kept(self) -> dict[str, Any]:
+        """Return what a run and what is done with it later have of the entry, as plain data."""
+        named = class_paths([self.model, self.data])
+        needed = [a for a in self.allow if any(path == a or path.startswith(f"{a}.") for path in named)]
+        return {"model": self.model, "data": self.data, "evaluation": self.evaluation, "allow": needed}
+
     def for_training(self) -> dict[str, Any]:
         """Return what a training needs (see `zoo.training.fit.Run`), as plain data."""
         whole = asdict(self)
         plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
-        return {**plain, "registry": record(self.overlays)}
+        registered = load_registry().get(self.name) if self.overlays else None
+        return {**plain, "registry": record(self.overlays, None if registered is None else registered.kept())}
 
     def build_model(self, **overrides: Any) -> GenerativeModel:
         """Construct the model, with some constructor arguments replaced. Raises `ConfigError`."""

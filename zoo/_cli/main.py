@@ -14,9 +14,10 @@ from typing import Any
 
 from zoo import __version__
 from zoo._cli.imports import refused_import
+from zoo._cli.question import question
 from zoo._cli.speech import speaking
 from zoo.errors import NotAGenerativeModelError, RenamedWarning, ZooError, close_matches
-from zoo.registry import in_force
+from zoo.overlays import asking, in_force
 
 COMMANDS = {
     "list": "list the models of the registry",
@@ -152,7 +153,7 @@ def _main(argv: list[str]) -> int:
         if unknown:
             options = [o for action in parser._actions for o in action.option_strings]
             raise ZooError(f"zoo {name}: unknown option {unknown[0]!r}.{close_matches(unknown[0], options)}")
-    with in_force(*args.registry):
+    with in_force(*args.registry), asking(args.registry, question()):
         return int(command.run(args) or 0)
 
 

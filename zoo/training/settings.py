@@ -44,6 +44,8 @@ class TrainingSettings:
         patience: validations without improvement after which the run ends early, as `stopped early`; null for none.
         min_delta: what an improvement is at least, in the unit of what is monitored.
         monitor: the column of metrics.csv that has to become smaller; null for validation/loss.
+        on_divergence: what to do when a loss or a gradient is not finite: stop; skip each update whose gradients are
+            not; or go back to the last checkpoint and on with other batches, three times at most.
         timeout: minutes after which one of several processes that says nothing is taken for dead.
     """
 
@@ -68,6 +70,7 @@ class TrainingSettings:
     patience: int | None = None
     min_delta: float = 0.0
     monitor: str | None = None
+    on_divergence: Literal["stop", "skip", "back"] = "stop"
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
