@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="digits, lite0, inception, none, or a class of yours as package.module.Class",
     )
+    parser.add_argument(
+        "--other",
+        metavar="NAME",
+        help="data from which an energy should tell the model's own, such as fashion_mnist (default: the registry's)",
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -78,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, split=args.split, options=options,
-                extractor=extractor, quick=args.quick, device=args.device, devices=args.devices, out=folder,
+                extractor=extractor, other=args.other, quick=args.quick, device=args.device, devices=args.devices,
+                out=folder,
             )  # fmt: skip
         except ZooError as error:
             if not many:

@@ -55,6 +55,7 @@ def measure(
     split: str = "test",
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
+    other: TensorData | None = None,
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
@@ -68,9 +69,9 @@ def measure(
     """Evaluate a model on the test split of ``data``, or on another one.
 
     Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all examples of the split. Distances
-    are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees both.
-    A model with an energy adds what that says of examples, samples and noise; one with features what a probe reads off
-    them, and where it does not generate these are all.
+    are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees
+    both. A model with an energy adds what that says of examples, samples, noise and other data; one with features what
+    a probe reads off them, and where it does not generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.
@@ -87,6 +88,8 @@ def measure(
         split: ``test``, or ``validation``, on which choices are made.
         options: sampling options of the family.
         extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
+        other: further data of the same shape and levels, from which an energy should tell the model's own: its examples
+            of the same split.
         cost: facts about training: ``training_tflop``, and whatever else is to be kept.
         ema: whether the weights are averaged ones.
         quick: mark the result as made with less than the protocol of the tables, and look for nearest neighbours among
@@ -111,6 +114,7 @@ def measure(
     model.accepts_condition(data.split(split)[1])
     if options and not model.generates:
         raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no sampling options")
+    _check_other(model, data, other)
     asked_limit = limit
     same_names(model.class_names, data.class_names, type(model).__name__)
     reference = _reference(model, data, split, extractor, samples, quick, progress)
@@ -131,7 +135,9 @@ def measure(
     protocol |= reference.protocol(samples) if reference is not None else {}
     features = FeatureProtocol(model, data, quick, asked_limit, split) if isinstance(model, HasFeatures) else None
     constants = {"features": features.summary()} if features is not None else {}
-    constants |= {"energies": {"examples": len(stored)}} if isinstance(model, HasEnergy) else {}
+    if isinstance(model, HasEnergy):
+        against = {"other": other.name, "other_digest": other.digest(split)} if other is not None else {}
+        constants |= {"energies": {"examples": len(stored), **against}}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
@@ -155,7 +161,8 @@ def measure(
         if reference is not None and isinstance(model, HasControls):
             found |= control_metrics(model, reference, examples, drawn, seed, batch_size)
         if isinstance(model, HasEnergy):
-            found |= _energies(task, plan, store, len(stored), numbers)
+            beside = other.to_float(other.split(split)[0][:limit], model.dtype) if other is not None else None
+            found |= _energies(task, plan, store, len(stored), numbers, beside)
         if features is not None:
             found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}
@@ -309,14 +316,15 @@ def _drawn(task: Task, content: Mapping[str, Tensor]) -> Tensor:
 
 
 def _energies(
-    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, examples: int, seeds: Sequence[int]
-) -> dict[str, Metric]:
-    """Return what the energy says of test examples, samples and noise."""
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, examples: int, seeds: Sequence[int],
+    other: Tensor | None,
+) -> dict[str, Metric]:  # fmt: skip
+    """Return what the energy says of test examples, samples, noise and other data."""
     runs: list[dict[str, Estimate]] = []
     for seed in seeds:
         content = task.collect(plan["samples", seed], store) if task.model.generates else None
         drawn = (_drawn(task, content), content.get("asked")) if content is not None else None
-        runs.append(energy_estimates(task.model, task.examples(0, examples), drawn, seed))
+        runs.append(energy_estimates(task.model, task.examples(0, examples), drawn, seed, other))
     return {name: _over_seeds([run[name] for run in runs], independent=False) for name in runs[0]}
 
 
@@ -344,6 +352,21 @@ def _check_split(data: TensorData, split: str) -> None:
         raise ResultError(
             f"{data.name} has no {split} examples, so nothing can be measured on them; hold some back first"
         )
+
+
+def _check_other(model: GenerativeModel, data: TensorData, other: TensorData | None) -> None:
+    """Hold other data to be such as the model's energy can be asked of. Raises `ConfigError`."""
+    if other is None:
+        return
+    if not isinstance(model, HasEnergy):
+        raise ConfigError(f"{type(model).__name__} has no energy, so it tells no other data from its own; leave it out")
+    if (tuple(other.shape), other.levels) != (tuple(data.shape), data.levels):
+        raise ConfigError(
+            f"the other data, {other.name}, have shape {tuple(other.shape)} and {other.levels or 'continuous'} levels, "
+            f"{data.name} has {tuple(data.shape)} and {data.levels or 'continuous'}; name data that agree"
+        )
+    if other.name == data.name:
+        raise ConfigError(f"the other data are {data.name} itself, from which nothing is to be told; name other ones")
 
 
 def _check_numbers(**numbers: int | None) -> None:
