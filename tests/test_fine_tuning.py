@@ -103,7 +103,10 @@ def test_only_what_is_new_is_trained_where_the_old_rate_is_zero(tmp_path: Path) 
         "encoder.layers.2.weight": [[4, 8], [6, 8]], "encoder.layers.2.bias": [[4], [6]],
         "decoder.layers.0.weight": [[8, 2], [8, 3]],
     }  # fmt: skip
-    assert "encoder.layers.2.weight (4, 8) -> (6, 8)" in run.told and "begin anew, as their sizes differ" in run.told
+    assert (
+        "encoder.layers.2.weight (4, 8) -> (6, 8)" in run.taken_over
+        and "begin anew, as their sizes differ" in run.taken_over
+    )
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     run.start()
     after = raw(tmp_path / "tuned")

@@ -341,7 +341,7 @@ def test_early_stopping_is_exact_when_a_run_goes_on(patience: int, tmp_path: Pat
     whole.start()
     facts = run_metadata(tmp_path / "whole")
     assert facts["status"] == "stopped early" and 5 < facts["step"] < 200 and "has not improved" in facts["reason"]
-    assert whole.early == facts["reason"]
+    assert whole.stopped_because == facts["reason"]
     last = facts["step"] - 5
     every = ("--training.checkpoint_every", "5")
     with pytest.raises(Stop):

@@ -511,11 +511,11 @@ def in_batches(model: Any, method: Callable[..., Any], x: Tensor, labels: Tensor
     Returns:
         A tensor (N, ...), or as many tensors as the method gives.
     """
-    told = labels is not None and takes_labels(model, method)
+    conditional = labels is not None and takes_labels(model, method)
     parts = []
     for start in range(0, len(x), _BATCH):
         part = slice(start, start + _BATCH)
-        given = {"labels": labels[part].to(model.device)} if told else {}  # type: ignore[index]
+        given = {"labels": labels[part].to(model.device)} if conditional else {}  # type: ignore[index]
         found = method(x[part].to(model.device), **given)
         parts.append(tuple(t.cpu() for t in found) if isinstance(found, tuple) else (found.cpu(),))
     whole = tuple(torch.cat(column) for column in zip(*parts, strict=True))

@@ -92,10 +92,10 @@ class Checked:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        told = {name: _EXAMPLES for base in cls.__mro__ for name in base.__dict__.get("takes_examples", ())}
+        examples = {name: _EXAMPLES for base in cls.__mro__ for name in base.__dict__.get("takes_examples", ())}
         for base in cls.__mro__:
             for name, method in list(base.__dict__.items()):
-                check = told.get(name) or _CHECKS.get(name)
+                check = examples.get(name) or _CHECKS.get(name)
                 if check is not None and inspect.isfunction(method) and not hasattr(method, "checked"):
                     setattr(base, name, check(method))
                     if name == "loss":

@@ -171,8 +171,8 @@ def conditioned(spec: Mapping[str, Any], num_classes: int, allow: Collection[str
         raise ConfigError(
             f"a {cls.__name__} is told no class, so it has no num_classes; choose a model that is (zoo list)"
         )
-    told = {name: conditioned(arguments[name], num_classes, allow) for name in inside}
-    return {**spec, "init_args": {**arguments, **told}}
+    condition = {name: conditioned(arguments[name], num_classes, allow) for name in inside}
+    return {**spec, "init_args": {**arguments, **condition}}
 
 
 def _taken(spec: Mapping[str, Any], allow: Collection[str]) -> Collection[str]:
@@ -292,14 +292,14 @@ def _with_networks(
     """Return the arguments with those networks resized whose shapes are others than in the entry."""
     fitted = dict(after)
     old, new = cls.network_shapes(before), cls.network_shapes(after)
-    for name, (inputs, outputs, *told) in new.items():
-        if [inputs, outputs, *told] == [*old.get(name, ())] or not is_spec(before.get(name)):
+    for name, (inputs, outputs, *condition) in new.items():
+        if [inputs, outputs, *condition] == [*old.get(name, ())] or not is_spec(before.get(name)):
             continue
         network, arguments = class_of(before[name]["class_path"], allow), before[name].get("init_args") or {}
         made = {"class_path": before[name]["class_path"], "init_args": dict(arguments)}
         if (inputs, outputs) != tuple(old.get(name, ()))[:2] and issubclass(network, Resizes):
-            made = _followed(network, arguments, old.get(name), (inputs, outputs, *told))
-        made = {**made, "init_args": {**made["init_args"], **_new(made, told[0] if told else {}, allow)}}
+            made = _followed(network, arguments, old.get(name), (inputs, outputs, *condition))
+        made = {**made, "init_args": {**made["init_args"], **_new(made, condition[0] if condition else {}, allow)}}
         if made == {"init_args": {}, **before[name]}:
             continue
         if name in named:  # what is chosen of it is chosen; of another class, all of it
@@ -312,7 +312,7 @@ def _with_networks(
     return fitted
 
 
-def _new(spec: Mapping[str, Any], told: Mapping[str, Any], allow: Collection[str]) -> dict[str, Any]:
+def _new(spec: Mapping[str, Any], condition: Mapping[str, Any], allow: Collection[str]) -> dict[str, Any]:
     """Return what a network is told that it takes and is not told yet."""
     cls, arguments, taken = class_of(spec["class_path"], allow), spec["init_args"], _taken(spec, allow)
-    return {k: v for k, v in told.items() if k in taken and arguments.get(k, default_of(cls, k)) != v}
+    return {k: v for k, v in condition.items() if k in taken and arguments.get(k, default_of(cls, k)) != v}

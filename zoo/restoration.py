@@ -113,7 +113,7 @@ def restored(
     if not y.isfinite().all():
         raise DataError("what was measured holds numbers that are not finite")
     seen, generator = Measurement(operator, y.expand(n, *expected), float(noise)), seeded(seed)
-    told = model._labels(n, labels)
+    condition = model._labels(n, labels)
     if isinstance(model, SeesThroughNoise):
         draw = partial(_denoising, guidance_scale=guidance_scale, steps=steps or 50)
     elif isinstance(model, HasEnergy):
@@ -129,7 +129,7 @@ def restored(
     model.eval()
     try:
         with trusted():
-            return draw(model, seen, generator, told)
+            return draw(model, seen, generator, condition)
     finally:
         model.train(was)
 
@@ -147,7 +147,7 @@ def _denoising(
     seen = seen.mapped(top - offset, offset, model.shape)
     schedule = Schedule()
 
-    def told(x: Tensor, log_snr: Tensor) -> Tensor:
+    def condition(x: Tensor, log_snr: Tensor) -> Tensor:
         alpha, sigma = schedule.coefficients(log_snr)
         x_0 = denoised(lambda x: view.denoise(x, log_snr), x, sigma**2 / alpha, seen)
         return x_0 if model.levels is None else x_0.clamp(-1, 1)
@@ -156,7 +156,7 @@ def _denoising(
         return randn((len(seen.y), *model.shape), generator, **like)
 
     log_snrs = torch.linspace(*view.ends, steps, dtype=torch.float64)
-    return view.back(ddim(told, noise(), log_snrs, schedule, noise, eta=1.0))
+    return view.back(ddim(condition, noise(), log_snrs, schedule, noise, eta=1.0))
 
 
 def _chain(model: Any, seen: Measurement, generator: torch.Generator, labels: Tensor | None, steps: int) -> Tensor:

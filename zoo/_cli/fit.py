@@ -184,14 +184,14 @@ def run(args: argparse.Namespace) -> int:
             return 130 if stop.signal_name == "SIGINT" else 143
     if not _first_process():
         return 0
-    early = f" (stopped early: {training.early})" if training.early else ""
+    stopped_because = f" (stopped early: {training.stopped_because})" if training.stopped_because else ""
     pictures = [f"{done}/{name}" for name in _PICTURES if (done / name).is_file()]
     if args.json:
         facts = json.loads((done / "run.json").read_text(encoding="utf-8"))
         kept = {k: facts[k] for k in ("name", "status", "step", "steps", "cost") if k in facts}
         print(json.dumps({"run": str(done), **kept, "pictures": pictures}, indent=2))
         return 0
-    print(f"zoo: the run is in {done}{early}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
+    print(f"zoo: the run is in {done}{stopped_because}" + (f"; look at {' and '.join(pictures)}" if pictures else ""))
     return 0
 
 
@@ -272,8 +272,8 @@ def _announce(training: Any) -> None:
     examples = training.data.batch_size * training.world * training.accumulate
     first = first_picture(settings.sample_every)
     pictures = f"pictures at step {first}, then every {settings.sample_every:,}" if first else "pictures at the end"
-    if training.told:
-        print(f"zoo: {training.told}", file=sys.stderr)
+    if training.taken_over:
+        print(f"zoo: {training.taken_over}", file=sys.stderr)
     goes = "goes on in" if training.resume else "goes into"
     print(
         f"zoo: the run {goes} {training.folder}: {training.total:,} steps of {examples:,} examples\n"

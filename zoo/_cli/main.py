@@ -99,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(example, file=sys.stderr)
         return error.exit_code
     except ImportError as error:
-        told = refused_import(error)
-        if told is None:
+        message = refused_import(error)
+        if message is None:
             raise
-        print(f"zoo: error: {told}", file=sys.stderr)
+        print(f"zoo: error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("zoo: interrupted", file=sys.stderr)
@@ -167,12 +167,12 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 def _tell_warnings() -> None:
     """Let warnings be one line each, once; those on names of before too, which Python keeps from the command line."""
-    told: set[str] = set()
+    shown: set[str] = set()
 
     def tell(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         text = " ".join(str(message).split())
-        if text not in told:
-            told.add(text)
+        if text not in shown:
+            shown.add(text)
             print(f"zoo: warning: {text}", file=sys.stderr)
 
     warnings.showwarning = tell

@@ -57,7 +57,7 @@ class Pictures(Callback):
         self.folder, self.every, self.count, self.ema, self.bar = Path(folder), every, count, ema, bar
         self._first = first_picture(every)
         self._drawn = -1
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what a run that was stopped right after its checkpoint has not come to."""
@@ -111,8 +111,8 @@ class Pictures(Callback):
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            if reason not in self._told:
-                self._told.add(reason)
+            if reason not in self._reported:
+                self._reported.add(reason)
                 log.warning("step %d: %s could not be drawn, and the training goes on: %s", step, what, reason)
 
     def _samples(self, trainer: Trainer, model: Any) -> None:

@@ -51,9 +51,9 @@ def energies(model: HasEnergy, x: Tensor, labels: Tensor | None = None, seed: in
     samples = None
     if model.generates:
         n = min(_SAMPLES, len(x))
-        told = labels[:n] if labels is not None and takes_labels(model, model.energy) else None
-        drawn = model.sample(n, seed=seed, labels=told)
-        samples = in_batches(model, model.energy, drawn, told).double()
+        condition = labels[:n] if labels is not None and takes_labels(model, model.energy) else None
+        drawn = model.sample(n, seed=seed, labels=condition)
+        samples = in_batches(model, model.energy, drawn, condition).double()
     return Energies(
         in_batches(model, model.energy, x, labels).double(), in_batches(model, model.energy, noise, labels).double(),
         samples,

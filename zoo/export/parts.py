@@ -261,8 +261,8 @@ def _of_examples(kind: str, module: Any, metadata: dict[str, Any]) -> Part:
     def example(name: str, batch: int) -> Tensor:
         return _conditions(model, batch) if name == "labels" else _random(tuple(model.shape), batch).sigmoid()
 
-    told = _labels(model) if kind == "energy" and takes_labels(model, model.energy) else {}
-    inputs = {"x": (tuple(model.shape), torch.float32), **told}
+    condition = _labels(model) if kind == "energy" and takes_labels(model, model.energy) else {}
+    inputs = {"x": (tuple(model.shape), torch.float32), **condition}
     output = "features" if kind == "encoder" else "energy"
     metadata = {**metadata, "shape": list(model.shape), "classes": model.num_classes}
     return Part(kind, module, inputs, (output,), example, metadata)
@@ -296,9 +296,9 @@ def _decoder(model: Any) -> Part:
         z = _random(shape, batch)
         return (z.abs() * 1000).long() % model.codebook_size if kind is torch.int64 else z
 
-    told = _labels(model) if takes_labels(model, model.decode) else {}
-    inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **told}
-    metadata = {**metadata, "classes": model.num_classes if told else 0}
+    condition = _labels(model) if takes_labels(model, model.decode) else {}
+    inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **condition}
+    metadata = {**metadata, "classes": model.num_classes if condition else 0}
     if not isinstance(model, HasStyles):
         return Part("decoder", _Decoder(model), inputs, ("x",), example, metadata)
     styled = _Styled(model)
@@ -307,7 +307,7 @@ def _decoder(model: Any) -> Part:
     def styled_example(name: str, batch: int) -> Tensor:
         return _random((size,), batch, seed=1) if name == "noise" else example(name, batch)
 
-    inputs = {"z": inputs["z"], "noise": ((size,), torch.float32), **told}
+    inputs = {"z": inputs["z"], "noise": ((size,), torch.float32), **condition}
     return Part("decoder", styled, inputs, ("x",), styled_example, metadata)
 
 
@@ -349,8 +349,8 @@ def _denoiser(model: Any) -> Part:
         return torch.linspace(-2, 2, batch) + (1.0 if name == "next_log_snr" else 0.0)
 
     level: tuple[tuple[int, ...], torch.dtype] = ((), torch.float32)
-    told, metadata = _guidance_inputs(model)
-    inputs = {"x": (tuple(model.shape), torch.float32), "log_snr": level, "next_log_snr": level, **told}
+    condition, metadata = _guidance_inputs(model)
+    inputs = {"x": (tuple(model.shape), torch.float32), "log_snr": level, "next_log_snr": level, **condition}
     metadata |= {"shape": list(model.shape), "log_snr": grid.tolist(), "start": start}
     return Part("denoiser", _Denoiser(model), inputs, ("next_x", "data"), example, metadata)
 
@@ -365,8 +365,8 @@ def _velocity(model: Any) -> Part:
             return torch.tensor(1.5)
         return torch.linspace(0.05, 0.9, batch)
 
-    told, metadata = _guidance_inputs(model)
-    inputs = {"x": (tuple(model.shape), torch.float32), "t": ((), torch.float32), **told}
+    condition, metadata = _guidance_inputs(model)
+    inputs = {"x": (tuple(model.shape), torch.float32), "t": ((), torch.float32), **condition}
     metadata |= {"shape": list(model.shape), "end": end_of_time(model), "levels": model.levels,
               "steps": model.steps}  # fmt: skip
     return Part("velocity", _Velocity(model), inputs, ("v",), example, metadata)

@@ -142,16 +142,16 @@ class AdversarialModel(ChosenByCritic, ImplicitModel):
     @classmethod
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return what the generator and the critic map to what; see `zoo.fitting`."""
-        shape, (latent, scores) = tuple(arguments["shape"]), cls._told(arguments)
+        shape, (latent, scores) = tuple(arguments["shape"]), cls._input_widths(arguments)
         return {"generator": ((latent,), shape), "critic": (shape, (scores,))}
 
     @classmethod
-    def _told(cls, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    def _input_widths(cls, arguments: Mapping[str, Any]) -> tuple[int, int]:
         """Return how many numbers the generator takes, and how many the critic gives."""
         if not arguments.get("num_classes"):
             return arguments["latent_dim"], 1
-        told = arguments.get("class_dim", default_of(cls, "class_dim"))
-        return arguments["latent_dim"] + told, arguments.get("features") or _FEATURES
+        class_dim = arguments.get("class_dim", default_of(cls, "class_dim"))
+        return arguments["latent_dim"] + class_dim, arguments.get("features") or _FEATURES
 
     def conditioned(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
         """Return a generator that is given the class too."""

@@ -285,12 +285,12 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network, each with its gradient, for one batch."""
-        told = {
+        chosen = {
             "steps": self.steps,
             "sampler": self.chain_sampler,
             **{k: v for k, v in options.items() if v is not None},
         }
-        return told["steps"] * (10 if told["sampler"] == "hmc" else 1)
+        return chosen["steps"] * (10 if chosen["sampler"] == "hmc" else 1)
 
     @property
     def calls_per_sample(self) -> int:

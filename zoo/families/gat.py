@@ -103,7 +103,7 @@ class GAT(AdversarialModel):
 
     @classmethod
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        latents, (latent, scores) = (arguments["autoencoder"]["init_args"]["latent_dim"],), cls._told(arguments)
+        latents, (latent, scores) = (arguments["autoencoder"]["init_args"]["latent_dim"],), cls._input_widths(arguments)
         return {"generator": ((latent,), latents), "critic": (latents, (scores,))}
 
     def train(self, mode: bool = True) -> GAT:

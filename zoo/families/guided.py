@@ -48,8 +48,8 @@ class Guided:
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the network maps to what, and the classes that it is told; see `zoo.fitting`."""
         channels, *rest = shape = tuple(arguments["shape"])
-        told = {"num_classes": arguments.get("num_classes") or 0}
-        return {"network": (shape, (channels * cls.outputs(arguments), *rest), told)}
+        condition = {"num_classes": arguments.get("num_classes") or 0}
+        return {"network": (shape, (channels * cls.outputs(arguments), *rest), condition)}
 
     @classmethod
     def outputs(cls, arguments: Mapping[str, Any]) -> int:

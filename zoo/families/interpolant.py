@@ -130,8 +130,8 @@ class Interpolant(OdeLikelihood, VelocityModel):
         return self.data_range(x)
 
     def calls(self, options: Mapping[str, Any]) -> float:
-        calls, told = super().calls(options), self.sampler(options)
-        return calls if told["diffusion"] == 0 else calls / SOLVERS.get(told["solver"], SOLVERS["rk4"]).calls
+        calls, chosen = super().calls(options), self.sampler(options)
+        return calls if chosen["diffusion"] == 0 else calls / SOLVERS.get(chosen["solver"], SOLVERS["rk4"]).calls
 
 
 def _checked(diffusion: float) -> float:

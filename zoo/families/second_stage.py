@@ -107,8 +107,8 @@ class SecondStage(GenerativeModel):
         return {**passed, **super().option_parameters()}
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        here, told = super().sampler(options), self.prior.sampler(self.passed_on(options))
-        return {**here, **{name: told[name] for name in self.passed_on(here)}}
+        here, of_prior = super().sampler(options), self.prior.sampler(self.passed_on(options))
+        return {**here, **{name: of_prior[name] for name in self.passed_on(here)}}
 
     def passed_on(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return those options that are the prior's."""

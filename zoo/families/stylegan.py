@@ -83,7 +83,7 @@ class StyleGAN(AdversarialModel):
 
     @classmethod
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        shape, style, (latent, scores) = tuple(arguments["shape"]), arguments["style_dim"], cls._told(arguments)
+        shape, style, (latent, scores) = tuple(arguments["shape"]), arguments["style_dim"], cls._input_widths(arguments)
         return {"mapping": ((latent,), (style,)), "synthesis": ((style,), shape), "critic": (shape, (scores,))}
 
     def conditioned(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:

@@ -183,11 +183,11 @@ class VAR(TokenModel, LikelihoodModel):
         choose = Decoding(temperature, False, top_k, top_p)
         w = self.guidance_scale if guidance_scale is None else guidance_scale
         guide(self.network, w, labels, self.num_classes)  # refuses what cannot be guided
-        told = [labels] if w == 1 else [labels, torch.full_like(labels, self.num_classes)]
+        conditions = [labels] if w == 1 else [labels, torch.full_like(labels, self.num_classes)]
         found = known_values(self.shape, n, given, known, self.device)
         fixed = None if found is None else (self.quantize(found[0].to(self.dtype)), found[1])
         u = rand((n, self.shape[2], self.shape[0]), generator, self.device, self.dtype)  # (n, L, G)
-        pasts = [self.network.nothing() if cached else None for _ in told]
+        pasts = [self.network.nothing() if cached else None for _ in conditions]
         c = torch.empty(n, self.shape[0], 1, 0, dtype=torch.int64, device=self.device)
         for k, end in enumerate(self.network.ends):
             interruption_point()
@@ -195,7 +195,7 @@ class VAR(TokenModel, LikelihoodModel):
             seen = inputs[:, begin - self.network.ends[0] :] if cached and k else inputs
             z = [
                 self(seen, y, first=k if cached else 0, past=past)[:, begin - end :]
-                for y, past in zip(told, pasts, strict=True)
+                for y, past in zip(conditions, pasts, strict=True)
             ]  # (n, s_k^2, G, K) each
             w_k = 1 + (w - 1) * k / max(1, len(self.scales) - 1)
             mixed = z[0] if w == 1 else (1 - w_k) * z[1] + w_k * z[0]

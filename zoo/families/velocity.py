@@ -229,10 +229,10 @@ class VelocityModel(Guided, FlowModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network for one batch; those of an adaptive solver are taken to be RK4's."""
-        told = self.sampler(options)
-        solver = SOLVERS.get(told["solver"], SOLVERS["rk4"])
-        guided = calls_per_step(told["guidance_scale"]) if self.num_classes or self.weak else 1
-        return told["steps"] * solver.calls * guided
+        chosen = self.sampler(options)
+        solver = SOLVERS.get(chosen["solver"], SOLVERS["rk4"])
+        guided = calls_per_step(chosen["guidance_scale"]) if self.num_classes or self.weak else 1
+        return chosen["steps"] * solver.calls * guided
 
     @property
     def calls_per_sample(self) -> int:

@@ -116,8 +116,8 @@ def metadata(text: str) -> dict[str, Any]:
     try:
         found = plain_yaml(match[1], aliases=False)
     except (yaml.YAMLError, AttributeError, ValueError, TypeError, KeyError, RecursionError) as error:
-        told = shown(" ".join(str(error).split()), 300)
-        raise CardError(f"the metadata of README.md are not plain YAML: {told}") from error
+        reason = shown(" ".join(str(error).split()), 300)
+        raise CardError(f"the metadata of README.md are not plain YAML: {reason}") from error
     if found is not None and not isinstance(found, dict):
         raise CardError("the metadata of README.md are no mapping")
     return found or {}

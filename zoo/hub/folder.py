@@ -227,8 +227,8 @@ def _check_numbers(args: Any, header: Mapping[str, Any], name: str = "") -> None
         limit = max(256, len(header)) if name in _LAYERS else max(1 << 16, min(largest, 1 << 26))
         limit = max(limit, _LONG.get(name, 0))
         if args > limit:
-            told = args if args < 1 << 64 else "more than 2**64"
-            raise ConfigError(f"{shown(name)!r} is {told}, more than the weights have room for: {limit} at most")
+            number = args if args < 1 << 64 else "more than 2**64"
+            raise ConfigError(f"{shown(name)!r} is {number}, more than the weights have room for: {limit} at most")
 
 
 class _Lean(TorchFunctionMode):

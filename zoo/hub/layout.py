@@ -174,9 +174,9 @@ def parse_config(data: bytes, where: str) -> dict[str, Any]:
     if isinstance(version, bool) or not isinstance(version, int) or version < min([FORMAT, *MIGRATIONS]):
         raise NotAZooModelError(f"{where}: zoo_format {shown(repr_of(version))} is not a format of the zoo")
     if version > FORMAT:
-        told = shown(repr_of(version))
+        newer = shown(repr_of(version))
         raise NotAZooModelError(
-            f"{where} has format {told}, newer than this zoo reads ({FORMAT}); upgrade generative-zoo"
+            f"{where} has format {newer}, newer than this zoo reads ({FORMAT}); upgrade generative-zoo"
         )
     for step in range(version, FORMAT):
         config = _migrated(config, step, where)

@@ -56,12 +56,12 @@ def guide(
             f"guidance needs a model that is conditional on labels or keeps a weak version of itself, and this one "
             f"does neither; leave the guidance scale at 1 instead of {scale:g}"
         )
-    base, told = (weak, labels) if weak is not None else (function, None)
+    base, base_labels = (weak, labels) if weak is not None else (function, None)
     if weak is None and labels is not None and null is not None:
-        told = torch.full_like(labels, null)
+        base_labels = torch.full_like(labels, null)
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
-        worse = base(x, t, told)
+        worse = base(x, t, base_labels)
         return worse if scale == 0 else (1 - scale) * worse + scale * function(x, t, labels)
 
     return guided

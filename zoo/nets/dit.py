@@ -155,15 +155,15 @@ class DiT(Recorded, nn.Module):
                 f"whose network takes such, or set --model.network"
             )
         channels, *sides = inputs
-        told = {k: v for k, v in arguments.items() if k != "out_channels"} | {"channels": channels}
-        told |= {"out_channels": outputs[0]} if outputs[0] != channels else {}
-        told |= {"size": sides[0] if sides[0] == sides[1] else sides}
+        passed = {k: v for k, v in arguments.items() if k != "out_channels"} | {"channels": channels}
+        passed |= {"out_channels": outputs[0]} if outputs[0] != channels else {}
+        passed |= {"size": sides[0] if sides[0] == sides[1] else sides}
         if not beyond_digits(inputs):
-            return made_of(cls, {**told, "patch": patch_of(sides, FEWER_PATCHES)})
-        told |= {"patch": patch_of(sides, PATCHES), "depth": max(12, arguments["depth"])}
+            return made_of(cls, {**passed, "patch": patch_of(sides, FEWER_PATCHES)})
+        passed |= {"patch": patch_of(sides, PATCHES), "depth": max(12, arguments["depth"])}
         if arguments["width"] < 384:
-            told |= {"width": 384, "heads": 6, "hidden": None}
-        return made_of(cls, told)
+            passed |= {"width": 384, "heads": 6, "hidden": None}
+        return made_of(cls, passed)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         if x.shape[2:] != self.sides:

@@ -65,21 +65,21 @@ class TimedMLP(Recorded, nn.Module):
         The U-Net is one of diffusion models; in the place of a network narrower than 64, which a solver calls many
         times in training, one of few stages without attention.
         """
-        told = {k: arguments[k] for k in ("num_classes", "periods") if k in arguments}
+        passed = {k: arguments[k] for k in ("num_classes", "periods") if k in arguments}
         if len(inputs) == 3 and len(outputs) == 1:
-            return TimedConv.resized({**told, "widths": [16, 32, 64]}, inputs, outputs)
+            return TimedConv.resized({**passed, "widths": [16, 32, 64]}, inputs, outputs)
         if len(inputs) == 3 and arguments.get("width", LEAST_WIDTH) < LEAST_WIDTH:
             widths = stage_widths(inputs[1:], 3 if wants_convolutions(inputs) else 2)  # it halves odd sides too
-            return made_of(UNet, {**told, "channels": inputs[0], "widths": widths, "out_channels": outputs[0]})
+            return made_of(UNet, {**passed, "channels": inputs[0], "widths": widths, "out_channels": outputs[0]})
         if len(inputs) == 3:
             first = {"widths": [32, 64], "embedding": 64, "attention": [1], "patch": 2}
-            return UNet.resized({**first, **told}, inputs, outputs)
+            return UNet.resized({**first, **passed}, inputs, outputs)
         features, out = math.prod(inputs), math.prod(outputs)
         kept = {k: v for k, v in arguments.items() if k != "out_features"} | {"features": features}
         return made_of(cls, kept | ({"out_features": out} if out != features else {}))
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         e, h = self.embedding(time, labels), self.stem(x)
-        for first, told, second in zip(self.first, self.told, self.second, strict=True):
-            h = h + second(F.silu(first(h) + told(e)))
+        for first, embed, second in zip(self.first, self.told, self.second, strict=True):
+            h = h + second(F.silu(first(h) + embed(e)))
         return self.out(F.silu(h))

@@ -162,22 +162,22 @@ class UNet(Recorded, nn.Module):
                 f"whose network takes such, or set --model.network"
             )
         channels, *sides = inputs
-        told = {k: v for k, v in arguments.items() if k != "out_channels"} | {"channels": channels}
-        told |= {"out_channels": outputs[0]} if outputs[0] != channels else {}
+        passed = {k: v for k, v in arguments.items() if k != "out_channels"} | {"channels": channels}
+        passed |= {"out_channels": outputs[0]} if outputs[0] != channels else {}
         if not beyond_digits(inputs):
-            return made_of(cls, {**told, "patch": _patch(sides, arguments.get("patch", 1), len(arguments["widths"]))})
+            return made_of(cls, {**passed, "patch": _patch(sides, arguments.get("patch", 1), len(arguments["widths"]))})
         patch = next((p for p in (1, 2, 4, 8) if max(sides) <= FINEST * p and not any(s % p for s in sides)), 1)
         grids = [-(-max(sides) // patch)]
         while grids[-1] > COARSEST:
             grids.append(-(-grids[-1] // 2))
         first = max(LEAST_WIDTH, min(arguments["widths"]))
-        told |= {"widths": stage_widths(sides, len(grids), first), "patch": patch}
-        told |= {"attention": [level for level, side in enumerate(grids) if side <= ATTENDED]}
-        told |= {
+        passed |= {"widths": stage_widths(sides, len(grids), first), "patch": patch}
+        passed |= {"attention": [level for level, side in enumerate(grids) if side <= ATTENDED]}
+        passed |= {
             "blocks": max(2, arguments.get("blocks", 1)),
             "embedding": max(4 * first, arguments.get("embedding", 0)),
         }
-        return made_of(cls, told)
+        return made_of(cls, passed)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         if any(side % self.patch for side in x.shape[2:]):

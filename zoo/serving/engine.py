@@ -295,7 +295,7 @@ def _as_problem(error: BaseException, batch: list[Work]) -> Problem:
     """Return what to say of an error in the computation, without what was sent."""
     draw = batch[0].draw
     if isinstance(error, ZooError):
-        return Problem(422, "refused", _told(str(error), draw))
+        return Problem(422, "refused", _explained(str(error), draw))
     if isinstance(error, (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError)) and draw and draw.options:
         log.info("options of %s failed: %r", batch[0].served.name, error)
         return Problem(422, "refused", "the model cannot be sampled with these options; use less extreme ones")
@@ -303,7 +303,7 @@ def _as_problem(error: BaseException, batch: list[Work]) -> Problem:
     return Problem(500, "failed", "the computation failed; the server's log says why")
 
 
-def _told(message: str, draw: Draw | None) -> str:
+def _explained(message: str, draw: Draw | None) -> str:
     """Return a message of the model without the values that it quotes."""
     message = message.partition(", got")[0]
     sent = [str(v) for v in (draw.options if draw else {}).values() if isinstance(v, str)]

@@ -104,11 +104,11 @@ class Service:
         served = self.served[name]
         model = served.model
         x, labels = images_of(question, model)
-        told = _told(model, len(x), labels)
+        condition = _condition(model, len(x), labels)
 
         def compute() -> list[float]:
             with torch.no_grad():
-                return model.energy(x, **told).tolist()
+                return model.energy(x, **condition).tolist()
 
         work = Work(served, deadline, compute=compute, rows=len(x), costs=served.energies)
         values = await self.engine.do(work, gone)
@@ -181,7 +181,7 @@ class Service:
         self.engine.close()
 
 
-def _told(model: Any, n: int, labels: Any) -> dict[str, Any]:
+def _condition(model: Any, n: int, labels: Any) -> dict[str, Any]:
     """Return what the energy of n examples is told: classes (n,) or texts (n, T) as tensors, where it takes any."""
     return {"labels": model._labels(n, labels)} if takes_labels(model, model.energy) else {}
 
@@ -191,10 +191,10 @@ def _warm(served: Served) -> None:
     model = served.model
     if model.generates:
         short: dict[str, Any] = {"length": min(16, model.shape[0])} if takes_option(model, "length") else {}
-        told = {"labels": ""} if model.context else {}
+        condition = {"labels": ""} if model.context else {}
         for _ in range(2):
             start = time.perf_counter()
-            model.sample(1, seed=0, **told, **short)
+            model.sample(1, seed=0, **condition, **short)
             took = time.perf_counter() - start
             if took > 0.2:
                 break
@@ -205,7 +205,7 @@ def _warm(served: Served) -> None:
     if scores(model):
         asked.append((served.likelihoods, lambda: model.log_prob(x, labels=labels, seed=0)))
     if gives_energies(model):
-        asked.append((served.energies, lambda: model.energy(x, **_told(model, 1, labels))))
+        asked.append((served.energies, lambda: model.energy(x, **_condition(model, 1, labels))))
     if gives_features(model):
         asked.append((served.features, lambda: model.features(x)))
     for costs, ask in asked:

@@ -51,7 +51,7 @@ from zoo.training.fine_tuning import check_resumed, factors, recorded, set_rates
 from zoo.training.gan_monitor import monitors_for
 from zoo.training.history import configuration, history
 from zoo.training.hooks import Hooks, NoProfiler
-from zoo.training.loggers import LogsFacts, check_installed, chosen, described, logged_before, taken
+from zoo.training.loggers import LogsHyperparameters, check_installed, chosen, described, logged_before, taken
 from zoo.training.loop import run_lean
 from zoo.training.option_limits import (
     check_numbers,
@@ -81,9 +81,9 @@ class Run:
 
     Attributes:
         announce: called once the run folder is there, before the first step.
-        told: what of the weights of ``init_from`` was taken, in words; empty without.
+        taken_over: what of the weights of ``init_from`` was taken, in words; empty without.
         opened: the loggers beside the run's own, once it has started.
-        early: why the training ended before its planned steps, once it has; None where it did not.
+        stopped_because: why the training ended before its planned steps, once it has; None where it did not.
         from_step: the step that it goes on from; None for a new run.
         ranks: whose noise this process draws; setting it to (0, 1) makes one process draw what two would.
 
@@ -133,7 +133,7 @@ class Run:
         self.name = self.cli.config["name"]
         self.registry = list(entry.get("registry") or [])
         self.earlier = dict(earlier or {})
-        self.told = ""
+        self.taken_over = ""
         self.started: dict[str, Any] | None = None
         self.model, self.data = self._build(init_from, parts or {})
         self._set_rates(folder if resume else None)
@@ -158,7 +158,7 @@ class Run:
         self.engine: Engine | None = None
         self.from_step: int | None = None
         self.validates_again = False
-        self.early: str | None = None
+        self.stopped_because: str | None = None
         self.opened: list[Any] = []
 
     def _build(
@@ -176,7 +176,7 @@ class Run:
         model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
             taken = take_weights(init_from, model)
-            self.started, self.told = taken.facts(), str(taken)
+            self.started, self.taken_over = taken.facts(), str(taken)
         for name, part in parts.items():
             _copy_weights(part, getattr(model, name), f"--{name}")
         if parts:
@@ -430,11 +430,11 @@ class Run:
                 raise
             raise explained from error
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # whose processes had the loggers
-            self.early = run_metadata(self.folder).get("reason")
+            self.stopped_because = run_metadata(self.folder).get("reason")
             return self.folder
         for logger in loggers:
             logger.save()
-        self.early = self.report.early
+        self.stopped_because = self.report.stopped_because
         return self.folder
 
     def _facts(self, loggers: Sequence[Any]) -> list[Any]:
@@ -443,8 +443,8 @@ class Run:
         if not others:
             return []
         self.report.metadata["loggers"] = described(others)
-        facts = {**configuration(self.configuration()), "parameters": parameter_count(self.model)}
-        return [LogsFacts(facts, self.report, own=loggers[:1])]
+        hyperparameters = {**configuration(self.configuration()), "parameters": parameter_count(self.model)}
+        return [LogsHyperparameters(hyperparameters, self.report, own=loggers[:1])]
 
     def _explained(self, error: Exception, trainer: Trainer) -> ZooError | None:
         """Return what to tell the user of an error in the training, None where it is told already, or a fault."""

@@ -25,7 +25,17 @@ from zoo.registry import plain_yaml
 from zoo.runs import run_metadata
 from zoo.training.trainer_options import listed
 
-__all__ = ["SHORT", "Asked", "LogsFacts", "check_installed", "chosen", "described", "logged_before", "make", "taken"]
+__all__ = [
+    "SHORT",
+    "Asked",
+    "LogsHyperparameters",
+    "check_installed",
+    "chosen",
+    "described",
+    "logged_before",
+    "make",
+    "taken",
+]
 
 log = logging.getLogger("zoo.training")
 
@@ -259,31 +269,31 @@ def _is_tensorboard(logger: Logger) -> bool:
     return any(cls.__name__ == "TensorBoardLogger" for cls in type(logger).__mro__)
 
 
-class LogsFacts(Callback):
+class LogsHyperparameters(Callback):
     """Give the loggers what a run is at its start, and what it cost at its end; each failure is told once.
 
     Args:
-        facts: plain data: name, specification, settings.
+        hyperparameters: plain data: name, specification, settings.
         report: knows the numbers of the card at the end: TFLOP, seconds, examples.
         own: loggers of the run itself, which have both already.
     """
 
-    def __init__(self, facts: Mapping[str, Any], report: Any, own: Sequence[Logger]) -> None:
-        self.facts, self.report, self.own = dict(facts), report, tuple(own)
+    def __init__(self, hyperparameters: Mapping[str, Any], report: Any, own: Sequence[Logger]) -> None:
+        self.hyperparameters, self.report, self.own = dict(hyperparameters), report, tuple(own)
 
     def _others(self, trainer: Trainer) -> list[Logger]:
         return [logger for logger in trainer.loggers if logger not in self.own]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in self._others(trainer) if trainer.enable_autolog_hparams else []:
-            self._told(logger, lambda logger=logger: logger.log_hyperparams(self.facts))
+            self._offer(logger, lambda logger=logger: logger.log_hyperparams(self.hyperparameters))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         numbers = {f"cost/{k}": float(v) for k, v in self.report.numbers().items() if isinstance(v, (int, float))}
         for logger in self._others(trainer):
-            self._told(logger, lambda logger=logger: logger.log_metrics(numbers, step=trainer.global_step))
+            self._offer(logger, lambda logger=logger: logger.log_metrics(numbers, step=trainer.global_step))
 
-    def _told(self, logger: Logger, call: Any) -> None:
+    def _offer(self, logger: Logger, call: Any) -> None:
         try:
             call()
         except Exception as error:

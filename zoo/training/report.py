@@ -65,7 +65,7 @@ class CostReport(Callback):
         total: planned steps; a run that ends before them has stopped early.
 
     Attributes:
-        early: why the run ended before its planned steps; None where it did not.
+        stopped_because: why the run ended before its planned steps; None where it did not.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class CostReport(Callback):
         self._examples = 0
         self._status = "running"
         self.total = total
-        self.early: str | None = None
+        self.stopped_because: str | None = None
         self._cost: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,8 +106,8 @@ class CostReport(Callback):
         self.earlier = saved.get("earlier") or self.earlier
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.early = why_early(trainer, self.total)
-        self._status = "finished" if self.early is None else "stopped early"
+        self.stopped_because = why_early(trainer, self.total)
+        self._status = "finished" if self.stopped_because is None else "stopped early"
         self._write(trainer)
 
     def numbers(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class CostReport(Callback):
             "hardware": hardware(),
         }
         self._cost = cost
-        status = {"status": self._status, **({"reason": self.early} if self.early else {})}
+        status = {"status": self._status, **({"reason": self.stopped_because} if self.stopped_because else {})}
         content = {**self.metadata, **status, "step": step, "cost": cost, "versions": versions()}
         write_atomic(self.path, (json.dumps(content, indent=2) + "\n").encode())
 
