@@ -8,9 +8,9 @@
 FID is that of 2,000 samples, by the digit classifier, against all images of the split: it is higher than that of
 10,000 by the bias of the estimate, which the floor shows (2,000 training images in the place of samples), and does not
 compare with the tables of 10,000. Guidance 1 is the plain model, other scales are the model's own and cost two calls a
-step. All samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk, so that an interrupted run
-goes on, and everything in table and plot is made from them. The chain of 1,000 steps is drawn 500 times only: it stands
-beside other samplers at 500.
+step. All samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk, so that an
+interrupted run goes on, and everything in table and plot is made from them. The chain of 1,000 steps is drawn 500 times
+only: it stands beside other samplers at 500.
 """
 
 from __future__ import annotations

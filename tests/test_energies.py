@@ -13,8 +13,10 @@ import torch
 from closed_forms import net
 from torch import Tensor, nn
 
+from zoo.diagnostics import chains, landscape, plot_chains, plot_landscape
 from zoo.errors import ConfigError
 from zoo.families.ebm import EBM
+from zoo.families.energy_matching import EnergyMatching
 from zoo.families.noise_contrastive import NoiseContrastive
 from zoo.maths.chains import annealed_importance, hmc, langevin, leapfrog, mala, potential, temperature
 from zoo.maths.particles import between
@@ -243,7 +245,7 @@ def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one(
     exact = torch.distributions.Normal(0.0, 1 / math.sqrt(5)).log_prob(x[:, 0])
     found = model.log_prob(x, k=400, seed=0).detach()
     gap = found - exact
-    assert float(gap.std()) < 1e-9 and abs(float(gap.mean())) < 0.05  # the constant alone is estimated
+    assert float(gap.std()) < 1e-6 and abs(float(gap.mean())) < 0.05  # the constant alone is estimated
     assert torch.equal(found, model.log_prob(x, k=400, seed=0)) and not torch.equal(
         found, model.log_prob(x, k=400, seed=1)
     )
@@ -315,6 +317,38 @@ def test_truth_is_stationary_and_tells_as_well_as_can_be() -> None:
     assert float(drawn.var()) == pytest.approx(1 / 5, rel=0.1)
     with pytest.raises(ConfigError, match="noise_ratio"):
         NoiseContrastive(Spring(1.0), [1], noise_ratio=0)
+
+
+# -- what a diagnosis shows of energies --------------------------------------------------------------------------------
+
+
+def test_landscape_in_the_plane_has_the_constant_and_the_moments_of_its_law() -> None:
+    model = NoiseContrastive(Spring(4.0), [2], None, spread=1.0, steps=3).double()
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = landscape(model, x, 121)
+    assert found.log_normaliser == pytest.approx(math.log(2 * math.pi / 5), abs=1e-4)
+    assert found.summary()["variance"] == pytest.approx([0.2, 0.2], abs=1e-4)
+    skewed = NoiseContrastive(MLP([2, 4, 1], "tanh"), [2], None).double()
+    tilted = landscape(skewed, x, 31)
+    i, j = 3, 20  # row y, column x
+    at = torch.stack([tilted.axis[j], tilted.axis[i]])[None]
+    torch.testing.assert_close(tilted.height[i, j], skewed.energy(at)[0].detach())
+    picture = plot_landscape(found)
+    assert picture.dtype.name == "uint8" and picture.shape[2] == 3 and picture.std() > 5
+
+
+@pytest.mark.parametrize("sampler", ["mala", "hmc", "langevin"])
+def test_chains_that_are_shown_are_those_that_sample(sampler: str) -> None:
+    matching = EnergyMatching(MLP([2, 6, 1], "tanh"), [2], None, step_size=0.1)
+    contrast = NoiseContrastive(MLP([2, 6, 1], "tanh"), [2], None, sampler=sampler, step_size=0.05, steps=20)
+    for model in (tiny(sampler=sampler).float(), contrast, matching):
+        states, steps = model.chains(5, 6, seed=3)
+        assert states.shape == (len(steps), 5, 2) and steps[0] == 0 and bool((steps.diff() > 0).all())
+        assert torch.equal(states[-1], model.sample(5, seed=3)) and not torch.equal(states[0], states[1])
+        found = chains(model, torch.randn(40, 2))
+        assert found.energy.shape == (len(found.steps), 40) and plot_chains(found).std() > 5
+    told = tiny(num_classes=3).float()
+    assert torch.equal(told.chains(3, 4, seed=0, labels=[2, 1, 0])[0][-1], told.sample(3, seed=0, labels=[2, 1, 0]))
 
 
 # -- particles between a GAN's and Langevin's --------------------------------------------------------------------------

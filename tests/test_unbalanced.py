@@ -274,7 +274,7 @@ def test_without_the_cost_of_transport_it_is_no_step_of_a_flow() -> None:
     torch.testing.assert_close(terms["loss"], streamed(bare).loss(batch)["loss"])
     model.generator.rows.data += 0.3
     far = model.loss(batch)
-    assert float(far["loss"] - far["mmd"]) == pytest.approx(2 * 0.3**2 / (2 * 0.5), rel=1e-5)
+    assert (far["loss"] - far["mmd"]).item() == pytest.approx(2 * 0.3**2 / (2 * 0.5), rel=1e-5)
     model.h = 1e9
     torch.testing.assert_close(model.loss(batch)["loss"], streamed(bare).loss(batch)["loss"], rtol=0, atol=1e-8)
 

@@ -30,7 +30,17 @@ from torch.nn.utils.parametrize import is_parametrized
 from zoo.abilities import HasEnergy
 from zoo.errors import ConfigError, check_choice
 from zoo.maths import noise as noises
-from zoo.maths.chains import SAMPLERS, Potential, annealed_importance, chain, langevin, potential, temperature
+from zoo.maths.chains import (
+    SAMPLERS,
+    Potential,
+    annealed_importance,
+    chain,
+    chain_states,
+    frames_of,
+    langevin,
+    potential,
+    temperature,
+)
 from zoo.maths.dequantisation import dequantise
 from zoo.model import Batch, HasLikelihood, ImplicitModel, seeded
 from zoo.signature import default_of
@@ -267,6 +277,17 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         rand, randn = self._noise_of(generator)
         x = self._from_buffer(n, rand, labels) if init == "buffer" else self.from_noise(n, rand, randn)
         return chain(sampler, self.potential(labels), x, steps, alpha * self.temperature, randn, rand, self.bounded)
+
+    @torch.no_grad()
+    def chains(
+        self, n: int, frames: int, *, seed: int | torch.Generator | None = None, labels: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return states of the chains of ``sample``, (F, n, *shape), and after how many steps they are, (F,)."""
+        rand, randn = self._noise_of(seeded(seed))
+        steps, U = frames_of(self.steps, frames), self.potential(self._labels(n, labels))
+        h = self.step_size * self.temperature
+        x = self.from_noise(n, rand, randn)
+        return chain_states(self.chain_sampler, U, x, steps, h, randn, rand, self.bounded), torch.tensor(steps)
 
     def _noise_of(self, generator: torch.Generator) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
         there = (generator, self.device, self.dtype)

@@ -27,7 +27,7 @@ from zoo.abilities import HasEnergy
 from zoo.checking import count_of
 from zoo.errors import ConfigError, check_choice
 from zoo.maths import noise as noises
-from zoo.maths.chains import SAMPLERS, chain, potential
+from zoo.maths.chains import SAMPLERS, chain_states, frames_of, potential
 from zoo.maths.dequantisation import dequantise
 from zoo.model import Batch, HasLikelihood, ImplicitModel, seeded
 
@@ -173,13 +173,24 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
             sampler: ``langevin``, ``mala`` or ``hmc``; by default the model's.
             step_size: h; a leap of ``hmc`` is sqrt(2 h).
         """
-        steps = self.steps if steps is None else count_of(steps, "steps")
+        count = self.steps if steps is None else count_of(steps, "steps")
         h = self.step_size if step_size is None else step_size
+        return self._states(n, generator, sampler or self.chain_sampler, [0, count], h)[-1]
+
+    @torch.no_grad()
+    def chains(
+        self, n: int, frames: int, *, seed: int | torch.Generator | None = None, labels: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return states of the chains of ``sample``, (F, n, *shape), and after how many steps they are, (F,)."""
+        self._labels(n, labels)  # refuses them
+        steps = frames_of(self.steps, frames)
+        return self._states(n, seeded(seed), self.chain_sampler, steps, self.step_size), torch.tensor(steps)
+
+    def _states(self, n: int, generator: torch.Generator, sampler: str, steps: list[int], h: float) -> Tensor:
         there = (generator, self.device, self.dtype)
         rand, randn = (lambda *s: noises.rand(s, *there)), (lambda *s: noises.randn(s, *there))
         U = potential(self.energy, 1.0, self.bounded)
-        return chain(sampler or self.chain_sampler, U, self.from_noise(n, rand, randn), steps, h, randn, rand,
-                     self.bounded)  # fmt: skip
+        return chain_states(sampler, U, self.from_noise(n, rand, randn), steps, h, randn, rand, self.bounded)
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network, each with its gradient, for one batch."""

@@ -31,6 +31,8 @@ __all__ = [
     "Potential",
     "annealed_importance",
     "chain",
+    "chain_states",
+    "frames_of",
     "hmc",
     "langevin",
     "leapfrog",
@@ -160,6 +162,23 @@ def chain(
     if sampler == "mala":
         return mala(U, x, steps, h, randn, rand)[0]
     return hmc(U, x, steps, math.sqrt(2 * h), randn, rand)[0]
+
+
+def chain_states(
+    sampler: str, U: Potential, x: Tensor, steps: Sequence[int], h: float, randn: Noise, rand: Noise,
+    bounded: bool = False,
+) -> Tensor:  # fmt: skip
+    """Return the states of one `chain` after each of a rising series of steps that begins with 0, (F, B, ...)."""
+    states = [x]
+    for before, after in pairwise(steps):
+        states.append(chain(sampler, U, states[-1], after - before, h, randn, rand, bounded))
+    return torch.stack(states)
+
+
+def frames_of(steps: int, frames: int) -> list[int]:
+    """Return numbers of steps at which a chain is looked at: 0, 1, ... each a like factor more, ``steps``."""
+    inner = [round(steps ** (i / max(1, frames - 2))) for i in range(frames - 1)]
+    return sorted({0, *inner, steps})
 
 
 def annealed_importance(
