@@ -23,6 +23,7 @@ from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
 from zoo.evaluation.energies import energy_estimates
+from zoo.evaluation.points import CLOUDS, are_points, cloud_estimates, cloud_floor, cloud_protocol
 from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
 from zoo.metrics.distribution import Estimate
@@ -70,8 +71,9 @@ def measure(
 
     Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all examples of the split. Distances
     are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees
-    both. A model with an energy adds what that says of examples, samples, noise and other data; one with features what
-    a probe reads off them, and where it does not generate these are all.
+    both; points are compared as they are, by Sinkhorn's divergence. A model with an energy adds what that says of
+    examples, samples, noise and other data; one with features what a probe reads off them, and where it does not
+    generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.
@@ -131,13 +133,16 @@ def measure(
         protocol |= {"likelihood": model.likelihood(k or 1), "k": k or 1, "likelihood_examples": len(stored)}  # type: ignore[attr-defined]
         protocol |= {"likelihood_batch_size": likelihood_size(k or 1), "likelihood_counting": data.counting}
         protocol |= {"likelihood_solver": model.likelihood_solver}  # type: ignore[attr-defined]
-    drawn = samples if reference is not None else min(samples, batch_size)
+    cloud = are_points(data) and model.generates
+    few = CLOUDS["points"] * CLOUDS["clouds"] if cloud else batch_size
+    drawn = samples if reference is not None else int(min(samples, few))
     protocol |= reference.protocol(samples) if reference is not None else {}
     features = FeatureProtocol(model, data, quick, asked_limit, split) if isinstance(model, HasFeatures) else None
     constants = {"features": features.summary()} if features is not None else {}
     if isinstance(model, HasEnergy):
         against = {"other": other.name, "other_digest": other.digest(split)} if other is not None else {}
         constants |= {"energies": {"examples": len(stored), **against}}
+    constants |= {"sinkhorn": cloud_protocol(drawn, len(data.split(split)[0]))} if cloud else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
@@ -163,9 +168,12 @@ def measure(
         if isinstance(model, HasEnergy):
             beside = other.to_float(other.split(split)[0][:limit], model.dtype) if other is not None else None
             found |= _energies(task, plan, store, len(stored), numbers, beside)
+        if cloud:
+            found |= _clouds(task, plan, store, data.to_float(data.split(split)[0][:drawn], model.dtype), numbers)
         if features is not None:
             found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}
+        floor |= cloud_floor(data, drawn, split) if cloud else {}
     finally:
         model.train(training)
     metrics |= found
@@ -208,7 +216,7 @@ def _reference(
             raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no extractor")
         return None
     if extractor is None:
-        if not (has_likelihood(model) or isinstance(model, (HasEnergy, HasFeatures))):
+        if not (has_likelihood(model) or are_points(data) or isinstance(model, (HasEnergy, HasFeatures))):
             raise ResultError(
                 f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
                 f"{', '.join(DIGITS)}, or for colour images where the extra features or the Inception weights are "
@@ -313,6 +321,14 @@ def _samples(
 def _drawn(task: Task, content: Mapping[str, Tensor]) -> Tensor:
     """Return the samples of chunks in data range."""
     return content["x"].float() / (task.levels - 1) if task.levels is not None else content["x"]
+
+
+def _clouds(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, test: Tensor, seeds: Sequence[int]
+) -> dict[str, Metric]:
+    """Return how far samples that are points are from test points."""
+    runs = [cloud_estimates(task.collect(plan["samples", s], store)["x"].to(test.dtype), test) for s in seeds]
+    return {name: _over_seeds([run[name] for run in runs], independent=True) for name in runs[0]}
 
 
 def _energies(

@@ -106,6 +106,10 @@ _ALL = (
         note="Share of real neighbourhoods that hold a sample.",
     ),
     Column(
+        "sinkhorn", "Sinkhorn", _metric("sinkhorn"), "{:.4f}", "low", "samples", False,
+        note="Debiased entropic transport cost between samples and test examples, where these are points.",
+    ),
+    Column(
         "accuracy", "accuracy", _metric("accuracy"), "{:.3f}", "high", "samples", False,
         note="Share of conditional samples that the classifier puts into the class that was asked for.",
     ),
