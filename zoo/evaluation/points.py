@@ -40,9 +40,10 @@ def cloud_estimates(x: Tensor, test: Tensor) -> dict[str, Estimate]:
     """
     size, clouds = _sizes(len(x), len(test))
     pairs = [(part[: size * clouds].double().chunk(clouds)) for part in (x, test)]
-    eps = CLOUDS["eps_share"] * float(cost_matrix(pairs[1][0], pairs[1][0]).mean())
+    scale = float(cost_matrix(pairs[1][0], pairs[1][0]).mean()) or 1.0  # 1 where all test points are one
+    eps = CLOUDS["eps_share"] * scale
     found = torch.stack([
-        sinkhorn_divergence(a, b, max(eps, 1e-12), iterations=500, tolerance=1e-6)
+        sinkhorn_divergence(a, b, eps, iterations=500, tolerance=1e-6)
         for a, b in zip(*pairs, strict=True)
     ])  # fmt: skip
     error = float(found.std()) / math.sqrt(clouds) if clouds > 1 else None
