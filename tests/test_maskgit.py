@@ -17,7 +17,7 @@ from zoo.families.code_prior import CodePrior
 from zoo.families.maskgit import MaskGIT
 from zoo.families.transformer import Transformer
 from zoo.families.vq_vae import VQVAE
-from zoo.maths.unmasking import left_masked, lowest, masked_sets
+from zoo.maths.unmasking import halton_order, left_masked, lowest, masked_counts, masked_sets
 from zoo.nets.mlp import MLP
 from zoo.nets.quantisers import VectorQuantiser
 from zoo.nets.residual_quantiser import ResidualQuantiser
@@ -39,7 +39,7 @@ class Exact(MaskGIT):
         self.table = table
         self.double()
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, codes: Tensor, labels: Tensor | None = None, places: Tensor | None = None) -> Tensor:
         rows = []
         for row in codes.tolist():
             p = self.table
@@ -50,7 +50,7 @@ class Exact(MaskGIT):
                     p = p * keep.view(*[-1 if j == i else 1 for j in range(p.ndim)])
             rows.append([p.sum([j for j in range(p.ndim) if j != i]) for i in range(p.ndim)])
         p = torch.stack([torch.stack(row) for row in rows])
-        return (p / p.sum(-1, keepdim=True)).log()
+        return _at((p / p.sum(-1, keepdim=True)).log(), places)
 
 
 class Fast(Exact):
@@ -61,8 +61,12 @@ class Fast(Exact):
         states = torch.tensor(list(itertools.product(range(3), repeat=2)))
         self.all = Exact.forward(self, states)
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.all[codes[:, 0] * 3 + codes[:, 1]]
+    def forward(self, codes: Tensor, labels: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        return _at(self.all[codes[:, 0] * 3 + codes[:, 1]], places)
+
+
+def _at(logits: Tensor, places: Tensor | None) -> Tensor:
+    return logits if places is None else logits[:, places]
 
 
 def shares(model: MaskGIT, n: int, **options: Any) -> Tensor:
@@ -71,7 +75,7 @@ def shares(model: MaskGIT, n: int, **options: Any) -> Tensor:
 
 
 def small(**options: Any) -> MaskGIT:
-    model = MaskGIT([1, 2, 3], 5, width=8, depth=2, heads=2, **options).double().eval()
+    model = MaskGIT([1, 2, 3], 5, width=8, heads=2, **{"depth": 2, **options}).double().eval()
     for p in model.parameters():
         nn.init.normal_(p, std=0.5)
     return model
@@ -100,7 +104,7 @@ def test_every_code_is_unmasked_exactly_once(N: int) -> None:
 def test_first_step_sees_masks_only_and_each_keeps_what_it_kept() -> None:
     model, seen = small(), []
     forward = model.forward
-    model.forward = lambda c, y=None: (seen.append(c.clone()), forward(c, y))[1]
+    model.forward = lambda c, y=None, places=None: (seen.append(c.clone()), forward(c, y, places))[1]
     for order in ("confidence", "random"):
         seen.clear()
         model.draw(4, torch.Generator().manual_seed(0), None, steps=4, order=order)
@@ -145,6 +149,115 @@ def test_noise_in_the_confidence_falls_to_none_and_makes_the_order_random() -> N
     n = 200_000
     found = shares(Fast(TABLE), n, steps=2, choice_temperature=1e6)
     assert torch.allclose(found, TABLE.flatten().float(), atol=0.005)
+
+
+# -- the order halton --------------------------------------------------------------------------------------------------
+
+
+def test_halton_visits_every_cell_once_in_the_order_of_its_points_and_spreads_what_comes_together() -> None:
+    points = [(1 / 2, 1 / 3), (1 / 4, 2 / 3), (3 / 4, 1 / 9), (1 / 8, 4 / 9), (5 / 8, 7 / 9)]  # of bases 2 and 3
+    assert list(halton_order(7, 7)[:5]) == [int(7 * a) * 7 + int(7 * b) for a, b in points]
+    for sides in ((1, 1), (1, 16), (5, 1), (7, 7), (4, 6)):
+        assert sorted(halton_order(*sides)) == list(range(math.prod(sides)))
+
+    def neighbours(order: Any) -> float:
+        """Return the mean number of pairs side by side among the positions of one step of eight."""
+        counts, total = masked_counts(49, 8), 0
+        for a, b in itertools.pairwise(counts):
+            cells = [divmod(int(c), 7) for c in order[49 - a : 49 - b]]
+            total += sum(abs(p[0] - q[0]) + abs(p[1] - q[1]) == 1 for p, q in itertools.combinations(cells, 2))
+        return total / 8
+
+    chance = sum(neighbours(torch.randperm(49)) for _ in range(100)) / 100
+    assert neighbours(halton_order(7, 7)) < 0.5 * chance and neighbours(range(49)) > chance
+    assert MaskGIT([2, 2, 2], 3, width=4, depth=1, heads=1).route.tolist() == [2, 1, 0, 3, 6, 5, 4, 7]  # by groups
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 6])
+def test_halton_draws_exactly_from_what_log_prob_says_and_that_sums_to_one(T: int) -> None:
+    model = MaskGIT([1, 2, 2], 2, width=8, depth=2, heads=2, steps=T, order="halton").double().eval()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.7)
+    codes = torch.tensor(list(itertools.product((0, 1), repeat=4)))
+    p = model.log_prob(model.data(codes)).exp()
+    assert model.likelihood() == "exact" and torch.allclose(p.sum(), torch.ones((), dtype=torch.float64))
+    n = 20_000
+    for options in ({}, {"given": torch.full((1, 2, 2), math.nan, dtype=torch.float64)}):  # both ways to draw
+        c = model.values(model.draw(n, torch.Generator().manual_seed(1), None, **options))
+        found = torch.bincount((c * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16) / n
+        assert n * ((found - p).square() / p).sum() < 37.7  # chi-square with 15 degrees of freedom, 0.1 %
+    one = MaskGIT([1, 2, 2], 2, width=8, depth=2, heads=2, order="random")
+    assert one.likelihood() == "elbo"  # a draw in random order has no such likelihood
+
+
+def test_as_many_steps_as_codes_make_halton_exact_for_consistent_conditionals_and_one_step_independent() -> None:
+    codes = torch.tensor(list(itertools.product((0, 1), repeat=2)))
+    model = Fast(TABLE)
+    assert torch.allclose(model.staged_log_prob(codes, steps=2), TABLE.flatten().log())
+    marginal = TABLE.sum(1)
+    assert torch.allclose(model.staged_log_prob(codes, steps=1), torch.outer(marginal, marginal).flatten().log())
+
+
+def test_what_is_evaluated_for_some_places_or_for_equal_rows_once_is_what_all_of_it_is() -> None:
+    for options in ({}, {"convolutions": 1}, {"num_classes": 3, "convolutions": 2}, {"convolutions": 2, "depth": 0}):
+        model = small(order="halton", steps=4, **options)
+        c = torch.randint(0, 6, (5, 6))
+        y = torch.randint(0, 3, (5,)) if model.num_classes else None
+        places = torch.tensor([4, 0, 5])
+        assert torch.allclose(model(c, y, places), model(c, y)[:, places], atol=1e-12)
+        labels = torch.arange(40) % 3 if model.num_classes else None
+        for w in (1.0, 2.0)[: 2 if model.num_classes else 1]:
+            x = model.draw(40, torch.Generator().manual_seed(0), labels, guidance_scale=w)
+            once = model._distinct
+            model._distinct = lambda c, known, labels: ((c, c), None)
+            assert torch.equal(x, model.draw(40, torch.Generator().manual_seed(0), labels, guidance_scale=w))
+            model._distinct = once
+
+
+def test_a_convolution_sees_what_is_near_in_its_group_and_the_mean_of_all_groups() -> None:
+    model = MaskGIT([2, 3, 4], 3, width=16, depth=1, heads=1, convolutions=1).double()
+    x = torch.randn(1, 24, 16, dtype=torch.float64)
+    y = x.clone()
+    y[:, 12] += 1  # the second group's cell (0, 0)
+    moved = (model._convolved(x) - model._convolved(y)).abs().sum(2)[0] > 1e-9
+    assert moved.nonzero().flatten().tolist() == [g * 12 + r * 4 + c for g in (0, 1) for r in (0, 1) for c in (0, 1)]
+    alone = MaskGIT([1, 2, 2], 3, width=4, depth=0, heads=1, convolutions=1, num_classes=2)
+    assert not torch.allclose(
+        alone(torch.zeros(2, 4, dtype=torch.int64), torch.tensor([0, 1])).diff(dim=0), torch.zeros(())
+    )
+    with pytest.raises(ConfigError, match="needs blocks"):
+        MaskGIT([1, 2, 2], 3, depth=0)
+
+
+def test_matched_examples_see_the_masks_of_the_sampler_the_others_random_ones() -> None:
+    model, seen = small(order="halton", steps=3, matched=1.0), []
+    forward = model.forward
+    model.forward = lambda c, y=None, places=None: (seen.append(c.clone()), forward(c, y, places))[1]
+    model.loss((torch.randint(0, 5, (300, 1, 2, 3)).double() / 4, None))
+    counts = torch.bincount((seen[0] == 5).sum(1), minlength=7)
+    assert counts.nonzero().flatten().tolist() == sorted(masked_counts(6, 3)[:-1]) and counts[counts > 0].min() > 90
+    met = {tuple(row) for row in (seen[0] == 5).tolist()}
+    seen.clear()
+    model.draw(4, torch.Generator().manual_seed(0), None, given=torch.full((1, 2, 3), math.nan))
+    assert met == {tuple(row) for c in seen for row in (c == 5).tolist()}
+    seen.clear()
+    model.matched = 0.0
+    model.loss((torch.randint(0, 5, (300, 1, 2, 3)).double() / 4, None))
+    assert len({tuple(row) for row in (seen[0] == 5).tolist()}) > 3
+    with pytest.raises(ConfigError, match="matched is a share"):
+        MaskGIT([1, 2, 2], 4, schedule="uniform", matched=0.5)
+
+
+def test_unmasking_ends_with_the_sample_keeps_what_it_kept_and_greys_the_rest() -> None:
+    for order in ("confidence", "random", "halton"):
+        model = pair(order=order, steps=3)
+        kept = [k for _, k in model.prior.unmasking(5, seed=1)]
+        assert [int(k[0].sum()) for k in kept] == [4 - m for m in masked_counts(4, 3)[1:]]
+        assert all((a <= b).all() for a, b in itertools.pairwise(kept))
+        states, seen = model.unmasking(5, seed=1)
+        assert states.shape == seen.shape == (len(kept), 5, 1, 4, 4) and torch.equal(states[-1], seen[-1])
+        share = nn.functional.interpolate(kept[0].double(), (4, 4))
+        assert (states[0][share == 0] == 0.5).all() and torch.equal(states[0][share == 1], seen[0][share == 1])
 
 
 # -- the bound ---------------------------------------------------------------------------------------------------------
@@ -273,7 +386,7 @@ def test_known_codes_come_back_bit_for_bit_and_the_rest_is_drawn_in_view_of_them
     given = torch.randint(0, 5, (4, 1, 2, 3)).double() / 4
     known = torch.rand(4, 1, 2, 3) < 0.5
     known[0], known[1] = True, False
-    for order, steps in itertools.product(("confidence", "random"), (1, 3, 9)):
+    for order, steps in itertools.product(("confidence", "random", "halton"), (1, 3, 9)):
         x = model.sample(4, seed=0, given=given, known=known, order=order, steps=steps)
         assert torch.equal(x[known], given.float()[known].to(x)) and ((x * 4) % 1 == 0).all()
 

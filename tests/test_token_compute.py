@@ -16,9 +16,10 @@ def _blocks(tokens: int, width: int, hidden: int, depth: int, modulated: int = 0
 
 
 def maskgit(args: Mapping[str, Any]) -> float:
-    """Blocks see the class as one more token; the codes' vectors are looked up."""
+    """Blocks see the class as one more token; codes' vectors are looked up; convolutions are of 3x3 and 1x1."""
     N, d = math.prod(args["shape"]), args["width"]
-    return 6.0 * (_blocks(1 + N, d, args["hidden"] or 4 * d, args["depth"]) + N * d * args["levels"])
+    near = args["convolutions"] * N * 10 * d**2
+    return 6.0 * (near + _blocks(1 + N, d, args["hidden"] or 4 * d, args["depth"]) + N * d * args["levels"])
 
 
 def _scales(channels: int, cells: int, d: int, hidden: int, depth: int, out: int) -> tuple[int, int]:

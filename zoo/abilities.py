@@ -50,6 +50,7 @@ __all__ = [
     "StoresExamples",
     "Tokenises",
     "Travels",
+    "Unmasks",
     "WritesSound",
     "WritesText",
     "autoencoder_of",
@@ -266,6 +267,17 @@ class Refines(HasCodes, Protocol):
     def code_stages(self) -> Tensor: ...
 
     def partial(self, codes: Tensor, stages: int) -> Tensor: ...
+
+
+@runtime_checkable
+class Unmasks(Protocol):
+    """A sampler that fills in what is masked: ``unmasking`` tells what it has after each of its steps.
+
+    A prior gives codes or latents, (n, *shape), and which of them are kept, bool (n, *shape) or (n, 1, h, w); the pair
+    of an autoencoder and a prior gives images, (steps, n, *shape) twice: what is kept alone, and all.
+    """
+
+    def unmasking(self, n: int, seed: int = 0, labels: Tensor | None = None) -> Any: ...
 
 
 @runtime_checkable

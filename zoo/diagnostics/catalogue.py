@@ -27,11 +27,14 @@ from zoo.abilities import (
     Inverts,
     RunsChains,
     Travels,
+    Unmasks,
     draws_images,
     in_batches,
+    prior_of,
     reconstruct,
     refining,
     takes_class,
+    takes_labels,
     takes_option,
 )
 from zoo.diagnostics.chains import chains, landscape, plot_chains, plot_landscape
@@ -218,6 +221,21 @@ def _denoising(subject: Subject) -> Finding:
     return Finding(summary, sheet_of(rows.flatten(0, 2), columns=frames))
 
 
+def _unmasking(subject: Subject) -> Finding:
+    """Two rows for each of a few samples: what is kept after each step of the sampler, and all that it has drawn."""
+    n, most = 3, 10
+    y = subject.labels[:n] if takes_labels(subject.model, subject.model.unmasking) else None
+    kept, drawn = (t.cpu() for t in subject.model.unmasking(n, labels=y))  # (steps, n, *shape) each
+    shown = torch.linspace(0, len(kept) - 1, min(most, len(kept))).round().long()
+    rows = torch.stack([kept, drawn])[:, shown].permute(2, 0, 1, 3, 4, 5)  # (n, 2, frames, C, H, W)
+    last = drawn[-1:].double()
+    summary = {
+        "samples": n, "steps": len(kept), "shown": (1 + shown).tolist(),
+        "distance_to_sample": (drawn.double() - last).flatten(2).norm(dim=2).mean(1).tolist(),
+    }  # fmt: skip
+    return Finding(summary, sheet_of(rows.flatten(0, 2).clamp(0, 1), columns=len(shown)))
+
+
 def _trajectories(subject: Subject) -> Finding:
     images, frames = len(subject.model.shape) == 3, 9
     states, times = travel(subject.model, 8 if images else 1_000, frames)
@@ -278,6 +296,11 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
         "From noise to samples: the states, and below what is seen in them",
         lambda m: isinstance(m, Denoises) and len(m.shape) == 3,
         _denoising,
+    ),
+    "unmasking": Diagnostic(
+        "Samples after each step: what is kept, and below all that is drawn",
+        lambda m: isinstance(m, Unmasks) and prior_of(m) is not None and draws_images(m),
+        _unmasking,
     ),
     "energies": Diagnostic(
         "Energies of test examples, of noise, and of samples", lambda m: isinstance(m, HasEnergy), _energies

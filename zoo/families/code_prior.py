@@ -257,8 +257,14 @@ class CodePrior(SecondStage, LikelihoodModel):
 
     def draw_codes(self, n: int, generator: torch.Generator, labels: Tensor | None = None, **options: Any) -> Tensor:
         """Draw codes from the prior, int64 (n, *grid)."""
-        x = self.prior.draw(n, generator, labels, **options)
+        return self.codes_of(self.prior.draw(n, generator, labels, **options))
+
+    def codes_of(self, x: Tensor) -> Tensor:
+        """Undo `image`."""
         return (x.to(torch.promote_types(x.dtype, torch.float32)) * (self.codebook_size - 1)).round().long()
+
+    def examples_of(self, z: Tensor) -> Tensor:
+        return self.decode(self.codes_of(z))
 
     def controls(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
         """Return what evaluation measures beside samples: reconstructions, and samples without the prior."""

@@ -186,6 +186,9 @@ class LatentDiffusion(SecondStage, ScoreModel):
         """Draw latents and decode them; the options are those of the prior."""
         return self.decode(self.prior.draw(n, generator, labels, **options))
 
+    def examples_of(self, z: Tensor) -> Tensor:
+        return self.decode(z)
+
     def _denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return what the decoder makes of the states and of what is seen in them, (frames, n, *shape) each."""
         states, seen = (self._decoded(z) for z in self.prior.denoising(n, frames, seed))

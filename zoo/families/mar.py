@@ -30,7 +30,7 @@ from zoo.maths.unmasking import left_masked, lowest
 from zoo.model import Batch, ScoreModel
 from zoo.nets.attention import AttentionBlock
 from zoo.nets.token_mlp import TokenMLP
-from zoo.sampling import interruption_point
+from zoo.sampling import interruption_point, seeded
 
 __all__ = ["MAR", "TokenDiffusion"]
 
@@ -254,12 +254,23 @@ class MAR(Guided, ScoreModel):
         T = self.steps if steps is None else steps
         w = self.guidance_scale if guidance_scale is None else guidance_scale
         self._check(T, temperature, w)
+        return self._map(self._unmasked(n, generator, labels, T, diffusion_steps, temperature, w, order)[-1][0])
+
+    def _map(self, x: Tensor) -> Tensor:
+        """Undo `tokens`."""
+        return x.transpose(1, 2).unflatten(2, self.shape[1:])
+
+    def _unmasked(
+        self, n: int, generator: torch.Generator, labels: Tensor | None, T: int, diffusion_steps: int | None,
+        temperature: float, w: float, order: str,
+    ) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+        """Return after each step the tokens, (n, N, C), 0 where none is known yet, and which are known, bool (n, N)."""
         N, C = self.length, self.shape[0]
         u = rand((n, N), generator, self.device, self.dtype)
         if order == "raster":
             u = torch.arange(N, device=self.device).flip(0).to(self.dtype).expand(n, -1)
         last = u.argsort(1)  # the first of these are hidden longest
-        x = torch.zeros(n, N, C, device=self.device, dtype=self.dtype)
+        x, found = torch.zeros(n, N, C, device=self.device, dtype=self.dtype), []
         before = torch.full((1,), N)
         for t in range(1, min(T, N) + 1):
             left = left_masked(torch.full((1,), N), before, t, min(T, N))
@@ -268,7 +279,14 @@ class MAR(Guided, ScoreModel):
                 x, hidden, new, labels, 1 + (w - 1) * (N - int(left)) / N, diffusion_steps, temperature, generator
             )
             before = left
-        return x.transpose(1, 2).unflatten(2, self.shape[1:])
+            found.append((x, ~lowest(u, left.to(u.device))))
+        return found
+
+    @torch.no_grad()
+    def unmasking(self, n: int, seed: int = 0, labels: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return what the default sampler has after each step: latents, 0 where not known, and which places are."""
+        found = self._unmasked(n, seeded(seed), labels, self.steps, None, 1.0, self.guidance_scale, "random")
+        return [(self._map(x), known.unflatten(1, (1, *self.shape[1:]))) for x, known in found]
 
     def _filled(
         self, x: Tensor, hidden: Tensor, new: Tensor, labels: Tensor | None, w: float, steps: int | None,

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.abilities import Unmasks
 from zoo.errors import ConfigError
 from zoo.model import Batch, GenerativeModel, Player
 
@@ -51,6 +53,8 @@ class SecondStage(GenerativeModel):
         self.alphabet = prior.alphabet if prior.context else None
         self.steps_to_move, self.first_steps, self.period = prior.steps_to_move, prior.first_steps, prior.period
         self.never_updated = {f"prior.{name}": why for name, why in prior.never_updated.items()}
+        if isinstance(prior, Unmasks):
+            self.unmasking = self._unmasking
 
     def train(self, mode: bool = True) -> SecondStage:
         """Set the prior's mode; the autoencoder stays in eval mode."""
@@ -100,6 +104,27 @@ class SecondStage(GenerativeModel):
         return loss
 
     # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def examples_of(self, z: Tensor) -> Tensor:
+        """Return the examples that the decoder makes of what the prior draws: (n, *prior.shape) -> (n, *shape)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _unmasking(self, n: int, seed: int = 0, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return images after each of the sampler's steps, (steps, n, *shape) twice: of what is kept, and of all.
+
+        The first ones are grey where a code or token is masked; of codes that have no place all of the image is, by
+        their share.
+        """
+        kept_only, everything = [], []
+        for z, kept in self.prior.unmasking(n, seed, labels):
+            x, known = self.examples_of(z), kept.to(z.dtype).mean(1, keepdim=True)  # (n, 1, h, w)
+            if known.shape[2] == 1 and known.shape[3] > 1:
+                known = known.mean(3, keepdim=True)
+            share = F.interpolate(known, x.shape[2:], mode="nearest")
+            everything.append(x)
+            kept_only.append(torch.lerp(torch.full_like(x, 0.5), x, share.to(x.dtype)))
+        return torch.stack(kept_only), torch.stack(everything)
 
     def option_parameters(self) -> dict[str, inspect.Parameter]:
         """Return the family's own sampling options, and those of the prior that mean the same here."""

@@ -87,8 +87,9 @@ class AttentionBlock(nn.Module):
         drop: Callable[[Tensor], Tensor] | None = None,
         keep: Callable[[Tensor], None] | None = None,
         causal: bool = True,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """Evaluate all positions.
+        """Evaluate all positions, or some.
 
         Args:
             x: (B, T, d).
@@ -97,7 +98,10 @@ class AttentionBlock(nn.Module):
             drop: applied to what is added to the stream.
             keep: told keys and values (2, B, H, T, D).
             causal: without a mask, whether a position sees those up to itself, or all.
+            places: int64 (m,): return these positions alone, (B, m, d), each of which sees all.
         """
+        if places is not None:
+            return self._at(x, places)
         qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
         qk, v = qkv[:2], qkv[2]
         if tables is not None:
@@ -109,6 +113,15 @@ class AttentionBlock(nn.Module):
         x = x + (y if drop is None else drop(y))
         y = self.down(F.gelu(self.up(self.norm2(x))))
         return x + (y if drop is None else drop(y))
+
+    def _at(self, x: Tensor, places: Tensor) -> Tensor:
+        """Evaluate some positions, which see all: keys and values of every one, and the rest of the work of these."""
+        d, h = x.shape[2], self.norm1(x)
+        w, b = self.qkv.weight.split((d, 2 * d)), self.qkv.bias.split((d, 2 * d))
+        q = F.linear(h[:, places], w[0], b[0]).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, m, D)
+        k, v = F.linear(h, w[1], b[1]).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        x = x[:, places] + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
 
     def maps(self, n: int) -> Maps:
         """Return bias and transposed weight of the four linear maps, laid out for products with ``n`` rows.
