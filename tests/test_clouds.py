@@ -51,21 +51,21 @@ class Sampler(ImplicitModel):
 
 
 def test_points_are_measured_without_features_or_likelihood(tmp_path: Path) -> None:
-    found = {w: zoo.evaluate(Sampler(w), Normal(), samples=600, progress=False) for w in (1.0, 0.4)}
+    found = {w: zoo.evaluate(Sampler(w), Normal(), samples=200, progress=False) for w in (1.0, 0.4)}
     right, narrow = found[1.0].metrics["sinkhorn"], found[0.4].metrics["sinkhorn"]
     floor = found[1.0].floor["sinkhorn"].value
-    assert set(found[1.0].metrics) == {"sinkhorn"} and right.value == pytest.approx(floor, abs=0.03)
-    assert narrow.value > 5 * max(right.value, 0.01)
+    assert set(found[1.0].metrics) == {"sinkhorn"} and right.value == pytest.approx(floor, abs=0.06)
+    assert narrow.value > 3 * max(abs(right.value), 0.02)
     assert found[1.0].protocol.estimators["sinkhorn"] == {
-        "samples": 500, "points": 500, "clouds": 1, "eps_share": 0.05,
+        "samples": 200, "points": 200, "clouds": 1, "eps_share": 0.05,
     }  # fmt: skip
 
 
 def test_clouds_that_are_moved_are_as_far_as_their_way() -> None:
-    a, b = normal(400, 1), normal(400, 2)
+    a, b = normal(400, 1), normal(400, 2)  # one pair of clouds of 250
     near, _, _ = cloud_estimates(a, b)["sinkhorn"]
     far, _, _ = cloud_estimates(a + 3, b)["sinkhorn"]
-    assert abs(near) < 0.05 and far == pytest.approx(18, rel=0.06)  # |(3, 3)|^2
+    assert abs(near) < 0.08 and far == pytest.approx(18, rel=0.08)  # |(3, 3)|^2
     assert cloud_estimates(a, a)["sinkhorn"][0] == pytest.approx(0, abs=1e-4)
 
 
@@ -88,7 +88,7 @@ def test_no_cell_of_the_table_of_samplers_has_left_the_gaussian(table: ModuleTyp
         values = [tuple(map(float, c.split())) for c in cells]
         assert all(abs(mean) < 3 and spread < 5 for mean, spread in values), line  # few steps may miss, none may leave
         mean, spread = values[-1]
-        coarse = 0.2 if "euler" in sampler or "corrector" in sampler else 0.1
+        coarse = 0.2 if "ddim" in sampler or "euler" in sampler else 0.1  # those of order 1
         assert abs(mean) < coarse and abs(spread - 1) < coarse, line
     for name in ("sigmoid", "edm"):  # and what is written is what comes out
         for sampler in ("ddim", "heun", "euler_maruyama", "consistency"):
