@@ -82,7 +82,7 @@ def test_entries_of_points_take_pictures(name: str) -> None:
     drawn = model.eval().sample(2, seed=0, **({} if isinstance(model, MMDFlow) else {"steps": 2}))
     assert drawn.shape == (2, 3, 16, 16) and 0 <= float(drawn.min()) <= float(drawn.max()) <= 1
     if isinstance(model, NoiseContrastive):
-        assert float(model.log_prob(x[:1], seed=0)) == pytest.approx(-768 * 5.545, rel=0.05)  # that of noise
+        assert model.log_prob(x[:1], seed=0).item() == pytest.approx(-768 * 5.545, rel=0.05)  # that of noise
 
 
 def test_steps_and_scales_that_count_squared_distances_follow_the_number_of_pixels() -> None:
