@@ -88,14 +88,14 @@ def test_a_discriminator_of_other_particles_moves_the_marginals() -> None:
 
 
 def test_true_score_and_logit_are_where_the_slope_of_the_loss_vanishes() -> None:
-    model, n = exact(steps=30), 60_000
+    model, n = exact(steps=100), 60_000
     data = M + math.sqrt(S**2 - SIGMA**2) * torch.randn(n, 1, generator=torch.Generator().manual_seed(1)).double()
     model.loss((data, torch.zeros(n, dtype=torch.long)))["loss"].backward()
     assert abs(float(model.score.factor.grad)) < 0.02 and float(model.discriminator.extra.grad.abs().max()) < 0.03
-    wrong = exact(steps=30, moving=False)
+    wrong = exact(steps=100, moving=False)
     wrong.loss((data, torch.zeros(n, dtype=torch.long)))["loss"].backward()
     assert float(wrong.discriminator.extra.grad.abs().max()) > 0.2
-    index = torch.full((20_000,), 15)
+    index = torch.full((20_000,), 50)
     assert float(model.particles(index).mean()) == pytest.approx(float(mean(END / 2)), abs=0.05)
 
 

@@ -239,7 +239,10 @@ def test_constant_of_an_energy_of_points_is_found() -> None:
     assert found == pytest.approx(math.log(math.sqrt(2 * math.pi / 5)), abs=4 * error) and 0 < error < 0.1
 
 
-def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one() -> None:
+def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zoo.families.ebm.ANNEALED", 30)
     model = tiny(Spring(4.0), (1,), spread=1.0)
     x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
     exact = torch.distributions.Normal(0.0, 1 / math.sqrt(5)).log_prob(x[:, 0])
@@ -249,7 +252,7 @@ def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one(
     assert torch.equal(found, model.log_prob(x, k=400, seed=0)) and not torch.equal(
         found, model.log_prob(x, k=400, seed=1)
     )
-    one = torch.stack([model.log_prob(x[:1], k=1, seed=s).detach()[0] for s in range(12)])
+    one = torch.stack([model.log_prob(x[:1], k=1, seed=s).detach()[0] for s in range(8)])
     assert float(one.mean()) > float(exact[0]) - 0.02  # too good on average, never of use as a bound
     assert model.likelihood(400) == "ais-400" and tiny(levels=256).likelihood(3) == "ais-3+dequant"
     for other in (tiny(noise=0.01), tiny(num_classes=3)):

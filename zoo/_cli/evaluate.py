@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="data from which an energy should tell the model's own, such as fashion_mnist (default: the registry's)",
     )
-    parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
     extractor = _extractor(args.extractor)
 
     import zoo
+    from zoo.devices import chosen_device
 
+    device = chosen_device(args.device)
     found, failed = [], []
     for which, folder in zip(args.which, targets, strict=True):
         try:
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, split=args.split, options=options,
-                extractor=extractor, other=args.other, quick=args.quick, device=args.device, devices=args.devices,
+                extractor=extractor, other=args.other, quick=args.quick, device=device, devices=args.devices,
                 out=folder,
             )  # fmt: skip
         except ZooError as error:
