@@ -252,8 +252,9 @@ def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one(
     assert torch.equal(found, model.log_prob(x, k=400, seed=0)) and not torch.equal(
         found, model.log_prob(x, k=400, seed=1)
     )
-    one = torch.stack([model.log_prob(x[:1], k=1, seed=s).detach()[0] for s in range(8)])
-    assert float(one.mean()) > float(exact[0]) - 0.02  # too good on average, never of use as a bound
+    monkeypatch.setattr("zoo.families.ebm.ANNEALED", 3)
+    one = torch.stack([model.log_prob(x[:1], k=1, seed=s).detach()[0] for s in range(100)])
+    assert float(one.mean()) > float(exact[0])  # too good on average, of no use as a bound
     assert model.likelihood(400) == "ais-400" and tiny(levels=256).likelihood(3) == "ais-3+dequant"
     for other in (tiny(noise=0.01), tiny(num_classes=3)):
         assert not other.has_likelihood
