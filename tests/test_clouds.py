@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.data.base import Split, TensorData
-from zoo.evaluation.points import cloud_estimates
+from zoo.metrics.clouds import cloud_estimates
 from zoo.model import Batch, ImplicitModel
 
 MEAN, SPREAD = torch.tensor([0.5, -1.0]), torch.tensor([1.0, 0.5])

@@ -23,9 +23,10 @@ from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
 from zoo.evaluation.energies import energy_estimates
-from zoo.evaluation.points import CLOUDS, are_points, cloud_estimates, cloud_floor, cloud_protocol
+from zoo.evaluation.points import are_points, cloud_floor
 from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
+from zoo.metrics.clouds import CLOUDS, cloud_estimates, cloud_protocol
 from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS

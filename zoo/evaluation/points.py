@@ -1,24 +1,18 @@
-"""Clouds of points against test points, by Sinkhorn's divergence: no features are needed where examples are points."""
+"""Which examples are points, and what training points score in the place of samples."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from zoo.maths.transport import cost_matrix, sinkhorn_divergence
+from zoo.metrics.clouds import cloud_estimates
 from zoo.metrics.distribution import Estimate
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
 
-__all__ = ["CLOUDS", "are_points", "cloud_estimates", "cloud_floor", "cloud_protocol"]
-
-CLOUDS = {"points": 250, "clouds": 4, "eps_share": 0.05}
-"""How many points a cloud has, over how many pairs of clouds the mean is taken, and eps as a share of the mean squared
-distance between test points."""
+__all__ = ["are_points", "cloud_floor"]
 
 
 def are_points(data: TensorData) -> bool:
@@ -26,38 +20,7 @@ def are_points(data: TensorData) -> bool:
     return data.levels is None and len(data.shape) == 1
 
 
-def cloud_protocol(samples: int, reference: int) -> dict[str, Any]:
-    """Return what the numbers depend on."""
-    size, clouds = _sizes(samples, reference)
-    return {"samples": size * clouds, **CLOUDS, "points": size, "clouds": clouds}
-
-
-def cloud_estimates(x: Tensor, test: Tensor) -> dict[str, Estimate]:
-    """Return ``sinkhorn``, the debiased entropic transport cost between samples (N, D) and test points (M, D).
-
-    It is that of squared distances, 0 on average for equal laws but for what finite clouds differ by: see the floor.
-    The standard error is over pairs of clouds, which share no points.
-    """
-    size, clouds = _sizes(len(x), len(test))
-    pairs = [(part[: size * clouds].double().chunk(clouds)) for part in (x, test)]
-    scale = float(cost_matrix(pairs[1][0], pairs[1][0]).mean()) or 1.0  # 1 where all test points are one
-    eps = CLOUDS["eps_share"] * scale
-    found = torch.stack([
-        sinkhorn_divergence(a, b, eps, iterations=200, tolerance=1e-4)
-        for a, b in zip(*pairs, strict=True)
-    ])  # fmt: skip
-    error = float(found.std()) / math.sqrt(clouds) if clouds > 1 else None
-    return {"sinkhorn": (float(found.mean()), error, None)}
-
-
 def cloud_floor(data: TensorData, samples: int, split: str) -> dict[str, Estimate]:
     """Return the same of training points in the place of samples, the first ones."""
     train, test = (data.to_float(data.split(name)[0][:samples], torch.float32) for name in ("train", split))
     return cloud_estimates(train, test) if min(len(train), len(test)) > 1 else {}
-
-
-def _sizes(samples: int, reference: int) -> tuple[int, int]:
-    """Return points of a cloud, and how many clouds."""
-    most = min(samples, reference)
-    size = max(1, min(int(CLOUDS["points"]), most))
-    return size, max(1, min(int(CLOUDS["clouds"]), most // size))
