@@ -58,6 +58,15 @@ class Points(TensorData):
         return torch.zeros(100, 2), torch.zeros(100, dtype=torch.int64)
 
 
+class Fields(Points):
+    """Values on a grid, without levels: neither points nor pictures that an extractor takes."""
+
+    name, shape = "fields", (1, 8, 8)
+
+    def read(self, split: str) -> Split:
+        return torch.zeros(100, 1, 8, 8), torch.zeros(100, dtype=torch.int64)
+
+
 class Noise(ImplicitModel):
     """Uniform grey levels."""
 
@@ -154,8 +163,8 @@ def test_binary_and_continuous_data_are_measured_in_nats() -> None:
     assert found.protocol.quantised == 2
     assert {"fid", "kid", "precision"} <= set(found.floor)
     found = measure(Uniform([2], levels=None), Points(), **FEW)
-    assert found.metrics == {"nats": Metric(2, 0)}
-    assert found.protocol.samples is None and found.floor == {}
+    assert found.metrics["nats"] == Metric(2, 0) and set(found.metrics) == {"nats", "sinkhorn"}
+    assert found.protocol.samples is None and set(found.floor) == {"sinkhorn"}
 
 
 def test_bounds_are_reported_with_their_kind(result: Result) -> None:
@@ -399,8 +408,8 @@ def test_weights_digest_follows_the_weights() -> None:
         (Noise(IMAGE), FewDigits(), {"samples": 63}, ResultError, "63 samples are too few"),
         (Noise(IMAGE, fault=math.nan), FewDigits(), {}, ResultError, "samples hold NaN"),
         (Noise([1, 8, 8]), FewDigits(), {}, DataError, "shape"),
-        (Noise([2], levels=None), Points(), {}, ResultError, "nothing to measure"),
-        (Unlikely([2], levels=None), Points(), {}, ResultError, "nothing to measure"),
+        (Noise([1, 8, 8], levels=None), Fields(), {}, ResultError, "nothing to measure"),
+        (Unlikely([1, 8, 8], levels=None), Fields(), {}, ResultError, "nothing to measure"),
         (Noise(IMAGE), FewDigits(), {"samples": 0}, ConfigError, "samples must be a positive integer"),
         (Uniform(IMAGE), FewDigits(), {"k": 2.5}, ConfigError, "k must be a positive integer"),
     ],

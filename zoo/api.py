@@ -46,6 +46,7 @@ def evaluate(
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
     plain: bool = False,
+    other: TensorData | str | None = None,
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
@@ -73,6 +74,8 @@ def evaluate(
         extractor: ``digits``, ``lite0``, ``inception``, ``random``, ``pca``, ``none``, or a torch module that returns
             features; by default what the registry says of the model on its own data, else what fits.
         plain: where samples are guided, chosen or sharpened, measure as many that are simply drawn too (``fid_plain``).
+        other: a data module or the name of a data set from which an energy should tell the model's own data
+            (``auroc_other``), as ``"fashion_mnist"`` from digits; by default what the registry says of the model.
         cost: facts about training that are not known otherwise, such as ``{"training_tflop": 50}``.
         ema: whether the weights are averaged ones, where that is not known otherwise.
         quick: mark the result as made with less than the protocol of the tables; nearest neighbours are looked for
@@ -101,6 +104,7 @@ def evaluate(
     if entry is not None and module.name == entry.dataset:  # what is compared with pictures depends on these
         samples = said.get("samples") if samples is None and not quick else samples
         extractor = said.get("extractor") if extractor is None else extractor
+        other = said.get("other") if other is None else other
     if samples is None and quick:
         few = choose(extractor, module) if built.generates else None
         samples = max(_QUICK, (few.dimensions if few is not None else None) or 0)
@@ -110,10 +114,11 @@ def evaluate(
         built, module, name=name, weights_sha256=weights_digest(built),
         samples=samples, seed=seed, seeds=seeds, k=k, batch_size=batch_size, limit=limit, split=split,
         options=options, cost={**known.get("cost", {}), **(cost or {})},
-        ema=known.get("ema") if ema is None else ema, quick=quick, extractor=extractor, plain=plain, devices=devices,
+        other=_data(other, None, None, "others") if other is not None else None, plain=plain,
+        ema=known.get("ema") if ema is None else ema, quick=quick, extractor=extractor, devices=devices,
         allow=load_registry().allow,
         command=_command(
-            asked or name, quick, options, data, extractor, plain,
+            asked or name, quick, options, data, extractor, plain, other,
             {"samples": samples, "seed": seed, "seeds": seeds if seeds > 1 else None, "k": k,
              "batch_size": batch_size, "limit": limit, "split": split if split != "test" else None},
         ), out=out, work=work, progress=progress,
@@ -292,7 +297,7 @@ def _of_run(spec: Mapping[str, Any], allow: Sequence[str], what: str) -> TensorD
 
 def _command(
     name: str | None, quick: bool, options: Mapping[str, Any] | None, data: Any, extractor: Any, plain: bool,
-    numbers: Mapping[str, int | str | None],
+    other: Any, numbers: Mapping[str, int | str | None],
 ) -> str:  # fmt: skip
     """Return what to type to make the result again; empty where no name leads to the model."""
     if name is None:
@@ -301,6 +306,7 @@ def _command(
     words += [f"{'-k' if n == 'k' else f'--{n}'} {value}" for n, value in numbers.items() if value is not None]
     words += [f"--option {key}={json.dumps(value)}" for key, value in (options or {}).items()]
     words += [f"--extractor {extractor}"] if isinstance(extractor, str) else []
+    words += [f"--other {other}"] if isinstance(other, str) else []
     return " ".join([*words, *(["--plain"] if plain else []), *(["--quick"] if quick else [])])
 
 

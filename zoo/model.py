@@ -636,7 +636,10 @@ class HasLikelihood:
         return True
 
     def likelihood(self, k: int = 1) -> str:
-        """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is."""
+        """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is.
+
+        ``ais-K`` and ``nce`` are of energies whose normaliser is estimated: no bounds, and not ranked.
+        """
         raise NotImplementedError
 
 

@@ -95,8 +95,8 @@ class Protocol:
         extractor_sha256: of its weights.
         quantised: grey levels to which samples were rounded before features were taken.
         estimators: constants of KID, IS, precision and recall, density and coverage, nearest neighbours.
-        likelihood: exact, elbo, iwae-K, vlb, ode, each perhaps with ``+dequant`` or ``+variational_dequant``; None if
-            there is none.
+        likelihood: exact, elbo, iwae-K, vlb, ode, ais-K, nce, each perhaps with ``+dequant`` or
+            ``+variational_dequant``; None if there is none.
         k: importance samples of that likelihood.
         likelihood_examples: how many images of the split it was averaged over.
         likelihood_counting: how a text or a recording was cut into examples, and what each value was given.

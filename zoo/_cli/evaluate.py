@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where samples are guided, chosen or sharpened, measure as many that are simply drawn too",
     )
+    parser.add_argument(
+        "--other",
+        metavar="NAME",
+        help="data from which an energy should tell the model's own, such as fashion_mnist (default: the registry's)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -87,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, split=args.split, options=options,
-                extractor=extractor, plain=args.plain, quick=args.quick, device=device,
+                extractor=extractor, other=args.other, plain=args.plain, quick=args.quick, device=device,
                 devices=args.devices, out=folder,
             )  # fmt: skip
         except ZooError as error:

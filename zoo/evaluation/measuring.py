@@ -24,9 +24,11 @@ from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
 from zoo.evaluation.energies import energy_estimates
+from zoo.evaluation.points import are_points, cloud_floor
 from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
 from zoo.evaluation.views import second_views
+from zoo.metrics.clouds import CLOUDS, cloud_estimates, cloud_protocol
 from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS
@@ -59,6 +61,7 @@ def measure(
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
     plain: bool = False,
+    other: TensorData | None = None,
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
@@ -73,8 +76,9 @@ def measure(
 
     Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all examples of the split. Distances
     are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees
-    both. A model with an energy adds what that says of examples, samples and noise; one with features what a probe
-    reads off them, and where it does not generate these are all.
+    both; points are compared as they are, by Sinkhorn's divergence. A model with an energy adds what that says of
+    examples, samples, noise and other data; one with features what a probe reads off them, and where it does not
+    generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.
@@ -93,6 +97,8 @@ def measure(
         extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
         plain: where the sampler is not plain (see `zoo.plain_sampling`), draw as many plain samples too, and report
             their distances as ``fid_plain``, ``kid_plain``.
+        other: further data of the same shape and levels, from which an energy should tell the model's own: its examples
+            of the same split.
         cost: facts about training: ``training_tflop``, and whatever else is to be kept.
         ema: whether the weights are averaged ones.
         quick: mark the result as made with less than the protocol of the tables, and look for nearest neighbours among
@@ -117,6 +123,7 @@ def measure(
     model.accepts_condition(data.split(split)[1])
     if options and not model.generates:
         raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no sampling options")
+    _check_other(model, data, other)
     asked_limit = limit
     same_names(model.class_names, data.class_names, type(model).__name__)
     reference = _reference(model, data, split, extractor, samples, quick, progress)
@@ -133,7 +140,9 @@ def measure(
         protocol |= {"likelihood": model.likelihood(k or 1), "k": k or 1, "likelihood_examples": len(stored)}  # type: ignore[attr-defined]
         protocol |= {"likelihood_batch_size": likelihood_size(k or 1), "likelihood_counting": data.counting}
         protocol |= {"likelihood_solver": model.likelihood_solver}  # type: ignore[attr-defined]
-    drawn = samples if reference is not None else min(samples, batch_size)
+    cloud = are_points(data) and model.generates
+    few = CLOUDS["points"] * CLOUDS["clouds"] if cloud else batch_size
+    drawn = samples if reference is not None else int(min(samples, few))
     protocol |= reference.protocol(samples) if reference is not None else {}
     features = FeatureProtocol(model, data, quick, asked_limit, split) if isinstance(model, HasFeatures) else None
     constants = {"features": features.summary()} if features is not None else {}
@@ -141,7 +150,10 @@ def measure(
     constants |= {"views": {v.extractor.name: v.extractor.sha256 for v in views}} if views else {}
     simple = plain_options(sampler) if plain and reference is not None else {}
     constants |= {"plain": simple} if simple else {}
-    constants |= {"energies": {"examples": len(stored)}} if isinstance(model, HasEnergy) else {}
+    if isinstance(model, HasEnergy):
+        against = {"other": other.name, "other_digest": other.digest(split)} if other is not None else {}
+        constants |= {"energies": {"examples": len(stored), **against}}
+    constants |= {"sinkhorn": cloud_protocol(drawn, len(data.split(split)[0]))} if cloud else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
@@ -169,12 +181,16 @@ def measure(
         if reference is not None and isinstance(model, HasControls):
             found |= control_metrics(model, reference, examples, drawn, seed, batch_size)
         if isinstance(model, HasEnergy):
-            found |= _energies(task, plan, store, len(stored), numbers)
+            beside = other.to_float(other.split(split)[0][:limit], model.dtype) if other is not None else None
+            found |= _energies(task, plan, store, len(stored), numbers, beside)
+        if cloud:
+            found |= _clouds(task, plan, store, data.to_float(data.split(split)[0][:drawn], model.dtype), numbers)
         if features is not None:
             found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}
         for view in views:
             floor |= view.floor_distance(samples)
+        floor |= cloud_floor(data, drawn, split) if cloud else {}
     finally:
         model.train(training)
     metrics |= found
@@ -217,7 +233,7 @@ def _reference(
             raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no extractor")
         return None
     if extractor is None:
-        if not (has_likelihood(model) or isinstance(model, (HasEnergy, HasFeatures))):
+        if not (has_likelihood(model) or are_points(data) or isinstance(model, (HasEnergy, HasFeatures))):
             raise ResultError(
                 f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
                 f"{', '.join(DIGITS)}, or for colour images where the extra features or the Inception weights are "
@@ -351,15 +367,24 @@ def _drawn(task: Task, content: Mapping[str, Tensor]) -> Tensor:
     return content["x"].float() / (task.levels - 1) if task.levels is not None else content["x"]
 
 
-def _energies(
-    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, examples: int, seeds: Sequence[int]
+def _clouds(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, test: Tensor, seeds: Sequence[int]
 ) -> dict[str, Metric]:
-    """Return what the energy says of test examples, samples and noise."""
+    """Return how far samples that are points are from test points."""
+    runs = [cloud_estimates(task.collect(plan["samples", s], store)["x"].to(test.dtype), test) for s in seeds]
+    return {name: _over_seeds([run[name] for run in runs], independent=True) for name in runs[0]}
+
+
+def _energies(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, examples: int, seeds: Sequence[int],
+    other: Tensor | None,
+) -> dict[str, Metric]:  # fmt: skip
+    """Return what the energy says of test examples, samples, noise and other data."""
     runs: list[dict[str, Estimate]] = []
     for seed in seeds:
         content = task.collect(plan["samples", seed], store) if task.model.generates else None
         drawn = (_drawn(task, content), content.get("asked")) if content is not None else None
-        runs.append(energy_estimates(task.model, task.examples(0, examples), drawn, seed))
+        runs.append(energy_estimates(task.model, task.examples(0, examples), drawn, seed, other))
     return {name: _over_seeds([run[name] for run in runs], independent=False) for name in runs[0]}
 
 
@@ -387,6 +412,21 @@ def _check_split(data: TensorData, split: str) -> None:
         raise ResultError(
             f"{data.name} has no {split} examples, so nothing can be measured on them; hold some back first"
         )
+
+
+def _check_other(model: GenerativeModel, data: TensorData, other: TensorData | None) -> None:
+    """Hold other data to be such as the model's energy can be asked of. Raises `ConfigError`."""
+    if other is None:
+        return
+    if not isinstance(model, HasEnergy):
+        raise ConfigError(f"{type(model).__name__} has no energy, so it tells no other data from its own; leave it out")
+    if (tuple(other.shape), other.levels) != (tuple(data.shape), data.levels):
+        raise ConfigError(
+            f"the other data, {other.name}, have shape {tuple(other.shape)} and {other.levels or 'continuous'} levels, "
+            f"{data.name} has {tuple(data.shape)} and {data.levels or 'continuous'}; name data that agree"
+        )
+    if other.name == data.name:
+        raise ConfigError(f"the other data are {data.name} itself, from which nothing is to be told; name other ones")
 
 
 def _check_numbers(**numbers: int | None) -> None:

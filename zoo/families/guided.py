@@ -35,12 +35,14 @@ class Guided:
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that go with other data; see `zoo.fitting`.
 
-        Data without classes leave nothing to guide by, unless it is the network's early self; the learning rate of
-        networks that grow is 2e-4 at most.
+        Data without classes leave nothing to shift a path by, and nothing to guide by unless it is the network's early
+        self; the learning rate of networks that grow is 2e-4 at most.
         """
         fitted = dict(arguments)
         if not fitted.get("num_classes") and not fitted.get("weak_batches") and "guidance_scale" in fitted:
             fitted["guidance_scale"] = 1.0
+        if not fitted.get("num_classes") and "shift" in fitted:
+            fitted["shift"] = "none"
         if list(fitted["shape"]) != list(before["shape"]) and beyond_digits(fitted["shape"]):
             fitted["lr"] = min(fitted.get("lr", LARGE_LR), LARGE_LR)
         return fitted
@@ -99,6 +101,8 @@ def of_teacher(arguments: Mapping[str, Any], teacher: Any) -> dict[str, Any]:
     spec = teacher.spec
     theirs, facts = spec["init_args"], ("shape", "num_classes", "levels")
     same = all(getattr(teacher, k) == (tuple(v) if k == "shape" else v) for k, v in arguments.items() if k in facts)
+    if theirs.get("shift", "none") != "none":
+        arguments = {"shift": theirs["shift"], **arguments}
     if same or type(teacher).outputs(theirs) != 1:
         return {**arguments, "teacher": spec}
     asked = ("network", "time_scale", "data_scale") if "time_scale" in theirs else ("network", "sigma_data")

@@ -56,7 +56,7 @@ def likelihood(result: Result) -> tuple[str, Metric] | None:
 def mark_of(result: Result) -> str:
     """Return what stands before a likelihood: nothing where it is exact, ≤ for a bound, ~ for an estimate of log Z."""
     kind = result.protocol.likelihood or ""
-    return "" if kind in ("exact", "ode") else "~ " if kind.startswith("ais") else "≤ "
+    return "" if kind in ("exact", "ode") else "~ " if kind.startswith(("ais", "nce")) else "≤ "
 
 
 def _likelihood_value(result: Result) -> Value:
@@ -118,6 +118,10 @@ _ALL = (
         note="Share of real neighbourhoods that hold a sample.",
     ),
     Column(
+        "sinkhorn", "Sinkhorn", _metric("sinkhorn"), "{:.4f}", "low", "samples", False,
+        note="Debiased entropic transport cost between samples and test examples, where these are points.",
+    ),
+    Column(
         "accuracy", "accuracy", _metric("accuracy"), "{:.3f}", "high", "samples", False,
         note="Share of conditional samples that the classifier puts into the class that was asked for.",
     ),
@@ -160,6 +164,11 @@ _ALL = (
     Column(
         "auroc_noise", "AUROC noise", _metric("auroc_noise"), "{:.3f}", "high", "energies", False,
         note="Share of pairs in which uniform noise has a higher energy than a test example.",
+    ),
+    Column(
+        "auroc_other", "AUROC other", _metric("auroc_other"), "{:.3f}", "high", "energies", False,
+        note="Share of pairs in which an example of other data, which the protocol names, has a higher energy than a "
+        "test example.",
     ),
     Column("parameters", "parameters", lambda r: r.cost.parameters, "{:,}", note="Trainable numbers."),
     Column(

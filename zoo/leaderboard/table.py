@@ -134,7 +134,11 @@ def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | N
     differs = [{part: _difference(_protocol(part, r), common[part]) for part in common} for r in results]
     for result, difference in zip(results, differs, strict=True):
         if mark_of(result) == "~ ":
-            difference["likelihood"] = "an estimate of log Z that errs to the better side"
+            learnt = (result.protocol.likelihood or "").startswith("nce")
+            difference["likelihood"] = (
+                "an estimate whose normaliser is learnt, which may err to either side" if learnt
+                else "an estimate of log Z that errs to the better side"
+            )  # fmt: skip
     differs = [{part: text for part, text in d.items() if text} for d in differs]
     notes = _notes(differs)
     how = _how(results)
