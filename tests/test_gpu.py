@@ -86,6 +86,8 @@ def test_every_model_trains_loads_samples_and_scores(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("name", ["vae-mnist", "wgan_gp-mnist", "dit-mnist", "gated_pixelcnn-mnist", "vq_vae-mnist"])
 def test_options_together_resume_exactly(name: str, precision: str, tmp_path: Path) -> None:
+    if DEVICE != "cuda" and precision == "16-mixed":
+        pytest.skip("Lightning takes bfloat16 instead on a CPU")
     args = [
         *GPU, "--trainer.precision", precision, "--trainer.gradient_clip_val", "1", "--training.ema", "0.9",
         "--training.channels_last", "true", "--trainer.accumulate_grad_batches", "2",
