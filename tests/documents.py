@@ -28,6 +28,8 @@ NOT_HERE = {
     "zoo fit vae --logger wandb": "a library that asks a server; tests/test_trainer_options.py",
     "zoo tune sn_gan-mnist --range": "a dozen trials; tests/test_tuning.py",
     "zoo tune vae-mnist --grid model.lr": "trains three times; tests/test_tuning.py",
+    "zoo fit --model pixelcnn --training.compile": "compiles for minutes; tests/test_recipes.py",
+    "zoo fit --model ddpm_cond --trainer.precision": "compiles for minutes; tests/test_recipes.py",
     "zoo reproduce": "trains a whole recipe; tests/test_reproduce.py",
     "zoo fit --model wgan_gp --trainer.devices 2": "two processes; tests/test_ddp.py",
     "zoo fit --model vae --trainer.accelerator cpu --trainer.devices 2": "two processes; tests/test_ddp.py",
