@@ -53,8 +53,9 @@ def flops_per_sample(model: GenerativeModel, options: Mapping[str, Any], n: int 
 
     Products that a compiled sampler computes outside of torch are not counted.
     """
+    labels = torch.arange(n, device=model.device) % model.num_classes if model.num_classes else None
     with _Counter(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model.sample(n, seed=0, labels=torch.arange(n) % model.num_classes if model.num_classes else None, **options)
+        model.sample(n, seed=0, labels=labels, **options)
     return float(counter.get_total_flops()) / n
 
 
