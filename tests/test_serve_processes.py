@@ -7,12 +7,11 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 import serving
+from draining import LOST_NOTHING, counted, drained, runs
 from serving import Paced, Proxy, Server, ask, burst, children, kill_often, pixels, question, running, truth_of
 from test_serve import tiny_models
 
@@ -106,31 +106,23 @@ def _kills(server: Server, proxy: Proxy, truth: Any) -> None:
 def _drain(server: Server, truth: Any) -> None:
     """SIGTERM under load: what a worker had read is answered, and no process is left."""
     pids = [server.process.pid, *children(server.process.pid)]
-
-    async def scene() -> Any:
-        paced = Paced(server.port, NAME, truth, rate=30, careful=True)
-        task = asyncio.create_task(paced.run())
-        while sum(paced.tally.status.values()) < 15:
-            await asyncio.sleep(0.01)
-        server.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(server.process.wait, 120)
-        paced.ending.set()
-        return await task
-
-    tally = asyncio.run(scene())
-    lost = set(tally.reasons) - {"Unread", "ConnectionRefusedError"}
+    tally = drained(server, truth, NAME, rate=30, first=15)
+    lost = set(tally.reasons) - LOST_NOTHING
     assert not lost and not tally.wrong and set(tally.status) <= {0, 200}, str(tally)
     assert server.process.returncode == 0
     deadline = time.monotonic() + 30
-    while any(map(_runs, pids)) and time.monotonic() < deadline:
+    while any(map(runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(map(_runs, pids))
+    assert not any(map(runs, pids))
 
 
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
+@pytest.mark.parametrize("times", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_drains_lose_nothing_whose_head_was_read(times: int, truth: Any, run_forked: Callable[..., Any]) -> None:
+    """SIGTERM to the supervisor, and to its workers too, under load."""
+    found = run_forked(counted, times, truth, NAME, timeout=60 + 30 * times)
+    print(found)
+    assert found["drains"] == times and found["answered"] >= 8 * times
+    assert not found["lost"] and not found["wrong"] and not found["left"] and found["codes"] == [0], found
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHICH",
         help="digits, lite0, inception, none, or a class of yours as package.module.Class",
     )
-    parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     extractor = _extractor(args.extractor)
 
     import zoo
+    from zoo.devices import chosen_device
 
+    device = chosen_device(args.device)
     found, failed = [], []
     for which, folder in zip(args.which, targets, strict=True):
         try:
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, split=args.split, options=options,
-                extractor=extractor, quick=args.quick, device=args.device, devices=args.devices, out=folder,
+                extractor=extractor, quick=args.quick, device=device, devices=args.devices, out=folder,
             )  # fmt: skip
         except ZooError as error:
             if not many:

@@ -192,7 +192,7 @@ class EnergyMatching(HasEnergy, FlowModel):
         even = (torch.arange(len(x_1), device=x_1.device) % 2 == 0).reshape(-1, *[1] * (x_1.ndim - 1))
         x = torch.where(even, x_1, self.randn(*x_1.shape))
         for i in range(self.chain_steps):
-            t = torch.tensor(i * self.step_size, device=x.device, dtype=x.dtype)
+            t = x.new_full((), i * self.step_size)
             spread = (2 * self.eps(t) * self.step_size).sqrt()
             x = x + self.step_size * self.velocity(x) + spread * self.randn(*x.shape)
         return x if self.levels is None else x.clamp(-1, 1)

@@ -192,7 +192,7 @@ class FlowAR(Guided, FlowModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``mse`` of the velocities over the cells of all scales, a dimension, which is ``loss``."""
         maps, labels = self.pyramid(batch[0]), self.dropped(batch[1])
-        y = cells_of(maps)  # (B, L, C)
+        y = cells_of(maps).to(self.dtype)  # (B, L, C)
         h = self.network(self.inputs(maps[:-1]) if len(maps) > 1 else y[:, :0], labels)
         t = self.rand(len(y), len(maps))[:, self.cells]  # (B, L), one time a scale
         eps = self.randn(*y.shape)

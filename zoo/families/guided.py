@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError
+from zoo.checking import check_within
+from zoo.errors import ConfigError
 from zoo.fitting import beyond_digits
 from zoo.nets.weak_copy import WeakCopy
 
@@ -77,8 +78,11 @@ class Guided:
         """Return training labels, some replaced by the null label; None without classes. Raises `DataError`."""
         if not self.num_classes:
             return None
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise DataError(f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes")
+        check_within(
+            labels,
+            self.num_classes,
+            f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes",
+        )
         return labels.masked_fill(self.rand(len(labels)) < self.label_dropout, self.num_classes)
 
     def even(self, n: int) -> Tensor:

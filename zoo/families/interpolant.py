@@ -75,7 +75,8 @@ class Interpolant(OdeLikelihood, VelocityModel):
 
     def both(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return velocity and noise side by side: (B, *shape), times (B,) or () -> (B, 2 C, ...)."""
-        return self.network(x, (self.time_scale * t).expand(len(x)), labels)
+        time = (self.time_scale * t).expand(len(x)).to(self.dtype)
+        return self.network(x.to(self.dtype), time, labels).to(x.dtype)
 
     def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.both(x, t, labels).chunk(2, 1)[0]

@@ -94,11 +94,13 @@ class VelocityModel(Guided, FlowModel):
         """Return v(x, t, y) by the network or another one: (B, *shape) and times (B,) or () -> (B, *shape)."""
         network = self.network if network is None else network
         time = self.time_scale * t if t.ndim else (self.time_scale * t).expand(len(x))
+        time = time.to(self.dtype)
         if self.data_scale is None:
-            return network(x, time, labels)
+            return network(x.to(self.dtype), time, labels).to(x.dtype)
         beside = t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
         c_in, c_skip, c_out = self.path.scales(beside, self.data_scale)
-        return torch.addcmul(c_skip * x, c_out, network(c_in * x, time, labels))
+        v = network((c_in * x).to(self.dtype), time, labels).to(x.dtype)
+        return torch.addcmul(c_skip * x, c_out, v)
 
     def field(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Field:
         """Return x, t -> v with the labels built in, guided by ``guidance_scale`` (the model's own if left out)."""
@@ -136,7 +138,7 @@ class VelocityModel(Guided, FlowModel):
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n states at time 0, (n, *shape)."""
-        return randn((n, *self.shape), generator, self.device, self.dtype)
+        return randn((n, *self.shape), generator, self.device, torch.promote_types(self.dtype, torch.float32))
 
     def draw(
         self,

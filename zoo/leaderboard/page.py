@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -152,7 +153,7 @@ def _with_pictures(folder: Path | None, result: Result) -> Path | None:
         return folder
     bundled = bundled_folder() / result.identity.name
     own = result.identity.weights_sha256
-    if "/" not in result.identity.name and (bundled / "config.json").is_file():
+    if "/" not in result.identity.name and os.path.isfile(bundled / "config.json"):
         recorded = json.loads((bundled / "config.json").read_text(encoding="utf-8")).get("weights") or {}
         if recorded.get("sha256") == own:
             return bundled

@@ -21,6 +21,7 @@ from torch import Tensor
 from zoo.data.base import derive_seed
 from zoo.errors import DivergedError
 from zoo.model import Player
+from zoo.training.compiling import begin_step
 from zoo.training.settings import TrainingSettings, rate
 
 __all__ = ["Engine", "MetricsLog", "Stopped"]
@@ -87,7 +88,8 @@ class Engine(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._peak = _as_asked(trainer.optimizers, list(pl_module.players().values()))
         self.ranks = self.ranks or (trainer.global_rank,)
-        self._streams = [torch.Generator(device=pl_module.device) for _ in self.ranks]
+        where = pl_module.device if self.settings.noise == "device" else "cpu"
+        self._streams = [torch.Generator(device=where) for _ in self.ranks]
         if pl_module.device.type == "cpu":  # torch.manual_seed would visit every kind of accelerator
             self._seed_global = torch.default_generator.manual_seed
         pl_module.set_noise(self._streams)
@@ -111,6 +113,8 @@ class Engine(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._seed(self.batches)
+        if self.settings.compile:
+            begin_step(self.settings.compile_mode)
         factor = rate(trainer.global_step, self.settings, self.total)
         if factor == self._rate:
             return

@@ -33,6 +33,7 @@ from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
 from zoo.training.cli import EntryCLI
+from zoo.training.compiling import compiled
 from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
 from zoo.training.devices import (
@@ -181,6 +182,7 @@ class Run:
             _copy_weights(part, getattr(model, name), f"--{name}")
         if parts:
             model.adopt()
+        data.on_gpu = self.settings.data_on_gpu
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)
         return model, data
@@ -402,7 +404,7 @@ class Run:
             )
         if self.settings.compile:
             for network in self.model.compilable():
-                network.compile()  # in place, so that the names of the weights stay
+                compiled(network, self.settings.compile_mode)
         loggers = self.loggers()
         self.opened = loggers[1:]
         trainer = self.trainer([*self.callbacks(), *self._facts(loggers)], loggers)
