@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
@@ -109,6 +110,10 @@ class RQTransformer(SequenceModel):
     def head(self, v: Tensor) -> Tensor:
         """Return logits: (..., d) -> (..., K)."""
         return self.out(self.norm(v))
+
+    def predict(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        t = values.shape[1]
+        return self(F.pad(values, (0, self.length - t)), labels)[:, t]  # what stands from t on is not looked at
 
     def start(self, n: int, labels: Tensor | None = None) -> RQTransformerState:
         return RQTransformerState(self, n, labels)
