@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from zoo.errors import ConfigError
@@ -33,17 +33,18 @@ def chosen_device(asked: str | None = None) -> str:
     return str(device)
 
 
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
+def repeatable(device: torch.device) -> AbstractContextManager[None]:
     """Let convolutions on a GPU give the same bits whenever they are computed, in full single precision.
 
     cuDNN otherwise takes the algorithm that it finds fastest, some of which add in another order each time, and rounds
     the factors of a product in single precision to 10 bits (TF32): equal seeds would give other pixels. Elsewhere this
     changes nothing.
     """
-    if device.type != "cuda":
-        yield
-        return
+    return _repeating() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _repeating() -> Iterator[None]:
     import torch
 
     cudnn = torch.backends.cudnn

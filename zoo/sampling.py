@@ -247,11 +247,12 @@ class NoiseStreams(Interruptible):
         dim = kinds.index(BatchSize) if BatchSize in kinds else 0
         if kinds.count(BatchSize) > 1 or not sizes or sizes[dim] != self.total:
             raise ConfigError(f"noise of sizes {tuple(map(int, sizes))} is not that of {self.total} rows")
-        parts = []
+        parts, device = [], torch.device(kwargs.get("device") or "cpu")
         for count, generator in zip(self.counts, self.generators, strict=True):
             sizes[dim] = count
             own = {**kwargs, "generator": generator, "device": generator.device}
-            parts.append(sent(func(*args, tuple(sizes), **own), kwargs.get("device") or "cpu"))
+            part = func(*args, tuple(sizes), **own)
+            parts.append(part if part.device == device else sent(part, device))
         x = torch.cat(parts, dim)
         missing = self.total - x.shape[dim]
         if missing:

@@ -39,7 +39,8 @@ def randn(
     """Return standard normal numbers of ``shape``; torch's own generator of the device is asked where none is given."""
     there = device if generator is None else generator.device
     single = torch.float32 if dtype in _HALF else dtype
-    return sent(torch.randn(tuple(shape), generator=generator, device=there, dtype=single), device, dtype)
+    x = torch.randn(tuple(shape), generator=generator, device=there, dtype=single)
+    return x if there == device and single is dtype else sent(x, device, dtype)
 
 
 def rand(
