@@ -93,10 +93,11 @@ def test_cached_draws_are_those_of_whole_passes_and_their_logits_those_of_traini
     x = model.sample(16, seed=0, labels=labels)
     assert torch.equal(x, model.sample(16, seed=0, labels=labels, cached=False))
     c = model.arranged(model.quantize(x.double()))
-    state, z = model.start(16, labels), model(c, labels)
-    for t in range(12):
-        assert torch.allclose(state.logits(), z[:, t], atol=1e-9)
-        state.put(c[:, t])
+    with torch.no_grad():
+        state, z = model.start(16, labels), model(c, labels)
+        for t in range(12):
+            assert torch.allclose(state.logits(), z[:, t], atol=1e-9)
+            state.put(c[:, t])
     beams = model.sample(1, labels=None if labels is None else 1, beams=64)
     assert beams.shape == (1, 3, 2, 2)
     half = model.sample(16, seed=1, labels=labels, given=x, known=1)
