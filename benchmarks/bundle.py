@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from zoo import searches
 from zoo.diagnostics import DIAGNOSTICS, OVERVIEW
 from zoo.errors import RunError
 from zoo.hub import build_card, card, merge_card, save_pretrained, verify
-from zoo.hub.layout import CARD, EVAL, SAMPLES, SOUND, SUMS, TEXTS, read_folder, sums_text
+from zoo.hub.layout import CARD, EVAL, SAMPLES, SEARCH, SOUND, SUMS, TEXTS, read_folder, sums_text
 from zoo.hub.staging import drawn_files, gives_of
 from zoo.model import GenerativeModel
 from zoo.registry import Entry, load_registry, packaged_registry, pretrained_folder
@@ -87,9 +88,11 @@ def card_text(entry: Entry, folder: Path, results: dict[str, Any], search: str, 
         drawn = f"```text\n{(folder / TEXTS).read_text(encoding='utf-8')}```"
     elif (folder / SOUND).is_file():
         drawn = f"The picture above is the spectrogram of [{SOUND}]({SOUND})."
+    trials = searches.read(folder / SEARCH).to_dict() if (folder / SEARCH).is_file() else None
     parts = {"Samples": drawn, "Diagnostics": page, "Search": search}
     return build_card(
-        entry.name, summary=entry.summary, paper=entry.paper, results=results, samples=(folder / SAMPLES).is_file(),
+        entry.name, summary=entry.summary, paper=entry.paper, results=results, search=trials,
+        samples=(folder / SAMPLES).is_file(),
         data_licence=DATA.get(entry.dataset, MNIST), model={"name": config["model"], "args": config["args"]},
         command=command, gives=gives_of(zoo.load(entry.name)),
         extra={title: text for title, text in parts.items() if text},
@@ -108,12 +111,16 @@ def as_registered(entry: Entry, model: GenerativeModel) -> GenerativeModel:
     return described.eval()
 
 
-def renew(entry: Entry, folder: Path, search: str, command: str | None) -> None:
-    """Write the card and the diagnostics of a bundled folder anew; weights, configuration and results stay."""
+def renew(entry: Entry, folder: Path, search: str, command: str | None, *, look: bool = True) -> None:
+    """Write the card and the diagnostics of a bundled folder anew; weights, configuration and results stay.
+
+    Without ``look`` the diagnostics stay too, and the card says of them what it said.
+    """
     files = read_folder(folder)
     old = files[CARD].decode("utf-8")
     kept = re.search(r"\n## Search\n\n(.*?)\n(?:<!-- zoo:end|## )", old, re.DOTALL)
-    pictures, page = diagnostics(entry.name)
+    said = re.search(r"\n## Diagnostics\n\n(.*?)\n(?:<!-- zoo:end|## )", old, re.DOTALL)
+    pictures, page = diagnostics(entry.name) if look else ({}, said[1].rstrip() if said else "")
     text = card_text(entry, folder, json.loads(files[EVAL]), search or (kept[1] if kept else ""), command, page)
     files |= {**pictures, CARD: merge_card(old, text).encode("utf-8")}
     del files[SUMS]
@@ -129,6 +136,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--search", default="", help="the search runs, for the card")
+    parser.add_argument("--trials", type=Path, help="a search.json of `zoo tune` (default: the one in RUN)")
     parser.add_argument("--command", help="what trains it again, if it is not `zoo fit --model NAME`")
     parser.add_argument("--samples", type=int, help="to draw (default: the registry's, else 10,000)")
     args = parser.parse_args()
@@ -143,7 +151,9 @@ def main() -> None:
     model = as_registered(entry, load_run(args.run))
     model.source = dataclasses.replace(model.source, name=entry.name)
     folder, samples = pretrained_folder(entry.name), drawn_files(model)
-    save_pretrained(model, folder, samples=samples, overwrite=folder.exists())
+    found = args.trials or (args.run / SEARCH if (args.run / SEARCH).is_file() else None)
+    trials = searches.read(found).to_dict() if found is not None else None
+    save_pretrained(model, folder, samples=samples, search=trials, overwrite=folder.exists())
     pin(entry.name, folder)
 
     spent = summary["cost"]
@@ -156,7 +166,7 @@ def main() -> None:
         results = json.loads((Path(out) / "eval.json").read_text(encoding="utf-8"))
     files = {**samples, **diagnostics(entry.name)[0]}
     text = card_text(entry, folder, results, args.search, args.command, diagnostics(entry.name)[1])
-    save_pretrained(model, folder, card=text, results=results, samples=files, overwrite=True)
+    save_pretrained(model, folder, card=text, results=results, search=trials, samples=files, overwrite=True)
     size = sum(p.stat().st_size for p in folder.iterdir())
     print(f"{folder}: {size:,} bytes")
     if size > LIMIT:

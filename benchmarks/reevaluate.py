@@ -3,11 +3,19 @@
     python benchmarks/reevaluate.py [NAME ...]
     OMP_NUM_THREADS=1 python benchmarks/reevaluate.py --times
     python benchmarks/reevaluate.py --likelihoods NAME ...
+    python benchmarks/reevaluate.py --cards [NAME ...]
+    python benchmarks/reevaluate.py --plain [NAME ...]
+    python benchmarks/reevaluate.py --seeds 3 NAME ...
+    python benchmarks/reevaluate.py --trials NAME ...       # after zoo tune NAME --grid ...
 
 Without names: those whose eval.json is of an older schema or lacks a constant of today's estimators. What is known of
 their training, and what a person wrote on a card, stays. With ``--times`` only samples a second and the latency are
 measured again, of all bundled models one after the other: speeds compare only where nothing else runs meanwhile. With
-``--likelihoods`` only those are measured again, where the estimator of a bound has changed.
+``--likelihoods`` only those are measured again, where the estimator of a bound has changed. With ``--cards`` nothing is
+measured: cards are written anew from what is there. With ``--plain`` distances of samples that are simply drawn are
+added, where a row's samples are guided, chosen or sharpened. With ``--seeds`` means over so many seeds of sampling,
+with their standard errors, take the place of the numbers of one. With ``--trials`` what `zoo tune` left in results/NAME
+goes into the bundle and onto its card.
 """
 
 from __future__ import annotations
@@ -22,10 +30,12 @@ from pathlib import Path
 from bundle import renew
 
 import zoo
+from zoo import searches
 from zoo.evaluation.provenance import cost_of
 from zoo.leaderboard import bundled_folder
 from zoo.metrics.distribution import ESTIMATORS
 from zoo.metrics.neighbours import NEIGHBOURS
+from zoo.plain_sampling import plain_options
 from zoo.registry import load_registry, pretrained_folder
 from zoo.results import FILE, SCHEMA, read, write
 
@@ -40,10 +50,61 @@ def outdated(folder: Path) -> bool:
     return protocol.samples is not None and not {*ESTIMATORS, *NEIGHBOURS} <= set(protocol.estimators)
 
 
-def card_of(name: str) -> None:
-    """Write the card of a bundled model anew from its eval.json."""
+def card_of(name: str, *, look: bool = True) -> None:
+    """Write the card of a bundled model anew from its eval.json; with ``look`` its diagnostics too."""
     folder = pretrained_folder(name)
-    renew(load_registry()[name], folder, "", read(folder).cost.training.get("command"))
+    renew(load_registry()[name], folder, "", read(folder).cost.training.get("command"), look=look)
+
+
+def take_trials(name: str, folder: Path) -> None:
+    """Put the trials of these weights on validation data, which `zoo tune` left in results/NAME, into the bundle."""
+    found = searches.read(Path("results") / name)
+    own = read(folder).identity.weights_sha256
+    trials = tuple(t for t in found.trials if t.split == "validation" and t.weights_sha256 == own)
+    if not trials:
+        raise SystemExit(f"results/{name} has no trial of the bundled weights of {name} on validation data")
+    searches.write(replace(found, trials=trials), folder)
+    print(f"{name}: {len(trials)} trials")
+
+
+def over_seeds(name: str, folder: Path, seeds: int) -> None:
+    """Put means over seeds of sampling, with their standard errors, in the place of the numbers of one seed."""
+    before = read(folder)
+    p = before.protocol
+    if p.samples is None:
+        print(f"{name}: its samples are not compared")
+        return
+    after = zoo.evaluate(name, samples=p.samples, seed=p.seeds[0], seeds=seeds, batch_size=p.batch_size, limit=1)
+    found = {n: m for n, m in after.metrics.items() if not n.startswith(("bits_per", "nats"))}
+    constants = {**p.estimators, **after.protocol.estimators}
+    protocol = replace(p, seeds=after.protocol.seeds, estimators=constants)
+    floor = {**before.floor, **after.floor}
+    command = before.command.replace(f"--seed {p.seeds[0]}", f"--seed {p.seeds[0]} --seeds {seeds}", 1)
+    command = before.command if len(p.seeds) > 1 else command
+    write(replace(before, metrics={**before.metrics, **found}, protocol=protocol, floor=floor, command=command), folder)
+    for metric in ("fid", "frechet_lite0", "kid"):
+        if metric in found:
+            m = found[metric]
+            print(f"{name} {metric}: {before.metrics[metric].value:.6g} -> {m.value:.6g} ± {m.standard_error:.2g}")
+
+
+def add_plain(name: str, folder: Path) -> None:
+    """Add the distances of plain samples to a result, as many and of the same seeds as its own."""
+    before = read(folder)
+    p = before.protocol
+    simple = plain_options(p.sampler)
+    if not simple or p.samples is None:
+        print(f"{name}: its samples are plain")
+        return
+    # measured as a model whose options are the plain ones; one test example is enough for likelihoods
+    after = zoo.evaluate(
+        name, options=simple, samples=p.samples, seed=p.seeds[0], seeds=len(p.seeds), batch_size=p.batch_size, limit=1
+    )
+    found = {f"{n}_plain": m for n, m in after.metrics.items() if n in ("fid", "kid") or n == "frechet_lite0"}
+    protocol = replace(p, estimators={**p.estimators, "plain": simple})
+    write(replace(before, metrics={**before.metrics, **found}, protocol=protocol), folder)
+    for metric, value in found.items():
+        print(f"{name} {metric}: {value.value:.6g}, beside {before.metrics[metric.removesuffix('_plain')].value:.6g}")
 
 
 def times(name: str, folder: Path) -> None:
@@ -86,14 +147,29 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where finished pieces are kept, so that it can go on")
     parser.add_argument("--times", action="store_true", help="only measure the speed of sampling again")
     parser.add_argument("--likelihoods", action="store_true", help="only measure the likelihoods of NAME ... again")
+    parser.add_argument("--cards", action="store_true", help="only write cards anew")
+    parser.add_argument("--plain", action="store_true", help="only add distances of plain samples")
+    parser.add_argument("--trials", action="store_true", help="only take the trials in results/NAME onto the card")
+    parser.add_argument("--seeds", type=int, help="only measure samples again, over so many seeds")
     args = parser.parse_args()
+    bundled = [p.parent.name for p in sorted(bundled_folder().glob(f"*/{FILE}"))]
+    if args.cards or args.plain or args.seeds or args.trials:
+        for name in args.names or bundled:
+            if args.trials:
+                take_trials(name, pretrained_folder(name))
+            if args.seeds:
+                over_seeds(name, pretrained_folder(name), args.seeds)
+            if args.plain:
+                add_plain(name, pretrained_folder(name))
+            card_of(name, look=False)
+        return
     if args.likelihoods:
         for name in args.names:
             likelihoods(name, pretrained_folder(name))
             card_of(name)
         return
     if args.times:
-        names = args.names or [p.parent.name for p in sorted(bundled_folder().glob(f"*/{FILE}"))]
+        names = args.names or bundled
         for name in names:
             times(name, pretrained_folder(name))
         print("measured; the cards follow", flush=True)

@@ -1,16 +1,20 @@
-"""What samplers make of the bundled diffusion models, over the number of network calls: FID, one table and one plot.
+"""What samplers make of models that are drawn in steps, over the number of network calls: FID, one table and one plot.
+
+Beside diffusion models stand those that fill in what is masked or go from coarse to fine, MaskGIT, MAR and FlowAR; what
+they call an order or a solver is in the column of samplers.
 
     python benchmarks/sampler_curve.py                    # all bundled models
+    python benchmarks/sampler_curve.py maskgit-mnist=runs/maskgit-mnist mar-mnist=runs/mar-mnist ddpm-mnist
     python benchmarks/sampler_curve.py ddpm-mnist edm=runs/edm-mnist/...   # a run under a name
     python benchmarks/sampler_curve.py --table            # from the samples that are there, drawing none
     python benchmarks/sampler_curve.py --split validation # against validation images, to choose by
 
-FID is that of 2,000 samples, by the digit classifier, against all images of the split: it is higher than that of
-10,000 by the bias of the estimate, which the floor shows (2,000 training images in the place of samples), and does not
-compare with the tables of 10,000. Guidance 1 is the plain model, other scales are the model's own and cost two calls a
-step. All samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk, so that an interrupted run
-goes on, and everything in table and plot is made from them. The chain of 1,000 steps is drawn 500 times only: it stands
-beside other samplers at 500.
+FID is that of 2,000 samples, by the digit classifier, against all images of the split: it is higher than that of 10,000
+by the bias of the estimate, which the floor shows (2,000 training images in the place of samples), and does not compare
+with the tables of 10,000. Guidance 1 is the plain model, other scales are the model's own and cost two calls a step.
+All samplers of a model start from the same noise. Samples are kept in ``--work`` chunk by chunk, so that an interrupted
+run goes on, and everything in table and plot is made from them. The chain of 1,000 steps is drawn 500 times only: it
+stands beside other samplers at 500.
 """
 
 from __future__ import annotations
@@ -56,9 +60,19 @@ CURVES: dict[str, list[tuple[str, int, int, float | None]]] = {
         ("dpm_solver", 10, SAMPLES, None),
     ],
     "dit": [*(("ddim", n, SAMPLES, None) for n in (10, 25)), ("dpm_solver", 10, SAMPLES, None)],
+    "maskgit": [
+        *(("halton", n, SAMPLES, None) for n in (1, 2, 4, 8, 16, 49)),
+        *((order, n, SAMPLES, None) for order in ("confidence", "random") for n in (8, 16)),
+    ],
+    "maskgit_cond": [*(("halton", n, SAMPLES, PLAIN) for n in (4, 8, 16)), ("halton", 8, SAMPLES, 2.0)],
+    "mar": [("random", n, SAMPLES, None) for n in (4, 8, 16, 49)],
+    "flowar": [("euler", n, SAMPLES, None) for n in (2, 5, 10, 25)],
     "ddpm_cond": [("ddim", 25, SAMPLES, None), ("dpm_solver", 10, SAMPLES, None)],
 }  # fmt: skip
 """Model -> sampler, steps, samples, and the scale of guidance, None for the model's own."""
+
+CALLED = {"maskgit": "order", "maskgit_cond": "order", "mar": "order", "flowar": "solver"}
+"""What a model calls that option which is ``sampler`` elsewhere."""
 
 
 def drawn(
@@ -89,7 +103,8 @@ def rows(models: dict[str, str], work: Path, draw: bool, reference: Reference) -
     for name, source in models.items():
         model = load_run(source) if Path(source).is_dir() else zoo.load(source)
         for sampler, steps, n, scale in CURVES[name.partition("-")[0]]:
-            options = {"sampler": sampler, "steps": steps, **({"guidance_scale": scale} if scale else {})}
+            called = CALLED.get(name.partition("-")[0], "sampler")
+            options = {called: sampler, "steps": steps, **({"guidance_scale": scale} if scale else {})}
             answer = drawn(model, name, options, n, work, draw)
             if answer is None:
                 continue
@@ -131,7 +146,7 @@ def plot(found: list[dict[str, Any]], floor: float, path: Path) -> None:
         mine = [r for r in found if curve(r) == (model, sampler, guided) and r["samples"] == SAMPLES]
         mine.sort(key=lambda r: r["calls"])
         if mine:
-            style = {"color": f"C{models.index(model)}", "marker": "osD^vP*X"[samplers.index(sampler)]}
+            style = {"color": f"C{models.index(model)}", "marker": "osD^vP*X<>hpd8"[samplers.index(sampler)]}
             style |= {} if guided else {"markerfacecolor": "white"}
             label = f"{model}, {sampler}{', guided' if guided else ''}"
             axes.plot([r["calls"] for r in mine], [r["fid"] for r in mine], label=label, **style)
@@ -156,7 +171,7 @@ def main() -> None:
     torch.set_num_threads(1)
 
     registry = load_registry()
-    bundled = [e.name for e in registry.find(family="diffusion", pretrained=True) if e.model_name in CURVES]
+    bundled = [e.name for e in registry.find(pretrained=True) if e.model_name in CURVES and e.dataset == "mnist"]
     models = dict((m.partition("=")[0], m.partition("=")[2] or m) for m in args.models or bundled)
     data = registry.resolve("vae-mnist").build_data()
     extractor = choose(None, data)

@@ -6,6 +6,7 @@ python benchmarks/serving.py kills --kills 30          # SIGKILL at random momen
 python benchmarks/serving.py both                      # both workers at the same moment
 python benchmarks/serving.py bare                      # kills without the proxy: what is lost
 python benchmarks/serving.py drain --times 20          # SIGTERM under load
+python benchmarks/serving.py drain --times 200 --forked  # the same, of servers that are forked instead of started anew
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from draining import LOST_NOTHING, counted, runs
 from serving import (
     Client,
     Paced,
@@ -149,27 +151,24 @@ def kills(args: argparse.Namespace) -> None:
     print(f"open longer than the deadline of 10 s and 0.5 s: {over}")
 
 
-def alive(pid: int) -> bool:
-    """Tell whether a process has not ended; one that its parent has yet to be told of has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def drain(args: argparse.Namespace) -> None:
     truth, total, left = truth_of(NAME), Tally(), 0
+    if args.forked:
+        found = counted(args.times, truth, NAME)
+        print(", ".join(f"{key} {value}" for key, value in found.items() if key not in ("how", "codes")), end="")
+        print(f"; exit codes {found['codes']} {[how for how in found['how'] if how != '{}'] or ''}")
+        return
     for _ in range(args.times):
         with running(NAME) as (server, port):
             pids = [server.process.pid, *children(server.process.pid)]
             tally = asyncio.run(_drained(server, port, truth))
             time.sleep(1)  # helpers of multiprocessing see that their parent is gone, and end
-            left += sum(map(alive, pids))
+            left += sum(map(runs, pids))
         total.status += tally.status
         total.reasons += tally.reasons
         total.seconds += tally.seconds
         total.wrong += tally.wrong
-    lost = {r: c for r, c in total.reasons.items() if r not in ("Unread", "ConnectionRefusedError")}
+    lost = {r: c for r, c in total.reasons.items() if r not in LOST_NOTHING}
     print(f"{args.times} x SIGTERM under load: {total}")
     print(f"lost of those whose head a worker had read: {sum(lost.values())} {lost or ''}; processes left: {left}")
 
@@ -196,6 +195,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=float, default=600.0, help="seconds after which no more kills are made")
     parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--forked", action="store_true", help="drain: fork servers from this process")
     args = parser.parse_args()
     import torch
 

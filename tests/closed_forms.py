@@ -125,15 +125,17 @@ def wgan_gp(args: Mapping[str, Any]) -> float:
 
 
 def pixelcnn(args: Mapping[str, Any]) -> float:
-    """Live taps only: the rows above the pixel, and the pixels left of it (with the pixel itself under mask B)."""
+    """Live taps only: the rows above the pixel, and the pixels left of it (with the pixel itself under mask B).
+
+    Several colours are channels side by side; what one hides from another within a pixel is computed all the same.
+    """
     C, H, W = args["shape"]
-    assert C == 1, "the live taps of several colours are not written down here"
     k, K, width = args["kernel"], args["first_kernel"], args["width"]
     embedding, hidden, head = args["embedding"], args["hidden"], args["head"] or width
-    first = (embedding or 1) * width * ((K // 2) * K + K // 2)
+    first = (embedding or 1) * C * width * ((K // 2) * K + K // 2 + (C > 1))
     h = hidden or width
     block = h * h * ((k // 2) * k + k // 2 + 1) + (2 * width * h if hidden else 0)
-    total = first + args["depth"] * block + width * head + head * args["levels"]
+    total = first + args["depth"] * block + width * head + head * args["levels"] * C
     return 2.0 * H * W * (3 * total - (0 if embedding else first))
 
 

@@ -26,6 +26,10 @@ NOT_HERE = {
     "zoo evaluate vae-mnist --seeds 3 --devices 2": "two processes; tests/test_evaluate.py",
     "zoo fit vae --trainer.logger my_package.": "a package of the reader's own; tests/test_trainer_options.py",
     "zoo fit vae --logger wandb": "a library that asks a server; tests/test_trainer_options.py",
+    "zoo fit --model pixelcnn --training.compile": "compiles for minutes; tests/test_recipes.py",
+    "zoo fit --model ddpm_cond --trainer.precision": "compiles for minutes; tests/test_recipes.py",
+    "zoo tune sn_gan-mnist --range": "a dozen trials; tests/test_tuning.py",
+    "zoo tune vae-mnist --grid model.lr": "trains three times; tests/test_tuning.py",
     "zoo reproduce": "trains a whole recipe; tests/test_reproduce.py",
     "zoo fit --model wgan_gp --trainer.devices 2": "two processes; tests/test_ddp.py",
     "zoo fit --model vae --trainer.accelerator cpu --trainer.devices 2": "two processes; tests/test_ddp.py",
@@ -129,6 +133,7 @@ _SHORT = {
     "evaluate": ["--quick", "--samples", "64", "--limit", "8"],
     "diagnose": ["--examples", "200"],
     "push": ["--dry_run"],
+    "tune": ["--samples", "64", "--seeds", "1"],
 }
 _IN_STEPS = ("ddpm", "flow_matching", "latent_diffusion")
 

@@ -3,10 +3,14 @@
 Real kernels on a GPU refuse a tensor of the CPU beside one of theirs, unless it is a single number that they read as a
 scalar. `Pretend` does the same here, so that ``torch.zeros(n)`` without ``device=`` in a loss or a sampler is found
 where no GPU is. Which kernels a GPU lacks, and what they cost, it does not know.
+
+`waits` notes what makes the processor wait for a GPU: a number that is read, a tensor that is moved from one to the
+other, a choice whose size depends on the numbers.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,12 +21,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-__all__ = ["DEVICE", "DeviceMistakeError", "Pretend", "pretend_device", "send"]
+__all__ = ["DEVICE", "DeviceMistakeError", "Pretend", "pretend_device", "send", "waits"]
 
 DEVICE = torch.device("meta")
 _TAKES_CPU_SCALARS = ("aten::add", "aten::sub", "aten::mul", "aten::div", "aten::pow", "aten::where", "aten::maximum",
                       "aten::minimum", "aten::eq", "aten::ne", "aten::lt", "aten::le", "aten::gt", "aten::ge",
                       "aten::remainder", "aten::fill_", "aten::copy_", "aten::index", "aten::index_put")  # fmt: skip
+_SIZED_BY_VALUES = ("aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim", "aten::equal",
+                    "aten::unique_consecutive", "aten::repeat_interleave.Tensor", "aten::is_nonzero")  # fmt: skip
+_waits: list[list[str]] = []
 _MOVES = ("aten::_to_copy", "aten::copy_", "aten::_local_scalar_dense")
 
 
@@ -74,12 +81,37 @@ class _Literals(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _waiting(name: str, tensors: list[Tensor], there: list[Tensor], to_device: bool | None) -> str | None:
+    """Return why an operation makes the processor wait for the device, None where it does not."""
+    if name == "aten::_local_scalar_dense" and there:
+        return "a number is read"
+    if name == "aten::_to_copy" and to_device is not None and to_device != bool(there):
+        return f"{tuple(tensors[0].shape)} is moved {'to' if to_device else 'from'} the device"
+    if name == "aten::copy_" and 0 < len(there) < len(tensors):
+        return f"{tuple(tensors[0].shape)} is copied between devices"
+    if there and name in _SIZED_BY_VALUES:
+        return f"{name} has a size that depends on numbers"
+    chooses = name in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+    if there and chooses:
+        if any(not isinstance(t, Pretend) and t.ndim for t in tensors):
+            return "a position is moved to the device"
+        positions = tensors[1:] if name == "aten::index" else tensors[1:-1]
+        masked = any(t.dtype == torch.bool for t in positions if isinstance(t, Pretend))
+        if masked and (name == "aten::index" or tensors[-1].numel() > 1):
+            return "a choice by a mask has a size that depends on numbers"
+    return None
+
+
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = func._schema.name
     flat, form = tree_flatten((args, kwargs))
     tensors = [a for a in flat if isinstance(a, Tensor)]
     there = [a for a in tensors if isinstance(a, Pretend)]
     asked = kwargs.get("device")
+    moved = None if asked is None else torch.device(asked).type == DEVICE.type
+    reason = _waiting(name, tensors, there, moved) if _waits else None
+    if reason is not None:
+        _waits[-1].append(f"{reason}, {_place()}")
     generators = [a for a in flat if isinstance(a, torch.Generator)]
     to_device = asked is not None and torch.device(asked).type == DEVICE.type
     if there and name not in _MOVES:
@@ -108,6 +140,22 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func._schema.is_mutable and args and isinstance(args[0], Pretend) and out is args[0].held:
         return args[0]
     return tree_map(lambda x: Pretend(x) if isinstance(x, Tensor) and not isinstance(x, Pretend) else x, out)
+
+
+def _place() -> str:
+    """Return the line of the package that asked."""
+    stack = [f for f in traceback.extract_stack() if "/zoo/" in f.filename]
+    return f"{stack[-1].filename.rpartition('/zoo/')[2]}:{stack[-1].lineno}" if stack else "outside of the package"
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """Give a list of what makes the processor wait for the device inside, with its places."""
+    _waits.append([])
+    try:
+        yield _waits[-1]
+    finally:
+        _waits.pop()
 
 
 @contextmanager

@@ -190,7 +190,10 @@ class Client:
         With ``careful`` the body is sent when the server has said that it read the head; `Unread` if it never does.
         """
         if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**22)
+            try:
+                self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**22)
+            except ConnectionResetError as error:  # the door was closed before anybody had taken the connection
+                raise Unread from error
             self.answered = 0
         kind = "Content-Type: application/json\r\n" if method == "POST" else ""
         kind += "Expect: 100-continue\r\n" if careful else ""

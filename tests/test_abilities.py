@@ -294,6 +294,31 @@ def test_energies_of_several_seeds(models: dict[str, GenerativeModel]) -> None:
     assert len(one.metrics["energy_gap"].per_seed) == 2 and one.metrics["energy_gap"].standard_error > 0
 
 
+class _Inverted(new_kinds.Bars):
+    name = "inverted_bars"
+
+    def read(self, split: str) -> Any:
+        x, labels = super().read(split)
+        return 255 - x, labels
+
+
+def test_other_data_are_told_by_their_energy_or_refused(models: dict[str, GenerativeModel]) -> None:
+    asked: dict[str, Any] = {"samples": 60, "extractor": "none", "progress": False}
+    found = zoo.evaluate(models["springs"], data("springs"), other=_Inverted(), **asked)
+    model, x = models["springs"], data("springs").split("test")[0].float() / 255
+    with torch.no_grad():
+        area = auroc(model.energy(x), model.energy(1 - x))[0]
+    assert found.metrics["auroc_other"].value == pytest.approx(area, abs=1e-6)
+    noted = found.protocol.estimators["energies"]
+    assert noted["other"] == "inverted_bars" and noted["other_digest"] == _Inverted().digest("test")
+    assert "--other" not in found.command  # a module of one's own has no name to type
+    for wrong, words in (("mnist", "shape"), (data("springs"), "itself")):
+        with pytest.raises(ConfigError, match=words):
+            zoo.evaluate(models["springs"], data("springs"), other=wrong, **asked)
+    with pytest.raises(ConfigError, match="no energy"):
+        zoo.evaluate(models["flipbook"], data("flipbook"), other=data("flipbook"), extractor="none", progress=False)
+
+
 def test_estimates_of_log_z_are_not_ranked(runs: dict[str, Path], tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -306,8 +331,14 @@ def test_estimates_of_log_z_are_not_ranked(runs: dict[str, Path], tmp_path: Path
         metrics={"nats": results.Metric(0.5)},
         protocol=replace(sure.protocol, likelihood="ais-100"),
     )
-    (table,) = tables([sure, lucky])
+    learnt = replace(
+        lucky, identity=replace(sure.identity, name="learnt"), protocol=replace(sure.protocol, likelihood="nce")
+    )
+    (table,) = tables([sure, lucky, learnt])
     rows = {row.result.identity.name: row for row in table.rows}
+    assert rows["learnt"].rank is None and rows["learnt"].shown["likelihood"].startswith("~ 0.500 nats nce [2]")
+    said = " ".join(table.notes.values())
+    assert "normaliser is learnt" in said and "better side" in said
     assert rows["lucky"].rank is None and rows["lucky"].shown["likelihood"].startswith("~ 0.500 nats ais-100 [1]")
     assert rows[sure.identity.name].rank == 1 and "≤" not in rows["lucky"].shown["likelihood"]
 

@@ -260,6 +260,20 @@ def test_no_sampler_diverges_with_any_schedule_and_any_number_of_steps(name: str
         assert found.std() < spread * STD, f"{sampler}: deviation {found.std():.3g} of {STD}"
 
 
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "rk4"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_more_levels_take_the_flow_no_further_from_the_gaussian(name: str, method: str) -> None:
+    """Of an x of hundreds, where variance explodes, no step may take too much: its error would be the spread's."""
+    schedule, worst = SCHEDULES[name], []
+    for steps in (16, 40, 100):
+        levels = schedule.grid(steps, "log_snr")
+        alpha, sigma = schedule.coefficients(levels[0])
+        ends = double(-1.0, 1.0)[:, None] * torch.sqrt(alpha**2 * STD**2 + sigma**2) + alpha * MEAN
+        low, high = samplers.ode(gaussian(schedule), ends, levels, schedule, method)
+        worst.append(abs(float(high - low) / 2 / STD - 1))
+    assert all(b <= a + 0.01 for a, b in pairwise(worst)) and worst[0] < 0.15 and worst[-1] < 0.02
+
+
 def test_reverse_steps_that_would_blow_up_are_draws_from_the_posterior() -> None:
     """Sigmoid's first steps are steep: Euler's method multiplies the error of x by more than ten there."""
     schedule, times = Sigmoid(), torch.linspace(1, Sigmoid().first, 8, dtype=torch.float64)

@@ -101,9 +101,20 @@ def vqgan(args: Mapping[str, Any]) -> float:
 def code_prior(args: Mapping[str, Any]) -> float:
     """The encoder and its search forward, and the prior's training step."""
     inner = args["autoencoder"]["init_args"]
-    codes = sum(encoder_layers(inner["encoder"], math.prod(inner["shape"][1:])))
-    codes += _coded(inner)
+    if "quantiser_top" in inner:
+        codes = _coded_twice(inner)
+    else:
+        codes = sum(encoder_layers(inner["encoder"], math.prod(inner["shape"][1:]))) + _coded(inner)
     return 2.0 * codes + step_flops()[args["prior"]["class_path"].rpartition(".")[2]](args["prior"]["init_args"])
+
+
+def _coded_twice(inner: Mapping[str, Any]) -> int:
+    """Both encoders, what enlarges the coarse codes and joins them to the fine map, and both searches."""
+    top, r2 = math.prod(inner["grid"]), inner["ratio"] ** 2
+    layers = encoder_layers(inner["bottom"], math.prod(inner["shape"][1:])) + encoder_layers(inner["top"], top * r2)
+    layers += decoder_layers(inner["upsample"], top)
+    merge = top * r2 * 2 * inner["features"] * inner["quantiser_bottom"]["init_args"]["dim"]
+    return sum(layers) + merge + search(inner["quantiser_top"], top) + search(inner["quantiser_bottom"], top * r2)
 
 
 def _coded(inner: Mapping[str, Any]) -> int:

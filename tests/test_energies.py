@@ -13,8 +13,11 @@ import torch
 from closed_forms import net
 from torch import Tensor, nn
 
+from zoo.diagnostics import chains, landscape, plot_chains, plot_landscape
 from zoo.errors import ConfigError
 from zoo.families.ebm import EBM
+from zoo.families.energy_matching import EnergyMatching
+from zoo.families.noise_contrastive import NoiseContrastive
 from zoo.maths.chains import annealed_importance, hmc, langevin, leapfrog, mala, potential, temperature
 from zoo.maths.particles import between
 from zoo.nets.mlp import MLP
@@ -27,7 +30,16 @@ def ebm_flops(args: Mapping[str, Any]) -> float:
     return 2.0 * (args["chain_steps"] * 2 * sum(F) + trained + bool(args["num_classes"]) * sum(F))
 
 
-STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {"EBM": ebm_flops}
+def contrast_flops(args: Mapping[str, Any]) -> float:
+    """Examples and nu draws of noise pass through the network and back."""
+    F = net(args["network"])
+    return 2.0 * (1 + args["noise_ratio"]) * (3 * sum(F) - F[0])
+
+
+STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "EBM": ebm_flops,
+    "NoiseContrastive": contrast_flops,
+}
 
 
 def noise(seed: int = 0) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -227,10 +239,120 @@ def test_constant_of_an_energy_of_points_is_found() -> None:
     assert found == pytest.approx(math.log(math.sqrt(2 * math.pi / 5)), abs=4 * error) and 0 < error < 0.1
 
 
+def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zoo.families.ebm.ANNEALED", 30)
+    model = tiny(Spring(4.0), (1,), spread=1.0)
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+    exact = torch.distributions.Normal(0.0, 1 / math.sqrt(5)).log_prob(x[:, 0])
+    found = model.log_prob(x, k=400, seed=0).detach()
+    gap = found - exact
+    assert float(gap.std()) < 1e-6 and abs(float(gap.mean())) < 0.05  # the constant alone is estimated
+    assert torch.equal(found, model.log_prob(x, k=400, seed=0)) and not torch.equal(
+        found, model.log_prob(x, k=400, seed=1)
+    )
+    monkeypatch.setattr("zoo.families.ebm.ANNEALED", 3)
+    one = torch.stack([model.log_prob(x[:1], k=1, seed=s).detach()[0] for s in range(100)])
+    assert float(one.mean()) > float(exact[0])  # too good on average, of no use as a bound
+    assert model.likelihood(400) == "ais-400" and tiny(levels=256).likelihood(3) == "ais-3+dequant"
+    for other in (tiny(noise=0.01), tiny(num_classes=3)):
+        assert not other.has_likelihood
+        with pytest.raises(ConfigError, match="temperature 1"):
+            other.log_prob(x)
+
+
 @pytest.mark.parametrize("wrong", [{"buffer": 0}, {"restart": 1.5}, {"step_size": 0.0}, {"sampler": "gibbs"}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         tiny(**wrong)
+
+
+# -- noise-contrastive estimation --------------------------------------------------------------------------------------
+
+
+def contrasted(nu: int, noise_counts: bool = True) -> tuple[float, float]:
+    """Return k and c that a spring learns from a Gaussian of variance 1 / 5 by Newton's method on many draws."""
+    model = NoiseContrastive(Spring(1.0), [1], None, noise_ratio=nu, spread=1.0).double()
+    if not noise_counts:
+        model.log_noise = lambda x: x.new_zeros(len(x))  # type: ignore[method-assign]
+    n = 60_000
+    x = torch.randn(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / math.sqrt(5)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        model.set_noise([torch.Generator().manual_seed(1)])
+        loss = model.loss((x, torch.zeros(n, dtype=torch.long)))["loss"]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return model.network.k.item(), model.log_normaliser.item()
+
+
+@pytest.mark.parametrize("nu", [1, 4])
+def test_the_normaliser_of_a_gaussian_is_learnt_with_its_energy(nu: int) -> None:
+    k, c = contrasted(nu)
+    assert k == pytest.approx(4, abs=0.12)  # beside the noise's 1: a precision of 5
+    assert c == pytest.approx(math.log(math.sqrt(2 * math.pi / 5)), abs=0.015)
+
+
+def test_without_the_density_of_the_noise_another_law_is_learnt() -> None:
+    """The look-alike: a classifier whose logit is -E - c alone learns p / q."""
+    k, c = contrasted(1, noise_counts=False)
+    assert abs(k - 4) > 0.5 and abs(c - math.log(math.sqrt(2 * math.pi / 5))) > 0.5
+
+
+def test_truth_is_stationary_and_tells_as_well_as_can_be() -> None:
+    model = NoiseContrastive(Spring(4.0), [1], None, noise_ratio=1, spread=1.0).double()
+    model.log_normaliser.data.fill_(math.log(math.sqrt(2 * math.pi / 5)))
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    exact = torch.distributions.Normal(0.0, 1 / math.sqrt(5)).log_prob(x[:, 0])
+    torch.testing.assert_close(model.log_prob(x), exact, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.logit(x), exact - torch.distributions.Normal(0.0, 1.0).log_prob(x[:, 0]))
+    n, g = 200_000, torch.Generator().manual_seed(2)
+    model.set_noise([torch.Generator().manual_seed(3)])
+    data = torch.randn(n, 1, generator=g, dtype=torch.float64) / math.sqrt(5)
+    model.loss((data, torch.zeros(n, dtype=torch.long)))["loss"].backward()
+    assert abs(float(model.network.k.grad)) < 2e-3 and abs(float(model.log_normaliser.grad)) < 5e-3
+    assert model.likelihood() == "nce" and NoiseContrastive(Spring(1.0), [1]).likelihood() == "nce+dequant"
+    drawn = model.sample(4_000, seed=0, sampler="hmc", steps=20, step_size=0.05)
+    assert float(drawn.var()) == pytest.approx(1 / 5, rel=0.1)
+    with pytest.raises(ConfigError, match="noise_ratio"):
+        NoiseContrastive(Spring(1.0), [1], noise_ratio=0)
+
+
+# -- what a diagnosis shows of energies --------------------------------------------------------------------------------
+
+
+def test_landscape_in_the_plane_has_the_constant_and_the_moments_of_its_law() -> None:
+    model = NoiseContrastive(Spring(4.0), [2], None, spread=1.0, steps=3).double()
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = landscape(model, x, 121)
+    assert found.log_normaliser == pytest.approx(math.log(2 * math.pi / 5), abs=1e-4)
+    assert found.summary()["variance"] == pytest.approx([0.2, 0.2], abs=1e-4)
+    skewed = NoiseContrastive(MLP([2, 4, 1], "tanh"), [2], None).double()
+    tilted = landscape(skewed, x, 31)
+    i, j = 3, 20  # row y, column x
+    at = torch.stack([tilted.axis[j], tilted.axis[i]])[None]
+    torch.testing.assert_close(tilted.height[i, j], skewed.energy(at)[0].detach())
+    picture = plot_landscape(found)
+    assert picture.dtype.name == "uint8" and picture.shape[2] == 3 and picture.std() > 5
+
+
+@pytest.mark.parametrize("sampler", ["mala", "hmc", "langevin"])
+def test_chains_that_are_shown_are_those_that_sample(sampler: str) -> None:
+    matching = EnergyMatching(MLP([2, 6, 1], "tanh"), [2], None, step_size=0.1)
+    contrast = NoiseContrastive(MLP([2, 6, 1], "tanh"), [2], None, sampler=sampler, step_size=0.05, steps=20)
+    for model in (tiny(sampler=sampler).float(), contrast, matching):
+        states, steps = model.chains(5, 6, seed=3)
+        assert states.shape == (len(steps), 5, 2) and steps[0] == 0 and bool((steps.diff() > 0).all())
+        assert torch.equal(states[-1], model.sample(5, seed=3)) and not torch.equal(states[0], states[1])
+        found = chains(model, torch.randn(40, 2))
+        assert found.energy.shape == (len(found.steps), 40) and plot_chains(found).std() > 5
+    told = tiny(num_classes=3).float()
+    assert torch.equal(told.chains(3, 4, seed=0, labels=[2, 1, 0])[0][-1], told.sample(3, seed=0, labels=[2, 1, 0]))
 
 
 # -- particles between a GAN's and Langevin's --------------------------------------------------------------------------

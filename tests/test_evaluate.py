@@ -58,6 +58,15 @@ class Points(TensorData):
         return torch.zeros(100, 2), torch.zeros(100, dtype=torch.int64)
 
 
+class Fields(Points):
+    """Values on a grid, without levels: neither points nor pictures that an extractor takes."""
+
+    name, shape = "fields", (1, 8, 8)
+
+    def read(self, split: str) -> Split:
+        return torch.zeros(100, 1, 8, 8), torch.zeros(100, dtype=torch.int64)
+
+
 class Noise(ImplicitModel):
     """Uniform grey levels."""
 
@@ -154,8 +163,8 @@ def test_binary_and_continuous_data_are_measured_in_nats() -> None:
     assert found.protocol.quantised == 2
     assert {"fid", "kid", "precision"} <= set(found.floor)
     found = measure(Uniform([2], levels=None), Points(), **FEW)
-    assert found.metrics == {"nats": Metric(2, 0)}
-    assert found.protocol.samples is None and found.floor == {}
+    assert found.metrics["nats"] == Metric(2, 0) and set(found.metrics) == {"nats", "sinkhorn"}
+    assert found.protocol.samples is None and set(found.floor) == {"sinkhorn"}
 
 
 def test_bounds_are_reported_with_their_kind(result: Result) -> None:
@@ -362,10 +371,7 @@ def test_result_says_how_it_was_made(result: Result) -> None:
     assert p.extractor == "digit-classifier"
     assert result.data.name == "mnist" and result.data.digest == FewDigits().digest("test")
     assert result.identity.family == "test" and result.identity.spec["init_args"]["shape"] == IMAGE
-    assert set(result.floor) == {n for n in result.metrics if "bits" not in n and "nats" not in n} - {
-        "nearest_ratio",
-        "copied_share",
-    }
+    assert set(result.floor) == {n for n in result.metrics if "bits" not in n and "nats" not in n}
     assert result.floor["fid"].value < result.metrics["fid"].value
 
 
@@ -402,8 +408,8 @@ def test_weights_digest_follows_the_weights() -> None:
         (Noise(IMAGE), FewDigits(), {"samples": 63}, ResultError, "63 samples are too few"),
         (Noise(IMAGE, fault=math.nan), FewDigits(), {}, ResultError, "samples hold NaN"),
         (Noise([1, 8, 8]), FewDigits(), {}, DataError, "shape"),
-        (Noise([2], levels=None), Points(), {}, ResultError, "nothing to measure"),
-        (Unlikely([2], levels=None), Points(), {}, ResultError, "nothing to measure"),
+        (Noise([1, 8, 8], levels=None), Fields(), {}, ResultError, "nothing to measure"),
+        (Unlikely([1, 8, 8], levels=None), Fields(), {}, ResultError, "nothing to measure"),
         (Noise(IMAGE), FewDigits(), {"samples": 0}, ConfigError, "samples must be a positive integer"),
         (Uniform(IMAGE), FewDigits(), {"k": 2.5}, ConfigError, "k must be a positive integer"),
     ],
@@ -620,11 +626,11 @@ def test_command_takes_many_names_and_names_the_failures(
 
 def test_recorded_command_makes_the_result_again() -> None:
     found = zoo.api._command(
-        "x", True, {"steps": 5}, "mnist", "digits", {"samples": 9, "seed": 1, "k": 2, "limit": None}
+        "x", True, {"steps": 5}, "mnist", "digits", False, {"samples": 9, "seed": 1, "k": 2, "limit": None}
     )
     assert found == "zoo evaluate x --data mnist --samples 9 --seed 1 -k 2 --option steps=5 --extractor digits --quick"
-    found = zoo.api._command("x", False, None, None, None, {"samples": 9, "split": "validation"})
-    assert found == "zoo evaluate x --samples 9 --split validation"
+    found = zoo.api._command("x", False, None, None, None, True, {"samples": 9, "split": "validation"})
+    assert found == "zoo evaluate x --samples 9 --split validation --plain"
 
 
 # -- what ships -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ OPTIONS = [
     "trainer.devices=1.5", "trainer.accelerator=nonsense", "trainer.accelerator=tpu", "trainer.accelerator=mps",
     "trainer.precision=nonsense", "trainer.precision=8", "trainer.precision=transformer-engine",
     "trainer.strategy=nonsense", "trainer.strategy=fsdp", "trainer.strategy=deepspeed", "trainer.strategy=ddp_spawn",
+    "trainer.strategy=ddp_find_unused_parameters_false_spawn",
+    "trainer.strategy={class_path: lightning.pytorch.strategies.DDPStrategy, init_args: {start_method: spawn}}",
     "trainer.strategy=xla", "trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=x",
     "trainer.gradient_clip_algorithm=nonsense", "trainer.accumulate_grad_batches=0",
     "trainer.accumulate_grad_batches=-1", "trainer.accumulate_grad_batches=1.5", "trainer.max_steps=-5",

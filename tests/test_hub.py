@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hub_cases import (
     NAME,
     PNG,
@@ -32,10 +33,28 @@ import zoo
 from zoo import errors
 from zoo.hub import card, load, pull, push, resolve, save_pretrained, verify, waits
 from zoo.hub.layout import sha256
+from zoo.model import LikelihoodModel
 
 pytest_plugins = ["hub_fixtures"]
 # The client hands files to its HTTP library in a form that the latter deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+class Own(LikelihoodModel):
+    """A class that no registry has."""
+
+    shape, levels, lr = (2,), None, 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(2))
+
+    def loss(self, batch: Any) -> dict[str, torch.Tensor]:
+        return {"loss": ((batch[0] - self.mean) ** 2).sum(1).mean()}
+
+    def draw(self, n: int, generator: torch.Generator, labels: Any, **options: Any) -> torch.Tensor:
+        return self.mean + torch.randn(n, 2, generator=generator)
+
 
 COMMIT = "POST /api/models/.*/commit/"
 WEIGHTS = f"GET /{REPO}/resolve/.*model.safetensors"
@@ -77,6 +96,33 @@ def test_pushing_again_makes_no_commit_and_other_weights_make_one(hub: HubServer
     )  # results of older weights are gone
     other = push(saved, REPO, revision="next")
     assert hub.repos[REPO].branches == {"main": second.commit, "next": other.commit}
+
+
+def test_what_was_trained_from_python_is_pushed_by_its_handle(
+    hub: HubServer, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quiet: dict[str, Any] = {"max_steps": 1, "limit_val_batches": 0, "enable_progress_bar": False,
+                             "training": {"sample_every": 0, "threads": 1}}  # fmt: skip
+    done = zoo.fit(NAME, data={"limit": 64}, **quiet)
+    assert done.push(REPO, dry_run=True).commit is None and hub.count() == 0
+    first = done.push(REPO, tag="v1", private=True)
+    files = hub.repos[REPO].commits[first.commit]
+    assert {"model.safetensors", "config.json", "README.md", "samples.png", "SHA256SUMS"} <= set(files)
+    assert "eval.json" not in files and hub.repos[REPO].tags == {"v1": first.commit}
+    assert equal(load(f"{REPO}@v1"), done.model) and "zoo.fit(" in card(REPO)
+    done.evaluate(limit=8, samples=16, extractor="none", progress=False)
+    second = done.push(REPO)
+    files = hub.repos[REPO].commits[second.commit]
+    assert second.commit != first.commit and "nats" in json.loads(files["eval.json"].data)["metrics"]
+    assert done.push(REPO).commit == second.commit == zoo.Training(done.folder).push(REPO).commit
+    with pytest.raises(errors.ZooError, match="namespace/name"):
+        done.push("tiny")
+    own = zoo.fit(Own(), torch.rand(40, 2), batch_size=8, **quiet)
+    asked = hub.count()
+    with pytest.raises(errors.ConfigError, match="Own") as told:
+        own.push("me/own")
+    assert "registry" in str(told.value) and hub.count() == asked
 
 
 def test_pull_brings_every_file_and_checks_them(hub: HubServer, stored: str, saved: Path, tmp_path: Path) -> None:

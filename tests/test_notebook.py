@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,9 @@ NOTEBOOK = Path(__file__).parent.parent / "examples" / "train.ipynb"
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_notebook_trains_shows_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the package that executes notebooks, with this interpreter as the kernel ``this``."""
     pytest.importorskip("ipykernel")
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     kernel = tmp_path / "share" / "kernels" / "this"
     kernel.mkdir(parents=True)
     start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -24,6 +24,23 @@ def test_the_notebook_trains_shows_and_goes_on(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
+    return pytest.importorskip("nbclient")
+
+
+def _executed(cells: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what each cell of a notebook left below it."""
+    nbclient, nbformat = _kernel(tmp_path, monkeypatch), pytest.importorskip("nbformat")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client = nbclient.NotebookClient(
+        notebook, timeout=400, kernel_name="this", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    return [" ".join(o.get("text", "") + str(o.get("data", "")) for o in cell.outputs) for cell in notebook.cells]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_notebook_trains_shows_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient, nbformat = _kernel(tmp_path, monkeypatch), pytest.importorskip("nbformat")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (steps,) = (cell for cell in notebook.cells if "STEPS = " in cell.source)
     steps.source = steps.source.replace("STEPS = 200", "STEPS = 20")
@@ -43,3 +60,20 @@ def test_the_notebook_trains_shows_and_goes_on(tmp_path: Path, monkeypatch: pyte
     (history,) = (o["data"]["text/plain"] for o in outputs["more = zoo.fit(resume=own, max_steps=STEPS + 20)"][-1:])
     assert "'step': 20" in history and "'trainer.max_steps': [20, 40]" in history
     assert len(list((tmp_path / "runs" / "vae-mnist").iterdir())) == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_notebook_trains_on_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By forks of the kernel, after it has imported and computed; the handle is that of any run."""
+    cells = [
+        "import torch, zoo\nx = (torch.rand(64, 1, 8, 8) * 255).to(torch.uint8)\n"
+        "quiet = dict(batch_size=8, limit_val_batches=0, training={'log_every': 1, 'sample_every': 0, 'threads': 1})",
+        "one = zoo.fit('vae', x, max_steps=2, run='one', **quiet)",
+        "two = zoo.fit('vae', x, max_steps=3, run='two', devices=2, accelerator='cpu', **quiet)",
+        "print(two.status, two.facts['step'], len(two.metrics), two.sample(2, seed=0).shape)\ntwo.show()",
+        "more = zoo.fit(resume=two, max_steps=5, devices=2, accelerator='cpu')\nprint(more.facts['step'])",
+        "zoo.fit('wgan_gp', x, max_steps=2, devices=2, accelerator='cpu', strategy='ddp_notebook', **quiet)",
+    ]
+    outputs = _executed(cells, tmp_path, monkeypatch)
+    assert "3/3" in outputs[2] and "finished 3 3 torch.Size([2, 1, 8, 8])" in outputs[3] and "image/png" in outputs[3]
+    assert "5" in outputs[4].split() and "finished at step 2" in outputs[5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -157,9 +158,60 @@ def test_a_run_knows_the_registry_that_it_was_made_with(made: Path, capsys: Capt
     shutil.move("mine.yaml", "moved.yaml")  # the same file elsewhere is the same
     assert main([*commands[0], "--registry", "moved.yaml"]) == 0
     assert "was made with" not in capsys.readouterr().err
-    Path("mine.yaml").write_text(Path("moved.yaml").read_text() + "# changed\n")
-    assert main([*commands[0], "--registry", "mine.yaml"]) == 0
-    assert "mine.yaml', which has changed since; what it says now holds" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default:.*was made with")
+def test_a_registry_file_that_has_changed_is_asked_about(
+    made: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = ["sample", "./run", "-n", "2", "--out", "x.npz", "--force"]
+    monkeypatch.setenv("ZOO_REGISTRY", "mine.yaml")
+    file, content = Path("mine.yaml"), yaml.safe_load(Path("mine.yaml").read_text())
+    capsys.readouterr()
+    content["models"]["other-points"] = entry()  # which the run has nothing of
+    file.write_text(yaml.safe_dump({**content, "allow": ["mine_models", "others"]}))
+    assert main(sample) == 0 and "was made with" not in capsys.readouterr().err
+    content["models"]["mine-points"]["model"]["init_args"]["lr"] = 0.123
+    file.write_text(yaml.safe_dump(content))
+    told = f"run was made with the registry file '{file.absolute()}', which has changed since"
+    for command in (
+        sample,
+        ["evaluate", "./run", "--limit", "10"],
+        ["fit", "--resume", "./run"],
+        ["push", "./run", "--repo", "me/mine", "--dry_run"],
+        ["diagnose", "./run"],
+        ["validate", "./run"],
+    ):
+        assert main(command) == 2  # nobody to ask
+        said = capsys.readouterr().err.splitlines()
+        assert said == [f"zoo: error: {told}; to go on with what it says now, add --registry {file.absolute()}"]
+    assert main([*sample, "--registry", "mine.yaml"]) == 0  # named as it is now
+    assert f"{told}; what it says now holds" in capsys.readouterr().err
+    for answer, code in (("y\n", 0), ("\n", 2), ("no\n", 2), ("", 2)):
+        monkeypatch.setattr(sys, "stdin", _Terminal(answer))
+        with monkeypatch.context() as patch:
+            patch.setattr("zoo._cli.question._terminal", lambda stream: True)
+            assert main(sample) == code
+        assert f"zoo: {told}; go on with what it says now? [y/N] " in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="changed since; what it says now holds"):
+        zoo.load("./run")
+    assert main(["fit", "--resume", "./run", "--trainer.max_steps", "2", "--registry", "mine.yaml"]) == 0
+    assert main(sample) == 0  # the run has what the file says now
+    assert "was made with" not in capsys.readouterr().err.rpartition("holds")[2]
+
+
+class _Terminal(io.StringIO):
+    """An input in which a user types."""
+
+
+def test_the_handle_of_a_training_keeps_the_registry_that_it_was_given(made: Path) -> None:
+    quiet: dict[str, Any] = {"max_steps": 1, "enable_progress_bar": False, "limit_val_batches": 0}
+    done = zoo.fit("mine", registry="mine.yaml", run="other", data={"points": 80}, **quiet)
+    assert type(done.model).__module__ == "mine_models"  # whose file is in force for what the handle does, nowhere else
+    assert done.evaluate(limit=8, samples=16, extractor="none", progress=False).metrics
+    assert zoo.fit(resume=done, registry="mine.yaml", max_steps=2).facts["step"] == 2
+    with pytest.warns(UserWarning, match="not in force"), pytest.raises(ConfigError, match="not on the allow-list"):
+        zoo.load("./other")
 
 
 @pytest.mark.filterwarnings("default:.*was made with")

@@ -7,7 +7,6 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 import serving
+from draining import LOST_NOTHING, drained, runs
 from serving import Paced, Proxy, Server, ask, burst, children, kill_often, pixels, question, running, truth_of
 from test_serve import tiny_models
 
@@ -106,31 +106,24 @@ def _kills(server: Server, proxy: Proxy, truth: Any) -> None:
 def _drain(server: Server, truth: Any) -> None:
     """SIGTERM under load: what a worker had read is answered, and no process is left."""
     pids = [server.process.pid, *children(server.process.pid)]
-
-    async def scene() -> Any:
-        paced = Paced(server.port, NAME, truth, rate=30, careful=True)
-        task = asyncio.create_task(paced.run())
-        while sum(paced.tally.status.values()) < 15:
-            await asyncio.sleep(0.01)
-        server.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(server.process.wait, 120)
-        paced.ending.set()
-        return await task
-
-    tally = asyncio.run(scene())
-    lost = set(tally.reasons) - {"Unread", "ConnectionRefusedError"}
+    tally = drained(server, truth, NAME, rate=30, first=15)
+    lost = set(tally.reasons) - LOST_NOTHING
     assert not lost and not tally.wrong and set(tally.status) <= {0, 200}, str(tally)
     assert server.process.returncode == 0
     deadline = time.monotonic() + 30
-    while any(map(_runs, pids)) and time.monotonic() < deadline:
+    while any(map(runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(map(_runs, pids))
+    assert not any(map(runs, pids))
 
 
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
+@pytest.mark.slow
+def test_two_hundred_drains_lose_nothing_whose_head_was_read() -> None:
+    """SIGTERM to the supervisor, and every other time to its workers too, under load; in a process of its own."""
+    command = [sys.executable, str(serving.ROOT / "benchmarks" / "serving.py"), "drain", "--times", "200", "--forked"]
+    done = subprocess.run(command, cwd=serving.ROOT, capture_output=True, text=True, timeout=12_000)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert "drains 200," in done.stdout and "lost 0, wrong 0, left 0; exit codes [0]" in done.stdout, done.stdout
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

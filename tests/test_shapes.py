@@ -204,7 +204,10 @@ def test_the_number_of_classes_can_be_that_of_the_data(tmp_path: Path) -> None:
         assert model.num_classes == 3 and model.class_names == shapes.CLASSES
     prior = Run(shapes.recipe("latent_diffusion", folder, (1, 16, 16)), [*one, "--model.num_classes=data"]).model
     assert prior.num_classes == prior.prior.num_classes == 3
-    assert Run(shapes.recipe("ddpm_cond", bare, (1, 16, 16)), one).model.num_classes == 0
+    with pytest.warns(UserWarning, match=r"ddpm_cond\S* is told the class of each example, and \S+ has no classes"):
+        assert Run(shapes.recipe("ddpm_cond", bare, (1, 16, 16)), one).model.num_classes == 0
+    with pytest.raises(ConfigError, match=r"told one of 4 classes, and \S+ has none; leave --model.num_classes out"):
+        Run(shapes.recipe("ddpm_cond", bare, (1, 16, 16)), [*one, "--model.num_classes", "4"])
     with pytest.raises(ConfigError, match="the data have no classes, so num_classes cannot be theirs"):
         Run(shapes.recipe("ddpm", bare, (1, 16, 16)), [*one, "--model.num_classes", "data"])
     with pytest.raises(ConfigError, match="a VAE is told no class"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -84,6 +85,72 @@ def test_no_checkpoint_is_written_of_broken_weights(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"the weights .* there was no checkpoint yet"):
         run.start()
     assert not list((tmp_path / "run").glob("checkpoints/*.ckpt"))
+
+
+class Spoil(Callback):
+    """Make the examples of some of the batches that this process sees NaN."""
+
+    def __init__(self, *numbers: int, always: int = 1_000_000) -> None:
+        self.numbers, self.always, self.seen = numbers, always, 0
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen += 1
+        if self.seen in self.numbers or self.seen >= self.always:
+            batch[0].fill_(float("nan"))
+
+
+def _rows(folder: Path, column: str) -> list[tuple[int, float]]:
+    return zoo.Training(folder).metrics[column]
+
+
+@pytest.mark.parametrize("make", [tiny.vae, tiny.gan])
+def test_updates_that_are_not_finite_are_skipped(make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = ("--trainer.max_steps", "20", "--training.log_every", "5", "--training.on_divergence", "skip")
+    for name, stop in (("whole", None), ("parts", 12)):
+        run = make(*options[:1], str(stop or 20), *options[2:], folder=tmp_path / name)
+        run.arguments["callbacks"] = [Spoil(7, 8)]
+        run.start()
+        if stop:
+            make(*options, folder=tmp_path / name, resume=True).start()
+    assert warm.difference(tmp_path / "whole", tmp_path / "parts") == 0  # as if their updates had never been
+    for name in ("whole", "parts"):
+        facts = run_metadata(tmp_path / name)
+        assert facts["status"] == "finished" and facts["step"] == 20
+        assert facts["skipped_updates"] == 2  # of the game, the critic's: what it sees is broken
+    column = "train/loss" if make is tiny.vae else "train/critic_loss"
+    steps, values = zip(*_rows(tmp_path / "whole", column), strict=True)
+    assert steps == (5, 10, 15, 20) and all(map(math.isfinite, values))
+    assert "step 10: 2 updates were skipped" in caplog.text
+    run = make(*options, folder=tmp_path / "lost")
+    run.arguments["callbacks"] = [Spoil(always=6)]
+    with pytest.raises(DivergedError, match=r"not finite .* at step 10"):  # a row of which nothing is left
+        run.start()
+
+
+def test_a_run_goes_back_and_past_the_batches_that_broke_it(tmp_path: Path) -> None:
+    options = ("--trainer.max_steps", "20", "--training.checkpoint_every", "4", "--training.log_every", "5",
+               "--training.on_divergence", "back")  # fmt: skip
+    run = tiny.vae(*options, folder=tmp_path / "run")
+    run.given_callbacks = run.arguments["callbacks"] = [spoil := Spoil(9)]
+    with pytest.warns(UserWarning, match="at step 10; going back to step 8, past the 2 batches since"):
+        run.start()
+    assert spoil.seen == 10 + 12 and run.engine.batches == 22
+    facts = run_metadata(tmp_path / "run")
+    assert facts["status"] == "finished" and facts["step"] == 20 and len(facts["commands"]) == 1
+    back = facts["history"][-1]
+    assert back["step"] == 8 and back["went_back"]["to"] == 8 and back["went_back"]["past_batches"] == 2
+    steps, values = zip(*_rows(tmp_path / "run", "train/loss"), strict=True)
+    assert list(steps) == [5, 10, 15, 20] and all(map(math.isfinite, values))
+    run = tiny.vae(*options, folder=tmp_path / "lost")
+    run.given_callbacks = run.arguments["callbacks"] = [Spoil(always=9)]
+    with pytest.warns(UserWarning, match="going back"), pytest.raises(DivergedError, match="it went back 3 times"):
+        run.start()
+    run = tiny.vae(*options, folder=tmp_path / "soon")
+    run.given_callbacks = run.arguments["callbacks"] = [Spoil(2)]
+    with pytest.raises(DivergedError, match="there was no checkpoint yet"):
+        run.start()
+    with pytest.raises(ConfigError, match="back is for one device"):
+        tiny.vae(*options, "--trainer.devices", "2", "--trainer.accelerator", "cpu")
 
 
 def test_losses_that_are_not_finite_are_left_out_of_the_plot(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from closed_forms import net
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.families.mmd_flow import MMDFlow
+from zoo.families.mmd_generator import MMDGenerator
 from zoo.families.s_jko import SJKO
 from zoo.families.uotm import UOTM
 from zoo.maths.divergences import CONJUGATES, bandwidths, conjugate, squared_mmd
@@ -31,6 +33,7 @@ STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "UOTM": transport_flops,
     "SJKO": transport_flops,
     # kernels of a batch with itself cost little beside
+    "MMDFlow": lambda args: 2.0 * (4 * sum(net(args["generator"])) - net(args["generator"])[0]),
     "MMDGenerator": lambda args: 2.0 * (3 * sum(net(args["generator"])) - net(args["generator"])[0]),
 }
 
@@ -212,6 +215,87 @@ def test_map_of_the_phase_before_is_frozen_and_follows_at_its_end() -> None:
     assert bare.previous is None and not [n for n in bare.state_dict() if "previous" in n]
     with pytest.raises(ConfigError):
         SJKO(MLP([2, 4, 2]), MLP([2, 4, 1]), [2], 2, None, divergence="linear")
+
+
+class Table(nn.Module):
+    """Free particles: the i-th latent of a batch goes to the i-th row."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.rows[: len(z)] + 0 * z
+
+
+def particles(h: float) -> tuple[MMDFlow, tuple[Tensor, Tensor]]:
+    g = torch.Generator().manual_seed(0)
+    rows, y = torch.randn(24, 2, generator=g), 1.5 + 0.5 * torch.randn(32, 2, generator=g)
+    return streamed(MMDFlow(Table(rows), [2], 2, None, h=h)), (y[:24].double(), zeros(24))
+
+
+def settled(model: MMDFlow, batch: tuple[Tensor, Tensor]) -> None:
+    optimizer = torch.optim.LBFGS(model.generator.parameters(), max_iter=400, tolerance_grad=1e-10,
+                                  tolerance_change=1e-14, line_search_fn="strong_wolfe")  # fmt: skip
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model.loss(batch)["loss"]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def test_step_of_the_discrepancys_flow_is_eulers_backward_step_and_descends() -> None:
+    model, batch = particles(0.5)
+    assert model.previous is not None
+    widths = bandwidths(batch[0])
+    before = float(squared_mmd(model.generator.rows.detach(), batch[0], widths))
+    for _ in range(3):
+        settled(model, batch)
+        T = model.generator.rows.detach().clone().requires_grad_()
+        mmd = squared_mmd(T, batch[0], widths)
+        (slope,) = torch.autograd.grad(mmd, T)
+        moved = T.detach() - model.previous.rows
+        torch.testing.assert_close(moved, -0.5 * len(T) * slope, rtol=0, atol=1e-5)
+        assert (
+            float(moved.square().sum(1).mean()) <= 2 * 0.5 * (before - mmd.item()) + 1e-9 and moved.abs().max() > 0.05
+        )
+        before = mmd.item()
+        model.previous.load_state_dict(model.generator.state_dict())
+
+
+def test_without_the_cost_of_transport_it_is_no_step_of_a_flow() -> None:
+    """At T_k the loss is that of the bare discrepancy; away from there it is not, unless h has no bound."""
+    model, batch = particles(0.5)
+    bare = streamed(MMDGenerator(model.generator, [2], 2, None))
+    terms = model.loss(batch)
+    torch.testing.assert_close(terms["loss"], streamed(bare).loss(batch)["loss"])
+    model.generator.rows.data += 0.3
+    far = model.loss(batch)
+    assert (far["loss"] - far["mmd"]).item() == pytest.approx(2 * 0.3**2 / (2 * 0.5), rel=1e-5)
+    model.h = 1e9
+    torch.testing.assert_close(model.loss(batch)["loss"], streamed(bare).loss(batch)["loss"], rtol=0, atol=1e-8)
+
+
+def test_map_before_a_phase_of_the_discrepancys_flow_follows_and_is_not_published() -> None:
+    model = MMDFlow(MLP([2, 4, 2]), [2], 2, None, first_phase=4, phase=2)
+    assert [i for i in range(10) if model.ends_phase(i)] == [4, 6, 8]
+    streamed(model)
+    batch = (torch.randn(8, 2, dtype=torch.float64), zeros(8))
+    with torch.no_grad():
+        next(model.generator.parameters()).add_(1.0)
+    for done, equal in ((3, False), (4, True)):
+        model._steps_done = done
+        model.training_step(batch, 0)
+        same = [
+            torch.equal(a, b) for a, b in zip(model.generator.parameters(), model.previous.parameters(), strict=True)
+        ]
+        assert all(same) == equal
+    assert model.released().previous is None
+    with pytest.raises(ConfigError, match="h and phases"):
+        MMDFlow(MLP([2, 4, 2]), [2], 2, None, h=0.0)
 
 
 def test_squared_discrepancy_has_no_bias() -> None:

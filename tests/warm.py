@@ -27,9 +27,10 @@ SMALL = [
 DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3gan", "gat", "consistency", "glow",
         "latent_diffusion", "rectified_flow", "reflow", "gated_pixelcnn", "gated_pixelcnn_cond",
         "vq_vae2", "bsq", "lfq", "rq_vae", "mgvq", "dvae", "softvq", "titok", "titok_tuned", "gq_vae",
-        "maskgit", "maskgit_cond", "transformer_codes", "var", "var_cond", "infinity", "mar", "flowar",
+        "maskgit", "maskgit_cond", "transformer_codes", "vq_vae2_prior", "vqgan_prior", "rq_transformer",
+        "var", "var_cond", "infinity", "mar", "flowar",
         "var_tokenizer", "infinity_tokenizer", "ebm_drl",
-        "ebm_cond", "energy_matching_cd", "mmd_generator", "uotm")  # fmt: skip
+        "ebm_cond", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 

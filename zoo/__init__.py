@@ -20,6 +20,7 @@ _PUBLIC = {
     "evaluate": "zoo.api",
     "fit": "zoo._cli.from_python",
     "restore": "zoo.api",
+    "tune": "zoo.tuning",
     "GenerativeModel": "zoo.model",
     "Training": "zoo.trainings",
     "ZooError": "zoo.errors",
@@ -39,6 +40,7 @@ __all__ = [
     "pull",
     "push",
     "restore",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from zoo.model import GenerativeModel
     from zoo.registry import create, list
     from zoo.trainings import Training
+    from zoo.tuning import tune
 
 
 def __getattr__(name: str) -> Any:

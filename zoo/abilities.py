@@ -44,6 +44,7 @@ __all__ = [
     "PredictsData",
     "ReadsCodes",
     "Refines",
+    "RunsChains",
     "SeesThroughNoise",
     "Settles",
     "StoresExamples",
@@ -399,6 +400,16 @@ class Travels(Protocol):
     """Noise to data along curves: ``trajectory`` gives states in data range, (frames, n, *shape), and their times."""
 
     def trajectory(self, n: int, *, seed: Any = None, labels: Any = None, frames: int = 9) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class RunsChains(Protocol):
+    """Samples are the ends of chains: ``chains`` gives states in data range, (F, n, *shape), and their steps, (F,).
+
+    The first is the start, the last what ``sample`` of the same seed gives.
+    """
+
+    def chains(self, n: int, frames: int, *, seed: Any = None, labels: Any = None) -> tuple[Tensor, Tensor]: ...
 
 
 @runtime_checkable

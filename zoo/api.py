@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zoo.registry import Entry
     from zoo.results import Result
 
-__all__ = ["diagnose", "evaluate", "restore", "second_stage", "start_from", "with_parts"]
+__all__ = ["diagnose", "evaluate", "restore", "second_stage", "start_from", "weights_digest", "with_parts"]
 
 _KEPT = ("training_tflop", "training")
 _QUICK = 1_000  # samples of a quick evaluation
@@ -45,6 +45,8 @@ def evaluate(
     split: str = "test",
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
+    plain: bool = False,
+    other: TensorData | str | None = None,
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
@@ -69,8 +71,11 @@ def evaluate(
         limit: take only the first so many examples of the split for the likelihood.
         split: ``test``, or ``validation``, on which choices are made; never ranked together.
         options: sampling options of the family.
-        extractor: ``digits``, ``lite0``, ``inception``, ``none``, or a torch module that returns features; by default
-            what the registry says of the model on its own data, else what fits.
+        extractor: ``digits``, ``lite0``, ``inception``, ``random``, ``pca``, ``none``, or a torch module that returns
+            features; by default what the registry says of the model on its own data, else what fits.
+        plain: where samples are guided, chosen or sharpened, measure as many that are simply drawn too (``fid_plain``).
+        other: a data module or the name of a data set from which an energy should tell the model's own data
+            (``auroc_other``), as ``"fashion_mnist"`` from digits; by default what the registry says of the model.
         cost: facts about training that are not known otherwise, such as ``{"training_tflop": 50}``.
         ema: whether the weights are averaged ones, where that is not known otherwise.
         quick: mark the result as made with less than the protocol of the tables; nearest neighbours are looked for
@@ -99,19 +104,21 @@ def evaluate(
     if entry is not None and module.name == entry.dataset:  # what is compared with pictures depends on these
         samples = said.get("samples") if samples is None and not quick else samples
         extractor = said.get("extractor") if extractor is None else extractor
+        other = said.get("other") if other is None else other
     if samples is None and quick:
         few = choose(extractor, module) if built.generates else None
         samples = max(_QUICK, (few.dimensions if few is not None else None) or 0)
     samples = 10_000 if samples is None else samples
     name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
     return measure(
-        built, module, name=name, weights_sha256=_digest(built),
+        built, module, name=name, weights_sha256=weights_digest(built),
         samples=samples, seed=seed, seeds=seeds, k=k, batch_size=batch_size, limit=limit, split=split,
         options=options, cost={**known.get("cost", {}), **(cost or {})},
+        other=_data(other, None, None, "others") if other is not None else None, plain=plain,
         ema=known.get("ema") if ema is None else ema, quick=quick, extractor=extractor, devices=devices,
         allow=load_registry().allow,
         command=_command(
-            asked or name, quick, options, data, extractor,
+            asked or name, quick, options, data, extractor, plain, other,
             {"samples": samples, "seed": seed, "seeds": seeds if seeds > 1 else None, "k": k,
              "batch_size": batch_size, "limit": limit, "split": split if split != "test" else None},
         ), out=out, work=work, progress=progress,
@@ -244,7 +251,7 @@ def _shipped(model: GenerativeModel) -> dict[str, Any]:
     return {"cost": {key: getattr(shipped.cost, key) for key in _KEPT}, "ema": shipped.protocol.ema}
 
 
-def _digest(model: GenerativeModel) -> str:
+def weights_digest(model: GenerativeModel) -> str:
     """Return the sha256 of the weights file that the model came from, or would be saved as."""
     from zoo.hub.saving import weights_file
 
@@ -289,8 +296,8 @@ def _of_run(spec: Mapping[str, Any], allow: Sequence[str], what: str) -> TensorD
 
 
 def _command(
-    name: str | None, quick: bool, options: Mapping[str, Any] | None, data: Any, extractor: Any,
-    numbers: Mapping[str, int | str | None],
+    name: str | None, quick: bool, options: Mapping[str, Any] | None, data: Any, extractor: Any, plain: bool,
+    other: Any, numbers: Mapping[str, int | str | None],
 ) -> str:  # fmt: skip
     """Return what to type to make the result again; empty where no name leads to the model."""
     if name is None:
@@ -299,7 +306,8 @@ def _command(
     words += [f"{'-k' if n == 'k' else f'--{n}'} {value}" for n, value in numbers.items() if value is not None]
     words += [f"--option {key}={json.dumps(value)}" for key, value in (options or {}).items()]
     words += [f"--extractor {extractor}"] if isinstance(extractor, str) else []
-    return " ".join([*words, *(["--quick"] if quick else [])])
+    words += [f"--other {other}"] if isinstance(other, str) else []
+    return " ".join([*words, *(["--plain"] if plain else []), *(["--quick"] if quick else [])])
 
 
 def second_stage(

@@ -33,6 +33,7 @@ from zoo.errors import ConfigError, DataError, close_matches
 __all__ = [
     "TRUST",
     "Checked",
+    "check_within",
     "count_of",
     "examples_of",
     "from_levels",
@@ -329,6 +330,29 @@ def _readable(x: Tensor) -> bool:
     """Tell whether values can be looked at: not those of a tensor without data, nor inside a vectorised map."""
     fake = x.is_meta or type(x).__name__ == "FakeTensor"
     return not fake and not torch._C._functorch.is_batchedtensor(x)
+
+
+def check_within(values: Tensor, count: int, message: str, more: Callable[[], str] = str) -> None:
+    """Hold integers against 0, ..., count - 1.
+
+    On the CPU what does not fit raises. On a GPU nothing waits for the answer: there an assertion with the message ends
+    the work of the device.
+
+    Args:
+        values: integers.
+        count: how many there may be.
+        message: what to say.
+        more: what to add to it, looked at only where it is said at once.
+
+    Raises:
+        DataError: others, where the values can be looked at without waiting for them.
+    """
+    if not values.numel():
+        return
+    if values.device.type in ("cuda", "meta"):
+        torch._assert_async(((values >= 0) & (values < count)).all(), message)
+    elif values.min() < 0 or values.max() >= count:
+        raise DataError(message + more())
 
 
 # -- labels, counts and seeds -----------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from zoo.checking import TRUST, Checked, count_of, given_of, known_of, labels_of
 from zoo.context import PAD, encode_texts
 from zoo.copying import Copied
 from zoo.errors import ConfigError, DataError, close_matches
+from zoo.maths.noise import sent
 from zoo.optimizer import LeanAdamW
 from zoo.sampling import Draw, grouped, seeded, together
 from zoo.spec import Recorded
@@ -410,7 +411,10 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     # -- training noise -----------------------------------------------------------------------------------------------
 
     def set_noise(self, streams: Sequence[torch.Generator]) -> None:
-        """Give the generators of the training noise: one a rank whose share of the batch this process computes."""
+        """Give the generators of the training noise: one a rank whose share of the batch this process computes.
+
+        Noise is drawn where they are, all on one device, and moved to the model.
+        """
         self._streams = tuple(streams)
 
     def randn(self, *shape: int) -> Tensor:
@@ -422,13 +426,14 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         return self._noise(torch.rand, shape)
 
     def _noise(self, draw: Any, shape: Sequence[int]) -> Tensor:
-        options = {"device": self.device, "dtype": self.dtype}
-        if len(self._streams) <= 1:
-            return draw(shape, generator=self._streams[0] if self._streams else None, **options)
-        share, rest = divmod(shape[0], len(self._streams))
+        streams = self._streams or (None,)
+        options = {"device": self.device if streams[0] is None else streams[0].device, "dtype": self.dtype}
+        if len(streams) == 1:
+            return sent(draw(shape, generator=streams[0], **options), self.device)
+        share, rest = divmod(shape[0], len(streams))
         if rest:
-            raise ConfigError(f"a batch of {shape[0]} does not divide among {len(self._streams)} ranks")
-        return torch.cat([draw((share, *shape[1:]), generator=g, **options) for g in self._streams])
+            raise ConfigError(f"a batch of {shape[0]} does not divide among {len(streams)} ranks")
+        return torch.cat([sent(draw((share, *shape[1:]), generator=g, **options), self.device) for g in streams])
 
     @property
     def steps_done(self) -> int:
@@ -631,7 +636,10 @@ class HasLikelihood:
         return True
 
     def likelihood(self, k: int = 1) -> str:
-        """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is."""
+        """Say what `log_prob` is: ``exact``, ``elbo``, ``iwae-K``, ``vlb``, ``ode``, with ``+dequant`` where it is.
+
+        ``ais-K`` and ``nce`` are of energies whose normaliser is estimated: no bounds, and not ranked.
+        """
         raise NotImplementedError
 
 

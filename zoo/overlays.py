@@ -18,16 +18,20 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import ConfigError
+
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-__all__ = ["GROUP", "Overlay", "in_force", "of_packages", "of_user", "record", "unlike"]
+__all__ = [
+    "GROUP", "Difference", "Overlay", "asking", "in_force", "of_packages", "of_user", "record", "settle", "unlike",
+]  # fmt: skip
 
 GROUP = "generative_zoo.registries"
 _VARIABLE = "ZOO_REGISTRY"
@@ -174,13 +178,86 @@ def _editable(distribution: Distribution) -> Path | None:
         return None
 
 
-def record(overlays: Sequence[Overlay]) -> list[dict[str, str]]:
-    """Return what a run keeps of the registry files that it was made with: which, and the sha256 of each."""
+@dataclass(frozen=True)
+class Difference:
+    """A registry file of a run that is not in force now as it was then.
+
+    Attributes:
+        clause: what is different, to follow "was made with".
+        changed: path of the file, where it is in force and says something else now; empty where it is not in force.
+    """
+
+    clause: str
+    changed: str = ""
+
+
+@dataclass
+class _Asking:
+    """How a command settles a difference: by what was typed, or by asking."""
+
+    accepted: set[str]
+    ask: Callable[[str], bool] | None
+
+
+_asking: _Asking | None = None
+
+
+@contextmanager
+def asking(typed: Sequence[str | Path], ask: Callable[[str], bool] | None) -> Iterator[None]:
+    """Let what loads a run inside ask before it takes what a registry file says now for what it said then.
+
+    Args:
+        typed: the files that the user named on this command, as they are now: there is nothing to ask.
+        ask: puts a question to the user; None where nobody answers.
+    """
+    global _asking
+    before, _asking = _asking, _Asking({os.path.abspath(p) for p in typed}, ask)
+    try:
+        yield
+    finally:
+        _asking = before
+
+
+def settle(run: str | Path, differences: Sequence[Difference]) -> None:
+    """Say what is different since a run was made; what has changed in force is gone on with as the user decides.
+
+    Outside of a command, that is from Python, it is said.
+
+    Raises:
+        ConfigError: the user did not agree, or nobody could be asked.
+    """
+    for found in differences:
+        told = f"{Path(run)} was made with {found.clause}"
+        decides = _asking is not None and found.changed and found.changed not in _asking.accepted
+        if not decides:
+            warnings.warn(f"{told}; what it says now holds" if found.changed else told, stacklevel=4)
+            continue
+        if _asking.ask is not None and _asking.ask(f"{told}; go on with what it says now?"):
+            _asking.accepted.add(found.changed)
+            continue
+        raise ConfigError(f"{told}; to go on with what it says now, add --registry {found.changed}")
+
+
+def record(overlays: Sequence[Overlay], content: Any = None) -> list[dict[str, str]]:
+    """Return what a run keeps of the registry files that it was made with: which, and the sha256 of each.
+
+    Args:
+        overlays: the files.
+        content: what the run has of them, plain data: a file that says more or less elsewhere is still the same to it.
+    """
+    taken = {} if content is None else {"entry": _digest(content)}
     kept = []
     for overlay in overlays:
         whose = {"distribution": overlay.distribution, "version": overlay.version} if overlay.distribution else {}
-        kept.append({"path": os.path.abspath(overlay.path), "sha256": _sha256(overlay), **whose})
+        kept.append({"path": os.path.abspath(overlay.path), "sha256": _sha256(overlay), **taken, **whose})
     return kept
+
+
+def _digest(content: Any) -> str:
+    import hashlib
+    import json
+
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _sha256(overlay: Overlay) -> str:
@@ -191,31 +268,34 @@ def _sha256(overlay: Overlay) -> str:
     return hashlib.sha256(Path(overlay.path).read_bytes()).hexdigest()
 
 
-def unlike(recorded: Any, overlays: Sequence[Overlay]) -> list[str]:
-    """Return a clause for each registry file of a record that is not in force now as it was then.
+def unlike(recorded: Any, overlays: Sequence[Overlay], content: Any = None) -> list[Difference]:
+    """Return what differs for each registry file of a record that is not in force now as it was then.
 
     Only files that are in force are looked at: what a record names is never opened, nor brought into force.
 
     Args:
         recorded: what a run says, of which nothing is believed but words.
         overlays: those that are in force.
+        content: what the run would have of them now, as `record` takes it.
     """
     now = {os.path.abspath(o.path): o for o in overlays}
     brought = {o.distribution: o for o in overlays if o.distribution}
     known = {_sha256(o) for o in overlays}
+    same = None if content is None else _digest(content)
     said = []
     for item in recorded[:_MOST] if isinstance(recorded, list) else []:
         if not isinstance(item, Mapping) or not all(isinstance(v, str) for v in item.values()) or "path" not in item:
             continue
-        if item.get("sha256") in known:
+        if item.get("sha256") in known or (item["path"] in now and same is not None and item.get("entry") == same):
             continue
         what, distribution = ascii(item["path"][:300]), item.get("distribution", "")
         if distribution:
             here = brought.get(distribution)
             of = f"the registry of the package {distribution[:100]!a} {item.get('version', '')[:50]!a}"
-            said.append(of + (f", which is {here.version} now" if here else ", which is not installed now"))
+            said.append(Difference(of + (f", which is {here.version} now" if here else ", which is not installed now")))
         elif item["path"] in now:
-            said.append(f"the registry file {what}, which has changed since; what it says now holds")
+            said.append(Difference(f"the registry file {what}, which has changed since", item["path"]))
         else:
-            said.append(f"the registry file {what}, which is not in force now; if you trust it, add --registry {what}")
+            clause = f"the registry file {what}, which is not in force now; if you trust it, add --registry {what}"
+            said.append(Difference(clause))
     return said

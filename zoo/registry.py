@@ -30,6 +30,7 @@ from zoo.errors import (
     close_matches,
 )
 from zoo.overlays import Overlay, in_force, of_packages, of_user, record
+from zoo.recipes import check_block
 from zoo.spec import FOLLOWING, Recorded, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 _TOP = {"format", "aliases", "deprecated", "data", "models", "allow"}
 _ENTRY = {
     *("extends", "family", "summary", "paper", "model", "data", "trainer", "training"),
-    *("evaluation", "expected", "weights"),
+    *("evaluation", "expected", "weights", "gpu"),
 }
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
@@ -73,6 +74,7 @@ class Entry:
         trainer: arguments of Lightning's Trainer, ``max_steps`` among them.
         training: settings of the engine (ema, warmup, ...).
         evaluation: settings of the evaluation (k, ...).
+        gpu: what the recipe changes on a GPU, see `zoo.recipes`.
         expected: metric -> [low, high], the band that a retrained model should fall into.
         weights: pins of the weights: bundled, repo, revision, sha256, size.
         allow: prefixes of class paths that the user's own overlays allow, all of them together.
@@ -88,6 +90,7 @@ class Entry:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    gpu: Mapping[str, Any] = field(default_factory=dict)
     expected: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
     allow: tuple[str, ...] = ()
@@ -108,11 +111,18 @@ class Entry:
         """Whether weights can be had by this name."""
         return bool(self.weights)
 
+    def kept(self) -> dict[str, Any]:
+        """Return what a run and what is done with it later have of the entry, as plain data."""
+        named = class_paths([self.model, self.data])
+        needed = [a for a in self.allow if any(path == a or path.startswith(f"{a}.") for path in named)]
+        return {"model": self.model, "data": self.data, "evaluation": self.evaluation, "allow": needed}
+
     def for_training(self) -> dict[str, Any]:
         """Return what a training needs (see `zoo.training.fit.Run`), as plain data."""
         whole = asdict(self)
         plain = {k: whole[k] for k in ("name", "model", "data", "trainer", "training")}
-        return {**plain, "registry": record(self.overlays)}
+        registered = load_registry().get(self.name) if self.overlays else None
+        return {**plain, "registry": record(self.overlays, None if registered is None else registered.kept())}
 
     def build_model(self, **overrides: Any) -> GenerativeModel:
         """Construct the model, with some constructor arguments replaced. Raises `ConfigError`."""
@@ -423,6 +433,7 @@ def _check_entry(path: str, name: Any, entry: Any) -> None:
         if not isinstance(entry[key], kind):
             what = "text" if kind is str else "a mapping"
             raise RegistryError(f"registry {path}: {key!r} of entry {name!r} must be {what}")
+    check_block(f"registry {path}: entry {name!r}", entry.get("gpu", {}))
 
 
 def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -434,7 +445,7 @@ def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...
         raise RegistryError(
             f"registry: entry {name!r} extends {str(parent)[:100]!r}, which does not exist or extends it in turn"
         )
-    own = {"weights", "expected"} | ({"paper"} & set(entry))
+    own = {"weights", "expected", "gpu"} | ({"paper"} & set(entry))
     inherited = {k: v for k, v in _extended(parent, raw, (*seen, name)).items() if k not in own}
     return _merge(inherited, {k: v for k, v in entry.items() if k != "extends"})
 

@@ -13,7 +13,7 @@ from zoo.registry import Entry, in_force, load_registry
 from zoo.results import Metric, Result
 from zoo.trained_parts import check_named
 
-__all__ = ["Band", "Reproduction", "compare", "reproduce"]
+__all__ = ["Band", "Reproduction", "compare", "reproduce", "trained"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def reproduce(
     entry = parsed.entry
     if not entry.expected:
         raise RegistryError(f"the registry expects no result of {entry.name}; add `expected: {{metric: [low, high]}}`")
-    folder = _trained(entry, Path(run) if run is not None else None, arguments, parts or {})
+    folder = trained(entry, Path(run) if run is not None else None, arguments, parts or {})
     from zoo.api import evaluate
 
     options = {"k": entry.evaluation.get("k"), **evaluation}
@@ -107,8 +107,13 @@ def compare(metrics: Mapping[str, Metric], expected: Mapping[str, Sequence[float
     return tuple(Band(m, float(low), float(high), metrics[m].value) for m, (low, high) in expected.items())
 
 
-def _trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts: Mapping[str, str | Path]) -> Path:
-    """Train, or go on, or find that there is nothing left to train; return the run folder."""
+def trained(entry: Entry, folder: Path | None, arguments: Sequence[str], parts: Mapping[str, str | Path]) -> Path:
+    """Train, or go on, or find that there is nothing left to train; return the run folder.
+
+    Raises:
+        RunError: the folder is of another model, or no run.
+        Stopped: after a signal, with the checkpoint written.
+    """
     from zoo.runs import run_metadata
     from zoo.training.fit import Run, Stopped
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo.abilities import HasEnergy, SeesThroughNoise
 from zoo.checking import count_of, trusted
+from zoo.devices import repeatable
 from zoo.errors import ConfigError, DataError, check_choice
 from zoo.maths.chains import mala, potential
 from zoo.maths.measurements import MEASUREMENTS, Measurement, blur, denoised, downsample, inpaint
@@ -128,7 +129,7 @@ def restored(
     was = model.training
     model.eval()
     try:
-        with trusted():
+        with trusted(), repeatable(model.device):
             return draw(model, seen, generator, condition)
     finally:
         model.train(was)

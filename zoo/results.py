@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ FILES = {"test": FILE, "validation": "eval-validation.json"}
 SPLITS = tuple(FILES)
 """What a model is measured on; choices are made on validation examples, and test examples are only evaluated."""
 
-_METRIC = re.compile(r"^[a-z][a-z0-9_]*$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_METRIC = re.compile(r"^[a-z][a-z0-9_]*\Z")
+_SHA256 = re.compile(r"^[0-9a-f]{64}\Z")
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "int": (int,), "float": (int, float), "None": (type(None),),
     "dict[str, Any]": (dict,), "dict[str, str]": (dict,), "list[int]": (list,), "list[float]": (list,),
@@ -95,8 +95,8 @@ class Protocol:
         extractor_sha256: of its weights.
         quantised: grey levels to which samples were rounded before features were taken.
         estimators: constants of KID, IS, precision and recall, density and coverage, nearest neighbours.
-        likelihood: exact, elbo, iwae-K, vlb, ode, each perhaps with ``+dequant`` or ``+variational_dequant``; None if
-            there is none.
+        likelihood: exact, elbo, iwae-K, vlb, ode, ais-K, nce, each perhaps with ``+dequant`` or
+            ``+variational_dequant``; None if there is none.
         k: importance samples of that likelihood.
         likelihood_examples: how many images of the split it was averaged over.
         likelihood_counting: how a text or a recording was cut into examples, and what each value was given.
@@ -262,7 +262,9 @@ def read(path: str | Path) -> Result:
         raise ResultError(f"result {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise ResultError(f"result {path} is not valid JSON: {error}") from error
-    return Result.from_dict(content, f"result {path}")
+    result = Result.from_dict(content, f"result {path}")
+    _check_texts(result, f"result {path}")
+    return result
 
 
 def file_of(split: str, path: str | Path) -> Path:
@@ -306,15 +308,55 @@ def _without_none(content: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in content.items() if v is not None}
 
 
-def _check_finite(value: Any, where: str) -> None:
+_DEEPEST = 64
+_LARGEST = 2**64
+_LONGEST = 4096
+
+
+def _check_finite(value: Any, where: str, depth: int = 0) -> None:
+    if depth > _DEEPEST:
+        raise ResultError(f"{where} is nested more than {_DEEPEST} levels deep, which is no result")
     if isinstance(value, float) and not math.isfinite(value):
         raise ResultError(f"{where} is {value}, which is no result; evaluate the model again or look into its samples")
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise ResultError(f"{where} is a whole number of more than 64 bits, which is no result")
     if isinstance(value, Mapping):
         for k, v in value.items():
-            _check_finite(v, f"{where}: {k}")
+            _check_finite(v, f"{where}: {k}", depth + 1)
     elif isinstance(value, (list, tuple)):
         for v in value:
-            _check_finite(v, where)
+            _check_finite(v, where, depth + 1)
+
+
+def _check_texts(result: Result, where: str) -> None:
+    """Refuse what a terminal or a page would show as something else: controls, marks of direction, half characters."""
+    shown: list[tuple[str, Any]] = [("flags", result.flags), ("versions", result.versions), ("command", result.command)]
+    for name in _PARTS:
+        part = dataclasses.asdict(getattr(result, name))
+        part.pop("spec", None)
+        shown += [(f"{name}: {key}", value) for key, value in part.items()]
+    for what, value in shown:
+        for text in _texts(value):
+            if not text.isprintable() or len(text) > _LONGEST:
+                raise ResultError(
+                    f"{where}: {what} is {text[:40]!a}, which cannot be shown as one line of at most {_LONGEST:,} "
+                    f"characters"
+                )
+    for what, text in (("name", result.identity.name), ("family", result.identity.family), ("data", result.data.name)):
+        if not text.strip():
+            raise ResultError(f"{where}: {what} is empty")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in plain data, the keys among them; line ends within nested ones may be."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for k, v in value.items():
+            yield from (t.replace("\n", " ").replace("\t", " ") for t in (*_texts(k), *_texts(v)))
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _texts(v)
 
 
 def _check_keys(content: Mapping[str, Any], known: set[str], required: set[str], where: str) -> None:

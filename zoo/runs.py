@@ -22,7 +22,7 @@ from zoo.classes import checked_names
 from zoo.errors import CheckpointError, ConfigError, RunError
 from zoo.files import open_regular
 from zoo.model import GenerativeModel, Source
-from zoo.overlays import of_packages, of_user, unlike
+from zoo.overlays import of_packages, of_user, settle, unlike
 from zoo.registry import load_registry
 from zoo.spec import build, class_paths, is_spec
 
@@ -152,16 +152,21 @@ def run_metadata(run: str | Path) -> dict[str, Any]:
 
 
 def tell_registries(run: str | Path) -> None:
-    """Warn where a run was made with a registry file that is not in force now, or has changed since.
+    """Say where a run was made with a registry file that is not in force now, or settle that it has changed since.
 
     What the run says brings nothing into force: that is for the user to do, by ``--registry`` or ``ZOO_REGISTRY``.
+
+    Raises:
+        ConfigError: within a command, a file has changed in what the run has of it, and the user did not agree to that.
     """
     try:
-        recorded = run_metadata(run).get("registry")
+        facts = run_metadata(run)
     except RunError:
         return
-    for clause in unlike(recorded, [*of_packages(), *of_user()]) if recorded else ():
-        warnings.warn(f"{run} was made with {clause}", stacklevel=3)
+    if facts.get("registry"):
+        entry = load_registry().get(str(facts.get("name")))
+        content = None if entry is None else entry.kept()
+        settle(run, unlike(facts["registry"], [*of_packages(), *of_user()], content))
 
 
 def read_model_checkpoint(path: Path) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zoo.checking import seed_of
+from zoo.devices import repeatable
 from zoo.errors import ConfigError
+from zoo.maths.noise import sent
 
 __all__ = [
     "BatchSize",
@@ -128,11 +130,12 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
     model.eval()
     try:
         if len(draws) == 1 and total == n:
-            return [_finite(model, model.draw(n, generators[0], labels[0], **options))]
+            with repeatable(model.device):
+                return [_finite(model, model.draw(n, generators[0], labels[0], **options))]
         y = None if labels[0] is None else torch.cat(labels)
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator()
-        with NoiseStreams(counts, generators, total, token, check):
+        with repeatable(model.device), NoiseStreams(counts, generators, total, token, check):
             x = model.draw(BatchSize(total), token, y, **options)
         return list(_finite(model, x)[:n].split(counts))
     finally:
@@ -143,7 +146,7 @@ def _finite(model: Samples, x: Tensor) -> Tensor:
     """Return samples in single precision or better, without the graph that a sampler may have left.
 
     Raises:
-        ConfigError: they are not finite, for the weights are not.
+        ConfigError: they are not finite, for the weights are not, or numbers grew beyond half precision.
     """
     x = x.detach()
     if not x.is_floating_point():
@@ -154,6 +157,12 @@ def _finite(model: Samples, x: Tensor) -> Tensor:
             raise ConfigError(
                 f"the weights of this {type(model).__name__} hold NaN or infinity, first in {broken[0]}: its training "
                 f"diverged; take an earlier checkpoint"
+            )
+        if x.dtype in (torch.float16, torch.bfloat16):
+            given, better = ("float16", "bfloat16") if x.dtype == torch.float16 else ("bfloat16", "float32")
+            raise ConfigError(
+                f"samples of this {type(model).__name__} are not finite in {given}, which some of its numbers do not "
+                f"fit; take dtype=torch.{better}"
             )
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -238,11 +247,12 @@ class NoiseStreams(Interruptible):
         dim = kinds.index(BatchSize) if BatchSize in kinds else 0
         if kinds.count(BatchSize) > 1 or not sizes or sizes[dim] != self.total:
             raise ConfigError(f"noise of sizes {tuple(map(int, sizes))} is not that of {self.total} rows")
-        parts = []
+        parts, device = [], torch.device(kwargs.get("device") or "cpu")
         for count, generator in zip(self.counts, self.generators, strict=True):
             sizes[dim] = count
             own = {**kwargs, "generator": generator, "device": generator.device}
-            parts.append(func(*args, tuple(sizes), **own).to(kwargs.get("device")))
+            part = func(*args, tuple(sizes), **own)
+            parts.append(part if part.device == device else sent(part, device))
         x = torch.cat(parts, dim)
         missing = self.total - x.shape[dim]
         if missing:

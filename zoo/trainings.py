@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import RunError, close_matches
+from zoo.overlays import in_force
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,18 +107,26 @@ class Training:
         allow: class paths of the user's own that its model may name.
         data: the data module, where its data are not on the disk.
         loggers: Lightning's, which get what `evaluate` measures.
+        registry: further registry files, in force for what is done with the run.
 
     Raises:
         RunError: there is no run in the folder.
     """
 
     def __init__(
-        self, folder: str | Path, *, allow: Sequence[str] = (), data: Any = None, loggers: Sequence[Any] = ()
+        self,
+        folder: str | Path,
+        *,
+        allow: Sequence[str] = (),
+        data: Any = None,
+        loggers: Sequence[Any] = (),
+        registry: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         if not (self.folder / "config.yaml").is_file():
             raise RunError(f"{folder} is not a run folder: it has no config.yaml; zoo.fit makes one")
         self._allow, self._data, self._loggers = tuple(allow), data, tuple(loggers)
+        self._registry = tuple(os.path.abspath(file) for file in registry)
         self._model: GenerativeModel | None = None
 
     @property
@@ -138,7 +147,8 @@ class Training:
         if self._model is None:
             from zoo.runs import load_run
 
-            self._model = load_run(self.folder, allow=self._allow)
+            with in_force(*self._registry):
+                self._model = load_run(self.folder, allow=self._allow)
         return self._model
 
     @property
@@ -160,11 +170,12 @@ class Training:
         options = {"out": self.folder, **options}
         data = self._data if data is None else data
         facts = self.facts
-        if self._allow:
-            known = {"cost": facts.get("cost"), "ema": bool(facts.get("ema"))}
-            result = evaluate(self.model, data or self._own_data(), **{**known, **options})
-        else:
-            result = evaluate(self._path(), data, **options)
+        with in_force(*self._registry):
+            if self._allow:
+                known = {"cost": facts.get("cost"), "ema": bool(facts.get("ema"))}
+                result = evaluate(self.model, data or self._own_data(), **{**known, **options})
+            else:
+                result = evaluate(self._path(), data, **options)
         numbers = {f"evaluation/{name}": float(metric.value) for name, metric in result.metrics.items()}
         for logger in self._loggers:
             logger.log_metrics(numbers, step=facts.get("step"))
@@ -175,7 +186,8 @@ class Training:
         """Publish the model on the Hub; see `zoo.push`."""
         from zoo.hub import push
 
-        return push(self.model if self._allow else self._path(), repo_id, **options)
+        with in_force(*self._registry):
+            return push(self.model if self._allow else self._path(), repo_id, **options)
 
     def show(self) -> None:
         """Show the samples and the loss curves: in a notebook below the cell, else in the system's viewer."""

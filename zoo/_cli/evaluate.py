@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError, UnknownModelError, ZooError, check_choice
 from zoo.names import own_folder, parse_name
+from zoo.plain_sampling import departures
 from zoo.results import SPLITS, file_of
 
 if TYPE_CHECKING:
@@ -48,9 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extractor",
         metavar="WHICH",
-        help="digits, lite0, inception, none, or a class of yours as package.module.Class",
+        help="digits, lite0, inception, random, pca, none, or a class of yours as package.module.Class",
     )
-    parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="where samples are guided, chosen or sharpened, measure as many that are simply drawn too",
+    )
+    parser.add_argument(
+        "--other",
+        metavar="NAME",
+        help="data from which an energy should tell the model's own, such as fashion_mnist (default: the registry's)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--devices", type=int, default=1, help="processes, or GPUs, that share the work (default 1)")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -69,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     extractor = _extractor(args.extractor)
 
     import zoo
+    from zoo.devices import chosen_device
 
+    device = chosen_device(args.device)
     found, failed = [], []
     for which, folder in zip(args.which, targets, strict=True):
         try:
@@ -78,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
             result = zoo.evaluate(
                 which, args.data, samples=samples, seed=args.seed, seeds=args.seeds, k=args.k,
                 batch_size=args.batch_size, limit=limit, split=args.split, options=options,
-                extractor=extractor, quick=args.quick, device=args.device, devices=args.devices, out=folder,
+                extractor=extractor, other=args.other, plain=args.plain, quick=args.quick, device=device,
+                devices=args.devices, out=folder,
             )  # fmt: skip
         except ZooError as error:
             if not many:
@@ -169,6 +184,10 @@ def _short(result: Result) -> str:
         error += f" over {len(metric.per_seed)} seeds" if metric.per_seed else ""
         lines.append(f"  {name:<24} {_number(metric.value)}{error}{kind}{floor}")
     lines += [f"  {name:<24} {_number(value)}" for name, value in _costs(result)]
+    how = departures(asdict(protocol)) if protocol.samples is not None else []
+    if how:
+        more = "" if "plain" in protocol.estimators else "; --plain measures the plain sampler too"
+        lines.append(f"  {'; '.join(how)}{more}")
     if "small_split" in result.flags:
         lines.append(
             f"  small_split: the {data.split} split has only {data.examples:,} examples, so that small differences "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.errors import RunError, ZooError
+from zoo.recipes import merged, wanted, words
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
 from zoo.trained_parts import RESERVED, TrainedPart, check_named, declared, declared_by
@@ -62,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
         parser.add_argument(
             "--run", metavar="DIR", help="the run folder, which must not exist (default: a new one under runs/)"
         )
+        parser.add_argument(
+            "--recipe", default="auto", metavar="WHICH",
+            help="what the entry changes on a GPU (batch, rate, precision): auto takes it there, gpu always, cpu never",
+        )  # fmt: skip
         parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
         parser.add_argument("--init_from", metavar="NAME", help="start from the weights of this model, those that fit")
         parser.add_argument(
@@ -215,6 +220,8 @@ def prepared(
     _check_folders(args)
     args.rest = [*(w for name in args.logger for w in ("--logger", name)), *args.rest]
     entry, rest = entry_of(args, args.resume) if own is None else (own, list(args.rest))
+    same = args.resume is None and args.config is None and args.data is None and data is None
+    entry, recipe = _for_place(entry, rest, args.recipe, same=same)
     if data is not None:
         entry, rest = _with_data(entry, rest, data, resume=args.resume is not None)
     if args.resume is not None:
@@ -247,10 +254,45 @@ def prepared(
         stages["earlier"] = {**earlier, **stages.get("earlier", {})}
     folder = args.resume or args.run
     ships = own is None and data is None and args.data is None and not named and not entry.overlays
-    return Run(
+    training = Run(
         {**entry.for_training(), "own_data": ships}, rest, allow=entry.allow, folder=folder,
         resume=args.resume is not None, init_from=init_from, **stages, **from_python,
     )  # fmt: skip
+    training.taken_over = "; ".join(filter(None, (recipe, training.taken_over)))
+    return training
+
+
+def _for_place(entry: Entry, rest: Sequence[str], recipe: str, *, same: bool) -> tuple[Entry, str]:
+    """Return the entry with its ``gpu`` block, where the run is to take that, and what to say of it.
+
+    Args:
+        entry: of the registry.
+        rest: what was typed after the command, among which may be where to run.
+        recipe: see `zoo.recipes.RECIPES`.
+        same: whether the recipe is the entry's own, on the entry's data, begun anew.
+    """
+    if not same:
+        if recipe == "gpu":
+            raise ZooError(
+                "--recipe gpu is of an entry on its own data: leave out --resume, --config and --data, or --recipe"
+            )
+        return entry, ""
+    if not wanted(recipe, entry.gpu, bool(entry.gpu) and recipe == "auto" and _on_gpu(rest)):
+        return entry, ""
+    parts = {k: getattr(entry, k) for k in ("model", "data", "trainer", "training")}
+    said = f"the recipe of {entry.name} for a GPU: {words(entry.gpu)}; --recipe cpu takes the one without"
+    return dataclasses.replace(entry, **merged(parts, entry.gpu)), said
+
+
+def _on_gpu(rest: Sequence[str]) -> bool:
+    """Tell whether a run with these options is on a GPU."""
+    typed = [w.partition("=")[2] or "".join(rest[i + 1 : i + 2]) for i, w in enumerate(rest)
+             if w.partition("=")[0] == "--trainer.accelerator"]  # fmt: skip
+    if typed and typed[-1] not in ("auto", "gpu", "cuda"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _with_data(entry: Entry, rest: list[str], data: Mapping[str, Any], *, resume: bool) -> tuple[Entry, list[str]]:

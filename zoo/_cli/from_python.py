@@ -94,10 +94,10 @@ def fit(
             args, own=own, data=given, start=start, callbacks=_listed(callbacks), logger=logger, objects=objects,
             command=call,
         )  # fmt: skip
-        return _started(training_run, allow)
+        return _started(training_run, allow, files)
 
 
-def _started(training_run: Any, allow: Sequence[str]) -> Training:
+def _started(training_run: Any, allow: Sequence[str], registry: Sequence[str]) -> Training:
     from zoo.training.fit import Stopped
 
     try:
@@ -110,7 +110,7 @@ def _started(training_run: Any, allow: Sequence[str]) -> Training:
             log.warning("%s", go_on)
             raise SystemExit(143) from None
         raise KeyboardInterrupt(go_on) from None
-    return Training(folder, allow=allow, data=training_run.data, loggers=training_run.opened)
+    return Training(folder, allow=allow, data=training_run.data, loggers=training_run.opened, registry=registry)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:

@@ -14,9 +14,10 @@ from typing import Any
 
 from zoo import __version__
 from zoo._cli.imports import refused_import
+from zoo._cli.question import question
 from zoo._cli.speech import speaking
 from zoo.errors import NotAGenerativeModelError, RenamedWarning, ZooError, close_matches
-from zoo.registry import in_force
+from zoo.overlays import asking, in_force
 
 COMMANDS = {
     "list": "list the models of the registry",
@@ -26,6 +27,7 @@ COMMANDS = {
     "test": "losses of a trained model on the test split",
     "sample": "draw samples from a trained model into a PNG or NPZ file",
     "evaluate": "measure a trained model and write eval.json",
+    "tune": "choose options on validation data: of the sampler, or of short trainings",
     "diagnose": "look into the latents of a trained model: pictures and one JSON file",
     "reproduce": "train a registered model again and compare it with the recorded band",
     "leaderboard": "compare all known results",
@@ -39,7 +41,7 @@ COMMANDS = {
 OWN_HELP = {"fit", "validate", "test"}
 """Commands whose help depends on the model that is named."""
 
-PASS_ON = OWN_HELP | {"reproduce"}
+PASS_ON = OWN_HELP | {"reproduce", "tune"}
 """Commands whose unknown options belong to LightningCLI, or to the class of the model that is named."""
 
 
@@ -151,7 +153,7 @@ def _main(argv: list[str]) -> int:
         if unknown:
             options = [o for action in parser._actions for o in action.option_strings]
             raise ZooError(f"zoo {name}: unknown option {unknown[0]!r}.{close_matches(unknown[0], options)}")
-    with in_force(*args.registry):
+    with in_force(*args.registry), asking(args.registry, question()):
         return int(command.run(args) or 0)
 
 

@@ -125,6 +125,7 @@ def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPar
     if entry.pretrained:
         lines += _class_lines(_folder(pretrained_folder(entry.name)).get("class_names") or [])
     lines += ["trainer", *_tree(entry.trainer), "training", *_tree(entry.training)]
+    lines += ["gpu, which changes on one (--recipe)", *_tree(entry.gpu)] if entry.gpu else []
     metrics = {k: _value(v) for k, v in results.get("metrics", {}).items() if _value(v)}
     if metrics:
         shares = [metrics.pop(f"digit_share_{k}") for k in range(10) if f"digit_share_{k}" in metrics]

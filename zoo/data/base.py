@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zoo.data.rows import Rows
 from zoo.errors import ConfigError, DataError
+from zoo.maths.noise import sent
 from zoo.spec import Recorded
 
 __all__ = ["BatchStream", "SequentialBatches", "Split", "TensorData", "chosen", "derive_seed"]
@@ -32,11 +33,19 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 _DRAW = 0x5EED
 """Stream of the random transforms of training batches."""
 
+_SHARE = 0.25
+"""Of the free memory of a GPU that a split may take."""
+
 _AHEAD = 2
 """Batches that are decoded while the model computes another one."""
 
 _EVALUATED, _EVALUATED_BYTES = 250, 4 << 20
 """Examples of a batch that is only evaluated, fewer where they are large."""
+
+
+def room(device: torch.device) -> int:
+    """Return the free bytes of a GPU; none of another device, where data have no reason to go."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def derive_seed(*parts: int) -> int:
@@ -91,6 +100,7 @@ class BatchStream:
         if self.repeat:
             order = torch.arange(len(self.x))
             batches = [t % self.repeat for t in range(self.step, self.step + len(self))]
+        order = order if isinstance(self.x, Rows) else sent(order, self.x.device)  # drawn alike for all devices
         firsts = [(t * self.world + self.rank) * self.batch_size for t in batches]
         indices = [order[first : first + self.batch_size] for first in firsts]
         copies = _decoded if isinstance(self.x, Rows) else _copied
@@ -166,6 +176,7 @@ class TensorData(Recorded, LightningDataModule):
     Attributes:
         stored: what training and validation read in the place of the examples of a split, by its name: integers
             (N, ...), which reach the model as int64; see `zoo.training.stored_examples`.
+        on_gpu: whether splits that fit are copied to the GPU that trains, once, and indexed there, in the same order.
     """
 
     name: str = ""
@@ -184,6 +195,8 @@ class TensorData(Recorded, LightningDataModule):
         self.batch_size, self.seed, self.limit = batch_size, seed, limit
         self._splits: dict[str, Split] = {}
         self.stored: dict[str, Tensor] = {}
+        self.on_gpu = True
+        self._near: dict[str, tuple[Tensor, Split]] = {}
         self._digests: dict[str, str] = {}
         self._stream: BatchStream | None = None
 
@@ -303,7 +316,17 @@ class TensorData(Recorded, LightningDataModule):
     def _read(self, name: str) -> Split:
         """Return what loaders read of a split."""
         x, labels = self.split(name)
-        return self.stored.get(name, x), labels  # type: ignore[return-value]
+        x = self.stored.get(name, x)
+        device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
+        drawn_here = name == "train" and self._randomness() is not None  # by a generator of the CPU
+        if not self.on_gpu or device is None or drawn_here or not isinstance(x, Tensor):
+            return x, labels  # type: ignore[return-value]
+        if name not in self._near or self._near[name][0] is not x:
+            self._near.pop(name, None)
+            if x.nbytes + labels.nbytes > room(device) * _SHARE:
+                return x, labels
+            self._near[name] = (x, (x.to(device), labels.to(device)))
+        return self._near[name][1]
 
     @property
     def fixed(self) -> bool:

@@ -5,6 +5,7 @@
 
 from zoo.abilities import decode, latents, reconstruct
 from zoo.diagnostics.catalogue import DIAGNOSTICS, Diagnostic, Finding, Subject
+from zoo.diagnostics.chains import Chains, Landscape, chains, landscape, plot_chains, plot_landscape
 from zoo.diagnostics.codes import Refinement, Usage, codebook_usage, plot_usage, refinement
 from zoo.diagnostics.diagnosis import OVERVIEW, Diagnosis, examine
 from zoo.diagnostics.generators import class_grid, mixing_grid, slerp, truncation_rows, walk
@@ -25,17 +26,20 @@ __all__ = [
     "DIAGNOSTICS",
     "OVERVIEW",
     "Arithmetic",
+    "Chains",
     "Collapse",
     "Diagnosis",
     "Diagnostic",
     "Finding",
     "Inversion",
+    "Landscape",
     "Refinement",
     "Scatter",
     "Subject",
     "Usage",
     "analogies",
     "attribute_arithmetic",
+    "chains",
     "class_grid",
     "closest_classes",
     "codebook_usage",
@@ -43,11 +47,14 @@ __all__ = [
     "examine",
     "interpolation",
     "inversion",
+    "landscape",
     "latent_scatter",
     "latents",
     "mixing_grid",
+    "plot_chains",
     "plot_collapse",
     "plot_inversion",
+    "plot_landscape",
     "plot_scatter",
     "plot_trajectories",
     "plot_usage",

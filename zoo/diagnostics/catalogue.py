@@ -25,6 +25,7 @@ from zoo.abilities import (
     HasStraightness,
     HasStyles,
     Inverts,
+    RunsChains,
     Travels,
     Unmasks,
     draws_images,
@@ -36,6 +37,7 @@ from zoo.abilities import (
     takes_labels,
     takes_option,
 )
+from zoo.diagnostics.chains import chains, landscape, plot_chains, plot_landscape
 from zoo.diagnostics.codes import codebook_usage, plot_usage, refinement
 from zoo.diagnostics.energies import energies, plot_energies
 from zoo.diagnostics.figures import sheet_of
@@ -254,6 +256,16 @@ def _energies(subject: Subject) -> Finding:
     return Finding(found.summary(), plot_energies(found))
 
 
+def _landscape(subject: Subject) -> Finding:
+    found = landscape(subject.model, subject.x)
+    return Finding(found.summary(), plot_landscape(found))
+
+
+def _chains(subject: Subject) -> Finding:
+    found = chains(subject.model, subject.x, subject.labels)
+    return Finding(found.summary(), plot_chains(found))
+
+
 def _features(subject: Subject) -> Finding:
     z = in_batches(subject.model, subject.model.features, subject.x)
     report, shown = scatter_of(z.double(), subject.classes), slice(None, 5_000)
@@ -292,6 +304,16 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
     ),
     "energies": Diagnostic(
         "Energies of test examples, of noise, and of samples", lambda m: isinstance(m, HasEnergy), _energies
+    ),
+    "landscape": Diagnostic(
+        "Energies over the plane, and the probability that follows",
+        lambda m: isinstance(m, HasEnergy) and tuple(m.shape) == (2,),
+        _landscape,
+    ),
+    "chains": Diagnostic(
+        "Energies and states of chains, step by step",
+        lambda m: isinstance(m, HasEnergy) and isinstance(m, RunsChains),
+        _chains,
     ),
     "features": Diagnostic("Features of test examples", lambda m: isinstance(m, HasFeatures), _features),
     "feature_map": Diagnostic(

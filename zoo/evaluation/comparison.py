@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ResultError
+from zoo.evaluation.views import VIEWS, fitted_view
 from zoo.metrics import fidelity as compare
 from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet, packed, unpacked
 from zoo.metrics.efficientnet_lite import lite0_weights
@@ -39,6 +40,8 @@ def choose(asked: Any, data: TensorData) -> Extractor | None:
     """
     if asked == "none":
         return None
+    if isinstance(asked, str) and asked in VIEWS:
+        return fitted_view(asked, data)
     if asked is None:
         if data.name in DIGITS:
             return Digits()
@@ -116,18 +119,47 @@ class Reference:
             return "kid", compare.kid(drawn, real)
         return self.frechet_name, frechet(drawn, real)
 
+    def distances(self, x: Tensor) -> dict[str, Estimate]:
+        """Return the Fréchet distance and KID of pictures (N, *shape), where real images are enough for them."""
+        drawn, real = self._extract(x, "sample features")["features"], self._real()["features"]
+        found = {self.frechet_name: frechet(drawn, real)} if len(real) >= real.shape[1] else {}
+        return found | {"kid": compare.kid(drawn, real)}
+
+    def floor_distance(self, n: int) -> dict[str, Estimate]:
+        """Return the Fréchet distance of n training images, the same as in `floor`; none if there are fewer."""
+        x = self._some_training(n)
+        if x is None:
+            return {}
+
+        def compute() -> dict[str, Tensor]:
+            name, estimate = self.distance(self.data.to_float(x))
+            return {name: packed(estimate)}
+
+        found = self._cached("floor-distance", (self.data.fingerprint(x), n), compute)
+        return {name: unpacked(m) for name, m in found.items()}
+
+    def _some_training(self, n: int) -> Tensor | None:
+        """Return n training images, drawn with a fixed seed; None if there are fewer than n."""
+        images = self._train
+        if len(images) < n:
+            return None
+        generator = torch.Generator().manual_seed(_FLOOR_SEED)
+        index = torch.randperm(len(images), generator=generator)[:n]
+        some = images[index] if isinstance(images, Tensor) else images.chosen(index.tolist())  # still to be decoded
+        return self.data.transform(some, generator)
+
     def _fidelity(self, drawn: dict[str, Tensor]) -> dict[str, Estimate]:
         return compare.fidelity(drawn, self._real(), progress=self.bar, frechet_name=self.frechet_name)
 
     def floor(self, n: int) -> dict[str, Estimate]:
-        """Return the metrics of n training images, drawn with a fixed seed; none if there are fewer than n."""
-        images = self._train
-        if len(images) < n:
+        """Return the metrics of n training images, drawn with a fixed seed; none if there are fewer than n.
+
+        How near unseen images come to training images is measured on validation images, where the reference are test
+        images.
+        """
+        x = self._some_training(n)
+        if x is None:
             return {}
-        generator = torch.Generator().manual_seed(_FLOOR_SEED)
-        index = torch.randperm(len(images), generator=generator)[:n]
-        some = images[index] if isinstance(images, Tensor) else images.chosen(index.tolist())  # still to be decoded
-        x = self.data.transform(some, generator)
         few = len(self.data.split(self.split)[0]) < ESTIMATORS["kid_subset_size"]
         key = (self.data.fingerprint(x), n, *(["all pairs", self.frechet_name] if few else []))
 
@@ -138,8 +170,20 @@ class Reference:
                 found |= class_shares(drawn["logits"])
             return {name: packed(m) for name, m in found.items()}
 
-        found = self._cached("floor", key, compute)
+        found = {**self._cached("floor", key, compute), **self._unseen_copying()}
         return {name: unpacked(m) for name, m in found.items()}
+
+    def _unseen_copying(self) -> dict[str, Tensor]:
+        """Return what the test of copies says of validation images, which no training has seen either."""
+        images = self.data.split("validation")[0] if self.split == "test" else ()
+        if len(images) == 0:
+            return {}
+
+        def compute() -> dict[str, Tensor]:
+            features = self._extract(self.data.to_float(images), "validation features")["features"]
+            return {name: packed(m) for name, m in self._copying(features).items()}
+
+        return self._cached("copying", (self.data.digest("validation"), len(images), self.most), compute)
 
     # -- what is cached -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,16 @@ from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
 from zoo.evaluation.energies import energy_estimates
+from zoo.evaluation.points import are_points, cloud_floor
 from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
+from zoo.evaluation.views import second_views
+from zoo.metrics.clouds import CLOUDS, cloud_estimates, cloud_protocol
 from zoo.metrics.distribution import Estimate
 from zoo.metrics.extractors import inception_weights
 from zoo.metrics.neighbours import NEIGHBOURS
 from zoo.model import GenerativeModel
+from zoo.plain_sampling import plain_options
 from zoo.results import SPLITS, Metric, Protocol, Result
 
 if TYPE_CHECKING:
@@ -55,6 +60,8 @@ def measure(
     split: str = "test",
     options: Mapping[str, Any] | None = None,
     extractor: Any = None,
+    plain: bool = False,
+    other: TensorData | None = None,
     cost: Mapping[str, Any] | None = None,
     ema: bool | None = None,
     quick: bool = False,
@@ -68,9 +75,10 @@ def measure(
     """Evaluate a model on the test split of ``data``, or on another one.
 
     Likelihoods are nats per example, and bits/dim for 8-bit data, averaged over all examples of the split. Distances
-    are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees both.
-    A model with an energy adds what that says of examples, samples and noise; one with features what a probe reads off
-    them, and where it does not generate these are all.
+    are those of `zoo.metrics.fidelity` between ``samples`` samples and all images of the split, as an extractor sees
+    both; points are compared as they are, by Sinkhorn's divergence. A model with an energy adds what that says of
+    examples, samples, noise and other data; one with features what a probe reads off them, and where it does not
+    generate these are all.
 
     Args:
         model: on any device; it is put into eval mode meanwhile.
@@ -87,6 +95,10 @@ def measure(
         split: ``test``, or ``validation``, on which choices are made.
         options: sampling options of the family.
         extractor: ``digits``, ``inception``, ``none``, or a torch module; by default what fits the data.
+        plain: where the sampler is not plain (see `zoo.plain_sampling`), draw as many plain samples too, and report
+            their distances as ``fid_plain``, ``kid_plain``.
+        other: further data of the same shape and levels, from which an energy should tell the model's own: its examples
+            of the same split.
         cost: facts about training: ``training_tflop``, and whatever else is to be kept.
         ema: whether the weights are averaged ones.
         quick: mark the result as made with less than the protocol of the tables, and look for nearest neighbours among
@@ -111,6 +123,7 @@ def measure(
     model.accepts_condition(data.split(split)[1])
     if options and not model.generates:
         raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no sampling options")
+    _check_other(model, data, other)
     asked_limit = limit
     same_names(model.class_names, data.class_names, type(model).__name__)
     reference = _reference(model, data, split, extractor, samples, quick, progress)
@@ -127,11 +140,20 @@ def measure(
         protocol |= {"likelihood": model.likelihood(k or 1), "k": k or 1, "likelihood_examples": len(stored)}  # type: ignore[attr-defined]
         protocol |= {"likelihood_batch_size": likelihood_size(k or 1), "likelihood_counting": data.counting}
         protocol |= {"likelihood_solver": model.likelihood_solver}  # type: ignore[attr-defined]
-    drawn = samples if reference is not None else min(samples, batch_size)
+    cloud = are_points(data) and model.generates
+    few = CLOUDS["points"] * CLOUDS["clouds"] if cloud else batch_size
+    drawn = samples if reference is not None else int(min(samples, few))
     protocol |= reference.protocol(samples) if reference is not None else {}
     features = FeatureProtocol(model, data, quick, asked_limit, split) if isinstance(model, HasFeatures) else None
     constants = {"features": features.summary()} if features is not None else {}
-    constants |= {"energies": {"examples": len(stored)}} if isinstance(model, HasEnergy) else {}
+    views = _views(data, split, reference, samples, progress)
+    constants |= {"views": {v.extractor.name: v.extractor.sha256 for v in views}} if views else {}
+    simple = plain_options(sampler) if plain and reference is not None else {}
+    constants |= {"plain": simple} if simple else {}
+    if isinstance(model, HasEnergy):
+        against = {"other": other.name, "other_digest": other.digest(split)} if other is not None else {}
+        constants |= {"energies": {"examples": len(stored), **against}}
+    constants |= {"sinkhorn": cloud_protocol(drawn, len(data.split(split)[0]))} if cloud else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
@@ -151,14 +173,24 @@ def measure(
         else:
             task.work(everything, store, bar=progress)
         metrics = _likelihoods(task, plan, bounds, store, data, numbers)
-        found, times = _samples(task, plan, store, reference, numbers) if model.generates else ({}, {})
+        found, times = _samples(task, plan, store, reference, views, numbers) if model.generates else ({}, {})
+        if simple:
+            found |= _plain(
+                replace(task, options={**task.options, **simple}), plan, store, reference, numbers, progress
+            )
         if reference is not None and isinstance(model, HasControls):
             found |= control_metrics(model, reference, examples, drawn, seed, batch_size)
         if isinstance(model, HasEnergy):
-            found |= _energies(task, plan, store, len(stored), numbers)
+            beside = other.to_float(other.split(split)[0][:limit], model.dtype) if other is not None else None
+            found |= _energies(task, plan, store, len(stored), numbers, beside)
+        if cloud:
+            found |= _clouds(task, plan, store, data.to_float(data.split(split)[0][:drawn], model.dtype), numbers)
         if features is not None:
             found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}
+        for view in views:
+            floor |= view.floor_distance(samples)
+        floor |= cloud_floor(data, drawn, split) if cloud else {}
     finally:
         model.train(training)
     metrics |= found
@@ -201,7 +233,7 @@ def _reference(
             raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no extractor")
         return None
     if extractor is None:
-        if not (has_likelihood(model) or isinstance(model, (HasEnergy, HasFeatures))):
+        if not (has_likelihood(model) or are_points(data) or isinstance(model, (HasEnergy, HasFeatures))):
             raise ResultError(
                 f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
                 f"{', '.join(DIGITS)}, or for colour images where the extra features or the Inception weights are "
@@ -286,7 +318,7 @@ def _mean(values: Tensor) -> Estimate:
 
 def _samples(
     task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, reference: Reference | None,
-    seeds: Sequence[int],
+    views: Sequence[Reference], seeds: Sequence[int],
 ) -> tuple[dict[str, Metric], dict[str, float]]:  # fmt: skip
     """Return the metrics of the samples and how long it takes to draw them."""
     runs: list[dict[str, Estimate]] = []
@@ -296,11 +328,38 @@ def _samples(
         drawn, seconds = drawn + len(content["x"]), seconds + float(content["seconds"].sum())
         if reference is not None:
             asked = content.get("asked")
-            runs.append(
-                reference.compare(_drawn(task, content), asked if asked is not None and asked.ndim == 1 else None)
-            )
+            x = _drawn(task, content)
+            runs.append(reference.compare(x, asked if asked is not None and asked.ndim == 1 else None))
+            runs[-1] |= dict(view.distance(x) for view in views)
     metrics = {name: _over_seeds([run[name] for run in runs], independent=True) for name in (runs[0] if runs else ())}
     return metrics, {"samples_per_second": drawn / seconds, "latency_seconds": _latency(task, seeds[0])}
+
+
+def _plain(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, reference: Reference | None,
+    seeds: Sequence[int], bar: bool,
+) -> dict[str, Metric]:  # fmt: skip
+    """Return the distances of as many samples that are simply drawn, by name with ``_plain``."""
+    assert reference is not None
+    runs = []
+    for seed in seeds:
+        chunks = [replace(c, stem=f"plain-{c.stem}", title="plain samples") for c in plan["samples", seed]]
+        task.work(chunks, store, bar=bar)
+        runs.append(reference.distances(_drawn(task, task.collect(chunks, store))))
+    return {f"{name}_plain": _over_seeds([run[name] for run in runs], independent=True) for name in runs[0]}
+
+
+def _views(data: TensorData, split: str, reference: Reference | None, samples: int, bar: bool) -> list[Reference]:
+    """Return the second views of samples that are compared by features, where they are images of levels.
+
+    A view that is the extractor itself is none, nor is one with more features than there are samples or real images.
+    """
+    if reference is None or data.levels is None:
+        return []
+    most = min(samples, len(data.split(split)[0]))
+    found = [Reference(data, view, bar, reference.most, split) for view in second_views(data)]
+    names = {reference.frechet_name}
+    return [v for v in found if v.frechet_name not in names and (v.extractor.dimensions or 0) <= most]
 
 
 def _drawn(task: Task, content: Mapping[str, Tensor]) -> Tensor:
@@ -308,15 +367,24 @@ def _drawn(task: Task, content: Mapping[str, Tensor]) -> Tensor:
     return content["x"].float() / (task.levels - 1) if task.levels is not None else content["x"]
 
 
-def _energies(
-    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, examples: int, seeds: Sequence[int]
+def _clouds(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, test: Tensor, seeds: Sequence[int]
 ) -> dict[str, Metric]:
-    """Return what the energy says of test examples, samples and noise."""
+    """Return how far samples that are points are from test points."""
+    runs = [cloud_estimates(task.collect(plan["samples", s], store)["x"].to(test.dtype), test) for s in seeds]
+    return {name: _over_seeds([run[name] for run in runs], independent=True) for name in runs[0]}
+
+
+def _energies(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, examples: int, seeds: Sequence[int],
+    other: Tensor | None,
+) -> dict[str, Metric]:  # fmt: skip
+    """Return what the energy says of test examples, samples, noise and other data."""
     runs: list[dict[str, Estimate]] = []
     for seed in seeds:
         content = task.collect(plan["samples", seed], store) if task.model.generates else None
         drawn = (_drawn(task, content), content.get("asked")) if content is not None else None
-        runs.append(energy_estimates(task.model, task.examples(0, examples), drawn, seed))
+        runs.append(energy_estimates(task.model, task.examples(0, examples), drawn, seed, other))
     return {name: _over_seeds([run[name] for run in runs], independent=False) for name in runs[0]}
 
 
@@ -344,6 +412,21 @@ def _check_split(data: TensorData, split: str) -> None:
         raise ResultError(
             f"{data.name} has no {split} examples, so nothing can be measured on them; hold some back first"
         )
+
+
+def _check_other(model: GenerativeModel, data: TensorData, other: TensorData | None) -> None:
+    """Hold other data to be such as the model's energy can be asked of. Raises `ConfigError`."""
+    if other is None:
+        return
+    if not isinstance(model, HasEnergy):
+        raise ConfigError(f"{type(model).__name__} has no energy, so it tells no other data from its own; leave it out")
+    if (tuple(other.shape), other.levels) != (tuple(data.shape), data.levels):
+        raise ConfigError(
+            f"the other data, {other.name}, have shape {tuple(other.shape)} and {other.levels or 'continuous'} levels, "
+            f"{data.name} has {tuple(data.shape)} and {data.levels or 'continuous'}; name data that agree"
+        )
+    if other.name == data.name:
+        raise ConfigError(f"the other data are {data.name} itself, from which nothing is to be told; name other ones")
 
 
 def _check_numbers(**numbers: int | None) -> None:

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.checking import from_levels
-from zoo.errors import ConfigError, DataError
+from zoo.checking import check_within, from_levels
+from zoo.errors import ConfigError
 from zoo.maths.completion import known_values
 from zoo.maths.decoding import Decoding, ValueState, decode
 from zoo.maths.noise import rand
@@ -118,10 +118,10 @@ class AutoregressiveModel(LikelihoodModel):
         """
         x = x if x.is_floating_point() else from_levels(self, x, f"{type(self).__name__}.quantize")
         values = (x * (self.levels - 1)).round().long()
-        if values.numel() and (values.min() < 0 or values.max() >= self.levels):
-            raise DataError(
-                f"{type(self).__name__} takes values in [0, 1], got some from {float(x.min()):g} to {float(x.max()):g}"
-            )
+        check_within(
+            values, self.levels, f"{type(self).__name__} takes values in [0, 1]",
+            lambda: f", got some from {float(x.min()):g} to {float(x.max()):g}",
+        )  # fmt: skip
         return values
 
     def to_sequence(self, x: Tensor) -> Tensor:

@@ -142,10 +142,14 @@ class Diffusion(Guided, ScoreModel):
     def output(
         self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None, network: nn.Module | None = None
     ) -> Tensor:
-        """Return what a network, the own one if left out, gives for noisy data: (B, C, ...), (B,) -> (B, C.., ...)."""
+        """Return what a network, the own one if left out, gives for noisy data: (B, C, ...), (B,) -> (B, C.., ...).
+
+        It is of the type of x: a network of half precision sees rounded states, and is not what they are kept in.
+        """
         alpha, sigma = self.schedule.coefficients(_column(log_snr, x))
         scale = input_scale(self.predict, alpha, sigma, self.sigma_data)
-        return (self.network if network is None else network)(x * scale, log_snr, labels)
+        network = self.network if network is None else network
+        return network((x * scale).to(self.dtype), log_snr.to(self.dtype), labels).to(x.dtype)
 
     def weak_output(self, x: Tensor, log_snr: Tensor, labels: Tensor | None) -> Tensor:
         """Return what the weak network gives, as `output`."""
@@ -285,12 +289,14 @@ class Diffusion(Guided, ScoreModel):
         return log_snrs, torch.linspace(1.0, self.first_time(), steps, dtype=torch.float64)
 
     def _noise_of(self, n: int, generator: torch.Generator) -> samplers.Noise:
-        return lambda: randn((n, *self.shape), generator, self.device, self.dtype)
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return lambda: randn((n, *self.shape), generator, self.device, dtype)
 
     def _start(self, level: Tensor, noise: samplers.Noise, kept: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return the state at the first level: noise, and what is known seen through it."""
-        alpha, sigma = self.schedule.coefficients(level.to(self.device, self.dtype))
-        x = sigma * noise()
+        z = noise()
+        alpha, sigma = self.schedule.coefficients(level.to(z))
+        x = sigma * z
         return x if kept is None else torch.where(kept[1], x + alpha * kept[0], x)
 
     @property

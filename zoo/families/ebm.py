@@ -30,20 +30,32 @@ from torch.nn.utils.parametrize import is_parametrized
 from zoo.abilities import HasEnergy
 from zoo.errors import ConfigError, check_choice
 from zoo.maths import noise as noises
-from zoo.maths.chains import Potential, annealed_importance, hmc, langevin, mala, potential, temperature
-from zoo.model import Batch, ImplicitModel, seeded
+from zoo.maths.chains import (
+    SAMPLERS,
+    Potential,
+    annealed_importance,
+    chain,
+    chain_states,
+    frames_of,
+    langevin,
+    potential,
+    temperature,
+)
+from zoo.maths.dequantisation import dequantise
+from zoo.model import Batch, HasLikelihood, ImplicitModel, seeded
 from zoo.signature import default_of
 
 __all__ = ["EBM"]
 
-SAMPLERS = ("langevin", "mala", "hmc")
 STARTS = ("noise", "buffer")
+ANNEALED = 200
+"""Distributions between noise and model by which `EBM.log_prob` anneals."""
 
 _BUFFERED = 2**27
 """Most numbers in the buffer of a model that is fitted to larger examples than the entry's."""
 
 
-class EBM(HasEnergy, ImplicitModel):
+class EBM(HasEnergy, HasLikelihood, ImplicitModel):
     """An energy, a buffer of chains, and three ways of drawing.
 
     Args:
@@ -72,6 +84,7 @@ class EBM(HasEnergy, ImplicitModel):
 
     family = "energy"
     training_parts = ("replay", "replay_labels", "oldest")
+    likelihood_examples = 1_000  # each twenty of them, at 100 chains, cost an annealing
 
     replay: Tensor | None
     replay_labels: Tensor | None
@@ -263,12 +276,18 @@ class EBM(HasEnergy, ImplicitModel):
             raise ConfigError(f"steps must be a positive integer and step_size positive, got {steps!r} and {alpha!r}")
         rand, randn = self._noise_of(generator)
         x = self._from_buffer(n, rand, labels) if init == "buffer" else self.from_noise(n, rand, randn)
-        U, h = self.potential(labels), alpha * self.temperature
-        if sampler == "langevin":
-            return langevin(U, x, steps, h, randn, self.bounded)
-        if sampler == "mala":
-            return mala(U, x, steps, h, randn, rand)[0]
-        return hmc(U, x, steps, math.sqrt(2 * h), randn, rand)[0]
+        return chain(sampler, self.potential(labels), x, steps, alpha * self.temperature, randn, rand, self.bounded)
+
+    @torch.no_grad()
+    def chains(
+        self, n: int, frames: int, *, seed: int | torch.Generator | None = None, labels: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return states of the chains of ``sample``, (F, n, *shape), and after how many steps they are, (F,)."""
+        rand, randn = self._noise_of(seeded(seed))
+        steps, U = frames_of(self.steps, frames), self.potential(self._labels(n, labels))
+        h = self.step_size * self.temperature
+        x = self.from_noise(n, rand, randn)
+        return chain_states(self.chain_sampler, U, x, steps, h, randn, rand, self.bounded), torch.tensor(steps)
 
     def _noise_of(self, generator: torch.Generator) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
         there = (generator, self.device, self.dtype)
@@ -298,6 +317,47 @@ class EBM(HasEnergy, ImplicitModel):
     def calls_per_sample(self) -> int:
         return int(self.calls({}))
 
+    # -- an estimate of the likelihood --------------------------------------------------------------------------------
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether -E - log Z is a log-density that annealing estimates: at temperature 1 and without classes.
+
+        At the temperature of cold noise the energies of images are thousands of nats apart, and annealing ends in one
+        of their valleys.
+        """
+        return self.num_classes == 0 and math.isclose(self.temperature, 1.0)
+
+    def log_prob(
+        self, x: Tensor, *, labels: Any = None, k: int = 1, seed: int | torch.Generator | None = None
+    ) -> Tensor:
+        """Return -E(x) - log Z in nats, (B, *shape) in data range -> (B,), an estimate that is too good on average.
+
+        Of images at a random place of each grey level's interval, and less D log ``levels``.
+
+        Args:
+            x: examples.
+            labels: none.
+            k: chains of `log_normaliser`.
+            seed: of them.
+
+        Raises:
+            ConfigError: an energy at another temperature, or of labels too.
+        """
+        if not self.has_likelihood:
+            raise ConfigError(
+                "log_prob is of an EBM without classes at temperature 1, whose noise is left out; ask for energy(x)"
+            )
+        generator = seeded(seed)
+        log_Z, _ = self.log_normaliser(ANNEALED, k, generator)
+        if self.levels is None:
+            return -self.energy(x, labels=labels) - log_Z
+        y = dequantise(x, noises.rand(x.shape, generator, self.device, self.dtype), self.levels)
+        return -self.energy(y, labels=labels) - log_Z - math.prod(self.shape) * math.log(self.levels)
+
+    def likelihood(self, k: int = 1) -> str:
+        return f"ais-{k}" if self.levels is None else f"ais-{k}+dequant"
+
     @torch.no_grad()
     def log_normaliser(
         self, distributions: int = 1000, chains: int = 100, seed: int | torch.Generator | None = None
@@ -319,7 +379,7 @@ class EBM(HasEnergy, ImplicitModel):
         start, end = potential(prior, 1.0, self.bounded), self.potential()
         log_w, _ = annealed_importance(start, end, x, betas, self.noise, randn, rand)  # a leap of h = s^2 / 2
         w = (log_w - log_w.max()).double().exp()
-        error = float(w.std() / w.mean() / math.sqrt(chains))
+        error = float(w.std() / w.mean() / math.sqrt(chains)) if chains > 1 else math.inf
         return float(log_w.max() + w.mean().log()) + base, error
 
 

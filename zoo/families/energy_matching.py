@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -26,9 +27,10 @@ from zoo.abilities import HasEnergy
 from zoo.checking import count_of
 from zoo.errors import ConfigError
 from zoo.maths.assignment import optimal_pairing
+from zoo.maths.chains import frames_of
 from zoo.maths.noise import randn
 from zoo.maths.solvers import euler_maruyama
-from zoo.model import Batch, FlowModel, Player, TrainedPart
+from zoo.model import Batch, FlowModel, Player, TrainedPart, seeded
 
 __all__ = ["EnergyMatching"]
 
@@ -192,7 +194,7 @@ class EnergyMatching(HasEnergy, FlowModel):
         even = (torch.arange(len(x_1), device=x_1.device) % 2 == 0).reshape(-1, *[1] * (x_1.ndim - 1))
         x = torch.where(even, x_1, self.randn(*x_1.shape))
         for i in range(self.chain_steps):
-            t = torch.tensor(i * self.step_size, device=x.device, dtype=x.dtype)
+            t = x.new_full((), i * self.step_size)
             spread = (2 * self.eps(t) * self.step_size).sqrt()
             x = x + self.step_size * self.velocity(x) + spread * self.randn(*x.shape)
         return x if self.levels is None else x.clamp(-1, 1)
@@ -222,6 +224,25 @@ class EnergyMatching(HasEnergy, FlowModel):
         x = randn((n, *self.shape), generator, self.device, self.dtype)
         x = euler_maruyama(lambda x, t: self.velocity(x), lambda t: (2 * self.eps(t)).sqrt(), x, times, generator)
         return x if self.levels is None else ((x + 1) / 2).clamp(0, 1)
+
+    @torch.no_grad()
+    def chains(
+        self, n: int, frames: int, *, seed: int | torch.Generator | None = None, labels: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return states of the way of ``sample``, (F, n, *shape), and after how many steps they are, (F,)."""
+        self._labels(n, labels)  # refuses them
+        count, generator = round(self.end / self.step_size), seeded(seed)
+        steps, times = frames_of(count, frames), [self.end * i / count for i in range(count + 1)]
+        states = [randn((n, *self.shape), generator, self.device, self.dtype)]
+        for a, b in pairwise(steps):
+            part = times[a : b + 1]
+            states.append(
+                euler_maruyama(
+                    lambda x, t: self.velocity(x), lambda t: (2 * self.eps(t)).sqrt(), states[-1], part, generator
+                )
+            )
+        x = torch.stack(states)
+        return x if self.levels is None else ((x + 1) / 2).clamp(0, 1), torch.tensor(steps)
 
     @property
     def calls_per_sample(self) -> int:

@@ -98,7 +98,8 @@ class FlowMatching(OdeLikelihood, VelocityModel):
         t = self.even(n)
         if self.times == "logit_normal":
             tiny = torch.finfo(t.dtype).eps
-            t = torch.special.ndtri(t.clamp(tiny, 1 - tiny)).sigmoid()
+            single = torch.promote_types(t.dtype, torch.float32)
+            t = torch.special.ndtri(t.clamp(tiny, 1 - tiny).to(single)).sigmoid().to(t.dtype)
         return t * self.end
 
     def paired(self, x_0: Tensor, x_1: Tensor, labels: Tensor) -> Tensor:

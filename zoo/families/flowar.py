@@ -8,7 +8,9 @@ H_k and t cell by cell: scale, shift and gate of its blocks are maps.
 
 References:
     S. Ren, Q. Yu, J. He, X. Shen, A. Yuille, L.-C. Chen, FlowAR: Scale-wise Autoregressive Image Generation Meets Flow
-    Matching, 2024, arXiv:2412.15205.
+    Matching, 2024, arXiv:2412.15205. In the authors' code smaller maps are enlarged to the size of the last one and
+    averaged down to the next scale, here to the next scale at once; and there the guidance scale grows over the scales,
+    from 1, here it is the same at all of them.
 """
 
 from __future__ import annotations
@@ -190,7 +192,7 @@ class FlowAR(Guided, FlowModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``mse`` of the velocities over the cells of all scales, a dimension, which is ``loss``."""
         maps, labels = self.pyramid(batch[0]), self.dropped(batch[1])
-        y = cells_of(maps)  # (B, L, C)
+        y = cells_of(maps).to(self.dtype)  # (B, L, C)
         h = self.network(self.inputs(maps[:-1]) if len(maps) > 1 else y[:, :0], labels)
         t = self.rand(len(y), len(maps))[:, self.cells]  # (B, L), one time a scale
         eps = self.randn(*y.shape)

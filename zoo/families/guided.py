@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError
+from zoo.checking import check_within
+from zoo.errors import ConfigError
 from zoo.fitting import beyond_digits
 from zoo.nets.weak_copy import WeakCopy
 
@@ -34,12 +35,14 @@ class Guided:
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that go with other data; see `zoo.fitting`.
 
-        Data without classes leave nothing to guide by, unless it is the network's early self; the learning rate of
-        networks that grow is 2e-4 at most.
+        Data without classes leave nothing to shift a path by, and nothing to guide by unless it is the network's early
+        self; the learning rate of networks that grow is 2e-4 at most.
         """
         fitted = dict(arguments)
         if not fitted.get("num_classes") and not fitted.get("weak_batches") and "guidance_scale" in fitted:
             fitted["guidance_scale"] = 1.0
+        if not fitted.get("num_classes") and "shift" in fitted:
+            fitted["shift"] = "none"
         if list(fitted["shape"]) != list(before["shape"]) and beyond_digits(fitted["shape"]):
             fitted["lr"] = min(fitted.get("lr", LARGE_LR), LARGE_LR)
         return fitted
@@ -77,8 +80,11 @@ class Guided:
         """Return training labels, some replaced by the null label; None without classes. Raises `DataError`."""
         if not self.num_classes:
             return None
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise DataError(f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes")
+        check_within(
+            labels,
+            self.num_classes,
+            f"labels must lie between 0 and {self.num_classes - 1}; set the model's num_classes",
+        )
         return labels.masked_fill(self.rand(len(labels)) < self.label_dropout, self.num_classes)
 
     def even(self, n: int) -> Tensor:
@@ -95,6 +101,8 @@ def of_teacher(arguments: Mapping[str, Any], teacher: Any) -> dict[str, Any]:
     spec = teacher.spec
     theirs, facts = spec["init_args"], ("shape", "num_classes", "levels")
     same = all(getattr(teacher, k) == (tuple(v) if k == "shape" else v) for k, v in arguments.items() if k in facts)
+    if theirs.get("shift", "none") != "none":
+        arguments = {"shift": theirs["shift"], **arguments}
     if same or type(teacher).outputs(theirs) != 1:
         return {**arguments, "teacher": spec}
     asked = ("network", "time_scale", "data_scale") if "time_scale" in theirs else ("network", "sigma_data")

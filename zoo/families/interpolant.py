@@ -63,6 +63,8 @@ class Interpolant(OdeLikelihood, VelocityModel):
         likelihood_examples: int = 1_000,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("shift", "none") != "none":
+            raise ConfigError("an interpolant's path has a noise beside it, which is not shifted; leave shift out")
         super().__init__(network, shape, levels, steps=steps, weak_batches=0, data_scale=None, **kwargs)
         self.path, self.diffusion = path_of(path), _checked(diffusion)
         self.end = 1 - self.path.margin
@@ -75,7 +77,8 @@ class Interpolant(OdeLikelihood, VelocityModel):
 
     def both(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return velocity and noise side by side: (B, *shape), times (B,) or () -> (B, 2 C, ...)."""
-        return self.network(x, (self.time_scale * t).expand(len(x)), labels)
+        time = (self.time_scale * t).expand(len(x)).to(self.dtype)
+        return self.network(x.to(self.dtype), time, labels).to(x.dtype)
 
     def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.both(x, t, labels).chunk(2, 1)[0]

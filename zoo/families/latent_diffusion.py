@@ -174,7 +174,7 @@ class LatentDiffusion(SecondStage, ScoreModel):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean of p(x | z): (B, C, h, w) -> (B, *shape) in data range."""
-        return self.autoencoder.images(z / self.scale)
+        return self.autoencoder.images((z / self.scale).to(self.dtype))
 
     def stage(self, batch: Batch) -> Batch:
         x, labels = batch

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_choice
 from zoo.families.token_model import TokenModel
+from zoo.maths.constants import constants
 from zoo.maths.decoding import Decoding
 from zoo.maths.guidance import Field, calls_per_step, guide
 from zoo.maths.noise import rand
@@ -53,6 +54,7 @@ from zoo.sampling import Labels, interruption_point, seeded
 __all__ = ["MaskGIT"]
 
 SCHEDULES = ("cosine", "uniform")
+_NOT_ASKED = -100
 _FEW = 16  # rows that are evaluated anyway, see `TokenModel.granule`
 
 
@@ -179,8 +181,11 @@ class MaskGIT(HasLikelihood, TokenModel):
     @property
     def rank(self) -> Tensor:
         """Place of each position in `route`, int64 (N,)."""
-        route = self.route.to(self.device)
-        return torch.empty_like(route).scatter(0, route, torch.arange(self.length, device=route.device))
+        kept = self.__dict__.get("_rank")  # so that a device is given it once
+        if kept is None or kept.device != self.device:
+            kept = torch.empty_like(self.route).scatter(0, self.route, torch.arange(self.length)).to(self.device)
+            self.__dict__["_rank"] = kept
+        return kept
 
     def stages(self, steps: int) -> list[tuple[Tensor, Tensor]]:
         """Return of each step in the order halton which positions are masked before it, and which are new in it."""
@@ -201,11 +206,12 @@ class MaskGIT(HasLikelihood, TokenModel):
         if self.matched:
             hidden = self._matched(hidden)
         z = self(c.masked_fill(hidden, self.levels), labels)
-        return {"loss": F.cross_entropy(z[hidden], c[hidden], label_smoothing=self.smoothing)}
+        told = c.masked_fill(~hidden, _NOT_ASKED).flatten()  # z[hidden] has a size that a GPU must be asked for
+        return {"loss": F.cross_entropy(z.flatten(0, 1), told, ignore_index=_NOT_ASKED, label_smoothing=self.smoothing)}
 
     def _matched(self, hidden: Tensor) -> Tensor:
         """Replace a share of the masked sets, bool (B, N), by those of the order halton."""
-        counts = torch.tensor(masked_counts(self.length, self.steps)[:-1], device=hidden.device)  # before each step
+        counts = constants(masked_counts(self.length, self.steps)[:-1], self.rank)  # before each step
         chosen, u = self.rand(len(hidden)) < self.matched, self.even(len(hidden))
         left = counts[(u * len(counts)).long().clamp(max=len(counts) - 1)]
         return torch.where(chosen[:, None], self.rank >= self.length - left[:, None], hidden)

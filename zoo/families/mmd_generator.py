@@ -66,7 +66,10 @@ class MMDGenerator(ImplicitModel):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the examples of latents, (B, latent_dim) -> (B, *shape) in data range."""
-        x = self.generator(z).reshape(-1, *self.shape)
+        return self._placed(self.generator, z)
+
+    def _placed(self, network: nn.Module, z: Tensor) -> Tensor:
+        x = network(z).reshape(-1, *self.shape)
         return x if self.levels is None else torch.sigmoid(x)
 
     @property

@@ -99,13 +99,14 @@ class RectifiedFlow(VelocityModel):
         return self
 
     def players(self) -> dict[str, Player]:
-        return {"model": Player(self.network.parameters(), self.lr, tuple(self.betas))}
+        moved = [*self.network.parameters(), *(self.shift.parameters() if self.shift is not None else ())]
+        return {"model": Player(moved, self.lr, tuple(self.betas))}
 
     def compilable(self) -> list[nn.Module]:
         return [self.network]
 
     def adopt(self) -> None:
-        """Start from the teacher's weights. Raises `ConfigError` where the networks differ."""
+        """Start from the teacher's weights and shifts. Raises `ConfigError` where the networks or shifts differ."""
         if not self.warm_start or self.teacher is None:
             return
         own, given = self.network.state_dict(), self.teacher.network.state_dict()
@@ -114,7 +115,15 @@ class RectifiedFlow(VelocityModel):
                 "the network differs from the teacher's, so it cannot start from its weights; give the same "
                 "architecture, or --model.warm_start false"
             )
+        shifts = [{} if m.shift is None else m.shift.state_dict() for m in (self, self.teacher)]
+        if shifts[0].keys() != shifts[1].keys():
+            raise ConfigError(
+                "the student shifts other ends of its path than the teacher, so it cannot start from its weights; give "
+                "both the same shift, or --model.warm_start false"
+            )
         self.network.load_state_dict(given)
+        if self.shift is not None:
+            self.shift.load_state_dict(shifts[1])
 
     # -- pairs --------------------------------------------------------------------------------------------------------
 

@@ -157,7 +157,8 @@ class StyleGAN(AdversarialModel):
             labels = batch[1] if self.num_classes else None
             w = self.styles(self.randn(len(batch[0]), self.latent_dim), labels).mean(0)
             self.w_mean.lerp_(
-                over_processes(w)[0], 1 - min(_MEAN_DECAY, (1 + self.steps_done) / (10 + self.steps_done))
+                over_processes(w.to(self.w_mean.dtype))[0],
+                1 - min(_MEAN_DECAY, (1 + self.steps_done) / (10 + self.steps_done)),
             )
 
     # -- sampling -----------------------------------------------------------------------------------------------------

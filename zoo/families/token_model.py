@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from zoo.checking import from_levels
-from zoo.errors import ConfigError, DataError
+from zoo.checking import check_within, from_levels
+from zoo.errors import ConfigError
 from zoo.families.guided import Guided
 from zoo.maths.completion import known_values
 from zoo.model import GenerativeModel
@@ -72,10 +72,10 @@ class TokenModel(Guided, GenerativeModel):
         """Return the levels of codes in data range: [0, 1] -> int64 0..K-1, the nearest ones. Raises `DataError`."""
         x = x if x.is_floating_point() else from_levels(self, x, f"{type(self).__name__}.quantize")
         c = (x * (self.levels - 1)).round().long()
-        if c.numel() and (c.min() < 0 or c.max() >= self.levels):
-            raise DataError(
-                f"{type(self).__name__} takes values in [0, 1], got some from {float(x.min()):g} to {float(x.max()):g}"
-            )
+        check_within(
+            c, self.levels, f"{type(self).__name__} takes values in [0, 1]",
+            lambda: f", got some from {float(x.min()):g} to {float(x.max()):g}",
+        )  # fmt: skip
         return c
 
     def values(self, x: Tensor) -> Tensor:

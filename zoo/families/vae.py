@@ -100,6 +100,8 @@ class VAE(LikelihoodModel):
         self.shape, self.latent_dim = tuple(shape), latent_dim
         self.observed = likelihood
         self.levels = LIKELIHOODS[likelihood] if levels is None else levels
+        # whether a density bounds the probability of grey levels: log P(k) >= E_u log p((k + u) / L) - D log L
+        self.dequantizes = likelihood in ("gaussian", "laplace") and self.levels is not None
         self.scale, self.min_log_scale = scale, min_log_scale
         self.beta, self.lr, self.betas = beta, lr, (float(betas[0]), float(betas[1]))
         self.posterior_scale, self.free_bits = posterior_scale, free_bits
@@ -270,11 +272,6 @@ class VAE(LikelihoodModel):
         """Return log p(x | z) of the discrete example where the data are discrete, (B,)."""
         log_p = self.observation(z, labels).log_prob(target).flatten(1).sum(1)
         return log_p - math.prod(self.shape) * math.log(self.levels) if self.dequantizes else log_p
-
-    @property
-    def dequantizes(self) -> bool:
-        """Whether a density bounds the probability of grey levels: log P(k) >= E_u log p((k + u) / L) - D log L."""
-        return self.observed in ("gaussian", "laplace") and self.levels is not None
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

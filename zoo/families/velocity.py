@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.abilities import NoisyView
-from zoo.errors import ConfigError, close_matches
+from zoo.errors import ConfigError, check_choice, close_matches
 from zoo.families.guided import Guided
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import Field, calls_per_step, guide
@@ -27,6 +27,7 @@ from zoo.maths.paths import arc, straightness
 from zoo.maths.paths import path as path_of
 from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import FlowModel, HasLikelihood, seeded
+from zoo.nets.class_shift import ENDS, ClassShift
 
 __all__ = ["OdeLikelihood", "VelocityModel"]
 
@@ -52,11 +53,14 @@ class VelocityModel(Guided, FlowModel):
         data_scale: sigma of `zoo.maths.paths.NoisePath.scales`, about the standard deviation of the data as the model
             sees them: the network then gives only what the best linear guess leaves of the velocity; None for the
             velocity itself.
+        shift: condition-aware reparameterisation: ``source``, ``target`` or ``joint``, which ends of the path are moved
+            by shifts that are learnt for each class, see `zoo.nets.class_shift.ClassShift`; ``none`` for the path
+            itself. The network sees shifted states, and all else the states themselves.
         lr: peak learning rate.
         betas: of Adam.
 
     Raises:
-        ConfigError: an unknown solver, or label dropout outside of [0, 1).
+        ConfigError: an unknown solver or shift, a shift without classes, or label dropout outside of [0, 1).
     """
 
     family = "flow"
@@ -77,6 +81,7 @@ class VelocityModel(Guided, FlowModel):
         solver: str = "midpoint",
         time_scale: float = 10.0,
         data_scale: float | None = None,
+        shift: str = "none",
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
@@ -87,18 +92,33 @@ class VelocityModel(Guided, FlowModel):
         self.steps, self.solver, self.time_scale, self.data_scale = steps, solver, time_scale, data_scale
         self.path = path_of("linear")
         self.lr, self.betas = lr, betas
+        check_choice("shift", shift, ("none", *ENDS))
+        if shift != "none" and not num_classes:
+            raise ConfigError("a shift of the path's ends is told the class; set num_classes, or leave shift out")
+        self.shift = ClassShift(num_classes, self.shape, shift) if shift != "none" else None
 
     # -- the velocity -------------------------------------------------------------------------------------------------
 
     def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None, network: nn.Module | None = None) -> Tensor:
-        """Return v(x, t, y) by the network or another one: (B, *shape) and times (B,) or () -> (B, *shape)."""
+        """Return v(x, t, y) by the network or another one: (B, *shape) and times (B,) or () -> (B, *shape).
+
+        With shifts mu_t(y) of the path it is that of z_t = x_t + mu_t(y), seen from x: v_z(x + mu_t, t, y) - dmu_t/dt.
+        """
         network = self.network if network is None else network
+        if self.shift is None:
+            return self._unshifted(x, t, labels, network)
+        mu, slope = self.shift(len(x), labels, self.path.a(t), self.path.b(t))
+        return self._unshifted(x + mu, t, labels, network) - slope
+
+    def _unshifted(self, x: Tensor, t: Tensor, labels: Tensor | None, network: nn.Module) -> Tensor:
         time = self.time_scale * t if t.ndim else (self.time_scale * t).expand(len(x))
+        time = time.to(self.dtype)
         if self.data_scale is None:
-            return network(x, time, labels)
+            return network(x.to(self.dtype), time, labels).to(x.dtype)
         beside = t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
         c_in, c_skip, c_out = self.path.scales(beside, self.data_scale)
-        return torch.addcmul(c_skip * x, c_out, network(c_in * x, time, labels))
+        v = network((c_in * x).to(self.dtype), time, labels).to(x.dtype)
+        return torch.addcmul(c_skip * x, c_out, v)
 
     def field(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Field:
         """Return x, t -> v with the labels built in, guided by ``guidance_scale`` (the model's own if left out)."""
@@ -136,7 +156,7 @@ class VelocityModel(Guided, FlowModel):
 
     def noise(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n states at time 0, (n, *shape)."""
-        return randn((n, *self.shape), generator, self.device, self.dtype)
+        return randn((n, *self.shape), generator, self.device, torch.promote_types(self.dtype, torch.float32))
 
     def draw(
         self,

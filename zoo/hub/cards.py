@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo import searches
 from zoo.errors import CardError
 from zoo.hub.card_blocks import assemble
 from zoo.hub.layout import SAMPLES, SOUND, TEXTS
+from zoo.plain_sampling import departures, of_plain_model
 from zoo.registry import load_registry
 
 __all__ = ["build_card", "card_of", "metric_values"]
@@ -45,6 +47,7 @@ def build_card(
     paper: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
     licence: str = "apache-2.0",
     data_licence: str | None = None,
     samples: bool = False,
@@ -63,6 +66,7 @@ def build_card(
         model: published configuration, ``{"name": class, "args": {...}}``, perhaps with ``class_names``.
         results: an evaluation: ``metrics`` (name -> number, or mapping with ``value``), ``protocol``, ``data`` and
             ``cost``.
+        search: the content of search.json: trials on validation data.
         licence: identifier of the licence of the weights.
         data_licence: source and licence of the training data.
         samples: whether samples.png is in the folder.
@@ -74,6 +78,7 @@ def build_card(
 
     Raises:
         CardError: a metric is no finite number.
+        ResultError: ``search`` breaks its schema.
     """
     metrics = metric_values(results)
     if command is None and name in load_registry():
@@ -87,6 +92,7 @@ def build_card(
         f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.load("{load or name}")\n{_USES[gives]}\n```\n',
         _classes((model or {}).get("class_names") or ()),
         _results(results, metrics),
+        _choices(results, search),
         f"## Training\n\n```\n{command}\n```\n" if command else "",
         f"## Model\n\n```json\n{json.dumps(model, indent=1)}\n```\n" if model else "",
         "## Limits\n\n" + "".join(f"- {s}\n" for s in limits or (_LIMITS.get(gives) or _LIMIT.format(what),)),
@@ -108,6 +114,7 @@ def card_of(
     load: str,
     command: str | None = None,
     gives: str = "samples",
+    search: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the card of a model from what the registry knows about its name, which may be none.
 
@@ -119,6 +126,7 @@ def card_of(
         load: what `zoo.load` takes.
         command: how it was trained.
         gives: as in `build_card`.
+        search: as in `build_card`.
     """
     entry = load_registry().get(name or "")
     dataset = entry.dataset if entry is not None else _dataset(results)[0]
@@ -131,6 +139,7 @@ def card_of(
         paper=entry.paper if entry is not None else None,
         model=model,
         results=results,
+        search=search,
         data_licence=_DATA_LICENCES.get(base),
         samples=SAMPLES in samples,
         gives=gives,
@@ -240,7 +249,7 @@ def _results(results: Mapping[str, Any] | None, metrics: Mapping[str, float]) ->
     rows = ""
     for name, value in metrics.items():
         floor = f" {floors[name]:.6g} |" if name in floors else " |" if floors else ""
-        rows += f"| {name} | {value:.6g}{_error(results, name)} |{floor}\n"
+        rows += f"| {name} | {value:.6g}{_error(results, name)}{_mark(results, name)} |{floor}\n"
     text = f"## Results\n\n{head}{rows}"
     for title in ("data", "protocol", "cost"):
         metadata = (results or {}).get(title)
@@ -254,6 +263,41 @@ def _error(results: Mapping[str, Any] | None, name: str) -> str:
     entry = (results or {})["metrics"][name]
     error = entry.get("standard_error") if isinstance(entry, Mapping) else None
     return f" ± {error:.2g}" if isinstance(error, (int, float)) else ""
+
+
+_DRAWN = ("fid", "frechet_", "kid", "inception_score", "precision", "recall", "density", "coverage", "accuracy")
+_LIKELIHOODS = ("bits_per_", "nats")
+
+
+def _mark(results: Mapping[str, Any] | None, name: str) -> str:
+    """Return what stands beside a number whose samples were not simply drawn."""
+    protocol = (results or {}).get("protocol")
+    how = departures(protocol) if isinstance(protocol, Mapping) else []
+    if how and name.startswith(_DRAWN) and not name.endswith("_plain"):
+        return f" ({'; '.join(how)})"
+    return " (of the plain model)" if name.startswith(_LIKELIHOODS) and of_plain_model(protocol or {}) else ""
+
+
+def _choices(results: Mapping[str, Any] | None, search: Mapping[str, Any] | None) -> str:
+    """Return the section on how sampling options were chosen: trials on validation data, or that there are none."""
+    protocol = (results or {}).get("protocol")
+    sampler = protocol.get("sampler") if isinstance(protocol, Mapping) else None
+    sampler = dict(sampler) if isinstance(sampler, Mapping) else {}
+    if search is None and not sampler:
+        return ""
+    options = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in sampler.items() if value is not None)
+    text = f"Sampling options: {options}.\n\n" if options else ""
+    if search is None:
+        return f"## Choices\n\n{text}They were not searched on validation data.\n"
+    found = searches.parse(search)
+    chosen = found.chosen(sampler)
+    said = f"Chosen on validation data: {', '.join(f'`{name}`' for name in chosen)}." if chosen else ""
+    rest = [name for name in sampler if name not in chosen]
+    said += " The others were not searched on validation data." if rest and chosen else ""
+    said = said or ("They were not chosen by these trials on validation data." if options else "")
+    return (
+        f"## Choices\n\n{text}{said}\n\n{searches.search_table(found, sampler)}\n\nAll trials are in `search.json`.\n"
+    )
 
 
 def _flat(metadata: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

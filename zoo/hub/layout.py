@@ -31,6 +31,7 @@ __all__ = [
     "LIMITS",
     "MIGRATIONS",
     "SAMPLES",
+    "SEARCH",
     "SOUND",
     "SUMS",
     "TEXTS",
@@ -54,14 +55,16 @@ CARD = "README.md"
 SAMPLES, EVAL, SUMS = "samples.png", "eval.json", "SHA256SUMS"
 TEXTS, SOUND = "samples.txt", "samples.wav"
 DIAGNOSTICS = "diagnostics.png"
+SEARCH = "search.json"
 
-FILES = (CONFIG, SUMS, EVAL, CARD, SAMPLES, TEXTS, SOUND, DIAGNOSTICS, WEIGHTS)
+FILES = (CONFIG, SUMS, EVAL, SEARCH, CARD, SAMPLES, TEXTS, SOUND, DIAGNOSTICS, WEIGHTS)
 """All files of a model, in the order of downloading: a folder with weights has everything before them."""
 
 LIMITS = {
     CONFIG: 1 << 20,
     SUMS: 1 << 16,
     EVAL: 4 << 20,
+    SEARCH: 4 << 20,
     CARD: 4 << 20,
     SAMPLES: 32 << 20,
     TEXTS: 4 << 20,

@@ -14,6 +14,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from zoo import searches
 from zoo.errors import ConfigError, ModelFolderError, ResultError
 from zoo.hub import cards
 from zoo.hub.card_blocks import merge_card
@@ -26,6 +27,7 @@ from zoo.hub.layout import (
     FILES,
     FORMAT,
     SAMPLES,
+    SEARCH,
     SOUND,
     SUMS,
     TEXTS,
@@ -52,6 +54,7 @@ def save_pretrained(
     *,
     card: str | None = None,
     results: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
     samples: bytes | str | Path | Mapping[str, bytes] | None = None,
     data: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -64,6 +67,7 @@ def save_pretrained(
         card: text of README.md; one is made from the facts if left out. What a person wrote around the generated block
             of a card that is overwritten is kept.
         results: the content of eval.json.
+        search: the content of search.json, which the card shows as a table.
         samples: a PNG file, or its bytes; or several files: ``samples.png``, ``samples.txt``, ``samples.wav``, and
             ``diagnostics.png``, for the card to show.
         data: spec of the data the model was trained on, of whose paths the last part is kept; the registry's if left
@@ -74,7 +78,7 @@ def save_pretrained(
         ModelFolderError: the folder exists, or cannot be written.
         ConfigError: an argument of the model is not plain data, or of a class that the registry does not mention.
         CardError: the generated block of the card there was edited by hand, or a result is no finite number.
-        ResultError: ``results`` is not JSON.
+        ResultError: ``results`` is not JSON, or ``search`` breaks its schema.
     """
     folder, model = Path(folder).expanduser(), model.released()
     _check_target(folder, overwrite)
@@ -83,10 +87,15 @@ def save_pretrained(
     if results is not None:
         cards.metric_values(results)  # names the metric that is no number
         files[EVAL] = _json(results, ResultError, "the results")
+    if search is not None:
+        searches.parse(search)
+        files[SEARCH] = _json(search, ResultError, "the search")
     if samples is not None:
         files |= _samples(samples)
     load = f"./{folder.name}"
-    text = card or cards.card_of(model.source.name, public_form(model) | class_names(model), results, files, load=load)
+    text = card or cards.card_of(
+        model.source.name, public_form(model) | class_names(model), results, files, load=load, search=search
+    )
     if (folder / CARD).is_file():
         text = merge_card(read_file(folder / CARD).decode("utf-8"), text)
     files[CARD] = text.encode("utf-8")

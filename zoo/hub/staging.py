@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo import searches
 from zoo.errors import CardError, ModelFolderError, ResultError, UnsafeWeightsError
 from zoo.hub import cards
 from zoo.hub.card_blocks import metadata
@@ -16,6 +17,7 @@ from zoo.hub.layout import (
     EVAL,
     FILES,
     SAMPLES,
+    SEARCH,
     SUMS,
     check_sums,
     is_pickle_name,
@@ -69,7 +71,8 @@ def _of_run(run: Path, repo_id: str) -> dict[str, bytes]:
     command = run_metadata(run).get("command") if (run / "run.json").is_file() else None
     command = without_folders(command)
     command = " ".join(map(str, command)) if isinstance(command, list) else command
-    return _of_model(model, repo_id, without_folders(results), samples, command)
+    search = without_folders(searches.read(run / SEARCH).to_dict()) if (run / SEARCH).is_file() else None
+    return _of_model(model, repo_id, without_folders(results), samples, command, search)
 
 
 def _check_identity(results: Any, model: GenerativeModel, run: Path) -> None:
@@ -91,16 +94,26 @@ def _of_model(
     results: Any = None,
     samples: Mapping[str, bytes] | None = None,
     command: str | None = None,
+    search: Any = None,
 ) -> dict[str, bytes]:
     from zoo.hub.saving import class_names, public_form, save_pretrained
 
     samples = drawn_files(model) if samples is None else samples
     public = public_form(model) | class_names(model)
     text = cards.card_of(
-        model.source.name, public, results, samples, load=repo_id, command=command, gives=gives_of(model)
+        model.source.name,
+        public,
+        results,
+        samples,
+        load=repo_id,
+        command=command,
+        gives=gives_of(model),
+        search=search,
     )
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as parent:
-        folder = save_pretrained(model, Path(parent, "model"), card=text, results=results, samples=samples)
+        folder = save_pretrained(
+            model, Path(parent, "model"), card=text, results=results, search=search, samples=samples
+        )
         return _checked(read_folder(folder), type(model).__name__)
 
 

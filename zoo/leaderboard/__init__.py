@@ -3,6 +3,7 @@
 from zoo.leaderboard.collect import bundled_folder, collect, default_folders, find, pins_of
 from zoo.leaderboard.columns import COLUMNS
 from zoo.leaderboard.page import site, write_site
+from zoo.leaderboard.published import published_table
 from zoo.leaderboard.readme import home_table, model_table, rewrite
 from zoo.leaderboard.render import to_json, to_markdown, to_text
 from zoo.leaderboard.table import TRACKS, Table, tables
@@ -18,6 +19,7 @@ __all__ = [
     "home_table",
     "model_table",
     "pins_of",
+    "published_table",
     "rewrite",
     "site",
     "tables",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import ResultError
+from zoo.files import open_regular
 from zoo.results import FILE, FILES, Result, read
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["bundled_folder", "collect", "default_folders", "find", "pins_of"]
 
 _SUMS = "SHA256SUMS"
+_SUMS_BYTES = 1 << 20
 _WEIGHTS = "model.safetensors"
 
 
@@ -120,7 +122,8 @@ def _sha256(path: Path) -> str:
 
 def _read_sums(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open_regular(path) as stream:
+            lines = stream.read(_SUMS_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
     pairs = [line.split(maxsplit=1) for line in lines if len(line.split(maxsplit=1)) == 2]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zoo.results import Metric, Result
 
-__all__ = ["ALIASES", "COLUMNS", "Column", "Value", "likelihood", "mark_of"]
+__all__ = ["ALIASES", "COLUMNS", "DISTANCES", "Column", "Value", "likelihood", "mark_of"]
 
 Value = float | int | str | None
 
@@ -18,8 +18,8 @@ class Column:
 
     Attributes:
         best: ``low`` or ``high``, the direction in which rows are sorted.
-        part: which protocol its numbers depend on: ``samples``, ``likelihood``, ``features``, ``energies``, ``speed``
-            or none.
+        part: which protocol its numbers depend on: ``samples``, ``plain``, ``views``, ``likelihood``, ``features``,
+            ``energies``, ``speed`` or none.
         narrow: shown where width is short.
         note: what it is, in a sentence.
     """
@@ -56,7 +56,7 @@ def likelihood(result: Result) -> tuple[str, Metric] | None:
 def mark_of(result: Result) -> str:
     """Return what stands before a likelihood: nothing where it is exact, ≤ for a bound, ~ for an estimate of log Z."""
     kind = result.protocol.likelihood or ""
-    return "" if kind in ("exact", "ode") else "~ " if kind.startswith("ais") else "≤ "
+    return "" if kind in ("exact", "ode") else "~ " if kind.startswith(("ais", "nce")) else "≤ "
 
 
 def _likelihood_value(result: Result) -> Value:
@@ -82,6 +82,18 @@ _ALL = (
         "floor only.",
     ),
     Column(
+        "fid_plain", "FID, plain", _metric("fid_plain"), "{:.2f}", "low", "plain",
+        note="The same of samples that are simply drawn: unguided, not chosen by a critic, at temperature 1.",
+    ),
+    Column(
+        "frechet_random", "Fréchet, random", _metric("frechet_random"), "{:.4f}", "low", "views", False,
+        note="Fréchet distance between features of random convolutions, which no training has shaped.",
+    ),
+    Column(
+        "frechet_pca", "Fréchet, PCA", _metric("frechet_pca"), "{:.4f}", "low", "views", False,
+        note="Fréchet distance between the first principal components of pixels.",
+    ),
+    Column(
         "kid", "KID", _metric("kid"), "{:.4f}", "low", "samples",
         note="Kernel distance (unbiased squared MMD) between the same features; may fall below 0.",
     ),
@@ -104,6 +116,10 @@ _ALL = (
     Column(
         "coverage", "coverage", _metric("coverage"), "{:.3f}", "high", "samples", False,
         note="Share of real neighbourhoods that hold a sample.",
+    ),
+    Column(
+        "sinkhorn", "Sinkhorn", _metric("sinkhorn"), "{:.4f}", "low", "samples", False,
+        note="Debiased entropic transport cost between samples and test examples, where these are points.",
     ),
     Column(
         "accuracy", "accuracy", _metric("accuracy"), "{:.3f}", "high", "samples", False,
@@ -149,6 +165,11 @@ _ALL = (
         "auroc_noise", "AUROC noise", _metric("auroc_noise"), "{:.3f}", "high", "energies", False,
         note="Share of pairs in which uniform noise has a higher energy than a test example.",
     ),
+    Column(
+        "auroc_other", "AUROC other", _metric("auroc_other"), "{:.3f}", "high", "energies", False,
+        note="Share of pairs in which an example of other data, which the protocol names, has a higher energy than a "
+        "test example.",
+    ),
     Column("parameters", "parameters", lambda r: r.cost.parameters, "{:,}", note="Trainable numbers."),
     Column(
         "training_tflop", "TFLOP", lambda r: r.cost.training_tflop, "{:.1f}",
@@ -168,6 +189,8 @@ _ALL = (
     ),
 )  # fmt: skip
 COLUMNS = {c.key: c for c in _ALL}
+DISTANCES = ("fid", "frechet_lite0", "kid", "fid_plain")
+"""Columns whose numbers say how their samples were drawn, and how far other seeds move them."""
 ALIASES = {
     "bits_per_dim": "likelihood", "nats": "likelihood", "is": "inception_score", "model": "name",
     "tflop": "training_tflop", "calls": "network_calls_per_sample",

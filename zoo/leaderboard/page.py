@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ResultError
 from zoo.files import leads_out, write_together
 from zoo.leaderboard.collect import bundled_folder
-from zoo.leaderboard.columns import COLUMNS, Column, likelihood, mark_of
+from zoo.leaderboard.columns import COLUMNS, DISTANCES, Column, likelihood, mark_of
 from zoo.leaderboard.markdown import to_html
 from zoo.leaderboard.table import TRACKS, Row, Table
+from zoo.plain_sampling import of_plain_model, short_departures
 from zoo.results import Result
 
 if TYPE_CHECKING:
@@ -143,7 +146,11 @@ def _text(column: Column, row: Row) -> str | None:
     value = row.values[column.key]
     if value is None:
         return None
-    return (mark_of(row.result) if column.part == "likelihood" else "") + column.show.format(value)
+    text = (mark_of(row.result) if column.part == "likelihood" else "") + column.show.format(value)
+    protocol = asdict(row.result.protocol)
+    if column.key in DISTANCES and column.part == "samples" and (how := short_departures(protocol)):
+        return f"{text} ({how})"
+    return f"{text} (plain)" if column.part == "likelihood" and of_plain_model(protocol) else text
 
 
 def _with_pictures(folder: Path | None, result: Result) -> Path | None:
@@ -152,7 +159,7 @@ def _with_pictures(folder: Path | None, result: Result) -> Path | None:
         return folder
     bundled = bundled_folder() / result.identity.name
     own = result.identity.weights_sha256
-    if "/" not in result.identity.name and (bundled / "config.json").is_file():
+    if "/" not in result.identity.name and os.path.isfile(bundled / "config.json"):
         recorded = json.loads((bundled / "config.json").read_text(encoding="utf-8")).get("weights") or {}
         if recorded.get("sha256") == own:
             return bundled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,15 @@ from zoo.errors import ResultError
 from zoo.leaderboard.columns import COLUMNS, likelihood, mark_of
 from zoo.leaderboard.render import to_markdown
 from zoo.leaderboard.table import tables
+from zoo.plain_sampling import of_plain_model, short_departures
 from zoo.results import Result
 
 if TYPE_CHECKING:
     from zoo.registry import Entry
 
-__all__ = ["BLOCKS", "block", "home_table", "model_table", "rewrite"]
+__all__ = ["BLOCKS", "block", "home_table", "measured", "model_table", "rewrite"]
 
-BLOCKS = ("models", "home")
+BLOCKS = ("models", "home", "published")
 """Generated blocks: between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
 
 _HEAD = ("name", "family", "paper", "data", "-log p", "FID (floor)", "parameters", "TFLOP", "weights")
@@ -65,7 +67,16 @@ def _likelihood(result: Result) -> str:
     found = likelihood(result)
     if found is None:
         return "-"
-    return f"{mark_of(result)}{found[1].value:.3f} {found[0]} ({result.protocol.likelihood or ''})"
+    kind = f"{result.protocol.likelihood or ''}{', plain' if of_plain_model(asdict(result.protocol)) else ''}"
+    return f"{mark_of(result)}{found[1].value:.3f} {found[0]} ({kind})"
+
+
+def measured(result: Result) -> str:
+    """Return likelihood and distance of a result in a line, each with its kind."""
+    numbers = [_likelihood(result), _distance(result)]
+    return ", ".join(
+        f"{'FID ' if i and 'fid' in result.metrics else ''}{text}" for i, text in enumerate(numbers) if text != "-"
+    )
 
 
 _DISTANCES = {"fid": ("", "{:.2f}"), "frechet_lite0": ("Fréchet, lite0 ", "{:.2f}"), "kid": ("KID ", "{:.4f}")}
@@ -80,7 +91,8 @@ def _distance(result: Result) -> str:
     if name == "kid" and result.protocol.extractor not in (None, "digit-classifier"):
         what = f"KID, {result.protocol.extractor.removeprefix('efficientnet-')} "
     floor = f" ({show.format(result.floor[name].value)})" if name in result.floor else ""
-    return f"{what}{show.format(result.metrics[name].value)}{floor}"
+    how = short_departures(asdict(result.protocol))
+    return f"{what}{show.format(result.metrics[name].value)}{floor}{f', {how}' if how else ''}"
 
 
 def _cost(result: Result, key: str) -> str:

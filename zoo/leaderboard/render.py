@@ -93,6 +93,9 @@ def _title(table: Table) -> str:
 
 def _footnotes(table: Table) -> list[str]:
     notes = [f"{mark} another protocol, not ranked with the rest: {text}" for mark, text in table.notes.items()]
+    notes += [f"{mark} {text}" for mark, text in table.how.items()]
+    if any(any(m.per_seed for m in row.result.metrics.values()) for row in table.rows):
+        notes.append("±: standard error over seeds of sampling")
     if any(row.pareto for row in table.rows):
         notes.append(
             f"Pareto: no row has both a better {COLUMNS[table.quality].heading} and more samples/s (speed), or less "

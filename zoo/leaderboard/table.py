@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from zoo.errors import ConfigError, close_matches
-from zoo.leaderboard.columns import ALIASES, COLUMNS, Column, Value, likelihood, mark_of
+from zoo.leaderboard.columns import ALIASES, COLUMNS, DISTANCES, Column, Value, likelihood, mark_of
+from zoo.plain_sampling import departures, of_plain_model
 from zoo.results import Result
 
 __all__ = ["COLUMNS", "HOME_TFLOP", "TRACKS", "Column", "Row", "Table", "likelihood", "tables", "track"]
@@ -61,6 +62,7 @@ class Table:
         floor: real training images in the place of samples, by column.
         protocol: what the ranked rows have in common, by part.
         notes: mark -> sentence.
+        how: mark -> how samples were drawn that were not simply drawn.
     """
 
     dataset: str
@@ -72,6 +74,7 @@ class Table:
     floor: dict[str, Value]
     protocol: dict[str, dict[str, Any]]
     notes: dict[str, str]
+    how: dict[str, str] = field(default_factory=dict)
 
 
 def track(result: Result) -> str:
@@ -127,13 +130,18 @@ def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | N
     usual = "likelihood" if usual == "probe_accuracy" and any(likelihood(r) for r in results) else usual
     by = COLUMNS[sort or usual]
     quality = by.key if by.part in ("samples", "likelihood", "features") else usual
-    common = {part: _common(part, results) for part in ("samples", "likelihood", "features", "energies", "speed")}
+    common = {part: _common(part, results) for part in _PARTS}
     differs = [{part: _difference(_protocol(part, r), common[part]) for part in common} for r in results]
     for result, difference in zip(results, differs, strict=True):
         if mark_of(result) == "~ ":
-            difference["likelihood"] = "an estimate of log Z that errs to the better side"
+            learnt = (result.protocol.likelihood or "").startswith("nce")
+            difference["likelihood"] = (
+                "an estimate whose normaliser is learnt, which may err to either side" if learnt
+                else "an estimate of log Z that errs to the better side"
+            )  # fmt: skip
     differs = [{part: text for part, text in d.items() if text} for d in differs]
     notes = _notes(differs)
+    how = _how(results)
     fronts = {axis: _front(COLUMNS[quality], COLUMNS[key], results, differs) for axis, key in _AXES.items()}
     order = sorted(range(len(results)), key=lambda i: _place(by, results[i], differs[i]))
     rows, rank = [], 0
@@ -141,14 +149,18 @@ def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | N
         values = {c.key: c.value(results[i]) for c in columns}
         compares = by.part not in differs[i] and by.value(results[i]) is not None
         rank += compares
-        shown = {c.key: _shown(c, results[i], differs[i], notes) for c in columns}
+        shown = {c.key: _shown(c, results[i], differs[i], notes, how) for c in columns}
         pareto = tuple(axis for axis, front in fronts.items() if i in front)
         rows.append(Row(rank if compares else None, results[i], values, shown, differs[i], pareto))
     floors = [r.floor for r, d in zip(results, differs, strict=True) if r.floor and "samples" not in d]
     floor = {c.key: floors[0][c.key].value for c in columns if floors and c.key in floors[0]}
     notes = {mark: text for text, mark in notes.items()}
-    return Table(dataset, of_track, by.key, quality, columns, rows, floor, common, notes)
+    how = {mark: text for text, mark in how.items()}
+    return Table(dataset, of_track, by.key, quality, columns, rows, floor, common, notes, how)
 
+
+_PARTS = ("samples", "plain", "views", "likelihood", "features", "energies", "speed")
+"""What the numbers of a row depend on, each with a protocol of its own."""
 
 _AXES = {"speed": "samples_per_second", "compute": "training_tflop"}
 
@@ -183,6 +195,10 @@ def _protocol(part: str, result: Result) -> dict[str, Any]:
     if part == "speed":
         return {"hardware": result.cost.hardware} if result.cost.samples_per_second is not None else {}
     data = {"split": d.split, "data_digest": d.digest}
+    if part in ("plain", "views"):
+        own = p.estimators.get(part)
+        found = {**data, **{n: asdict(p)[n] for n in ("samples", "reference", "conditional")}} if own else {}
+        return found | (dict(own) if own and part == "views" else {})
     if part in ("features", "energies"):
         own = p.estimators.get(part)
         return {**data, **own, "conditional": p.conditional} if own else {}
@@ -194,7 +210,9 @@ def _protocol(part: str, result: Result) -> dict[str, Any]:
         return {}
     found = data | {n: asdict(p)[n] for n in names}
     if part == "samples":  # the constants of other numbers are no part of it
-        found["estimators"] = {k: v for k, v in p.estimators.items() if k not in ("features", "energies")}
+        found["estimators"] = {
+            k: v for k, v in p.estimators.items() if k not in ("features", "energies", "views", "plain")
+        }
     return found
 
 
@@ -242,14 +260,40 @@ def _notes(differs: Iterable[dict[str, str]]) -> dict[str, str]:
     return {text: f"[{i}]" for i, text in enumerate(texts, 1)}
 
 
-def _shown(column: Column, result: Result, differs: dict[str, str], notes: dict[str, str]) -> str:
+def _how(results: Iterable[Result]) -> dict[str, str]:
+    """Return sentence -> mark, of samples that were not simply drawn and of the likelihoods beside them."""
+    texts = dict.fromkeys(text for r in results for part in ("samples", "likelihood") if (text := how_of(r, part)))
+    return {text: f"[{chr(ord('a') + i % 26)}{i // 26 or ''}]" for i, text in enumerate(texts)}
+
+
+def how_of(result: Result, part: str) -> str:
+    """Say how the samples of a result were drawn, or that its likelihood is of another thing; empty where both agree.
+
+    Args:
+        result: of an evaluation.
+        part: ``samples`` or ``likelihood``.
+    """
+    protocol = asdict(result.protocol)
+    if part == "likelihood":
+        return LIKELIHOOD_OF_PLAIN if of_plain_model(protocol) and likelihood(result) is not None else ""
+    return "; ".join(departures(protocol)) if protocol["samples"] is not None and part == "samples" else ""
+
+
+LIKELIHOOD_OF_PLAIN = "likelihood of the plain model, whose samples beside it were drawn in another way"
+
+
+def _shown(column: Column, result: Result, differs: dict[str, str], notes: dict[str, str], how: dict[str, str]) -> str:
     value = column.value(result)
     if value is None:
         return "-"
     text = column.show.format(value)
+    if column.key in DISTANCES and result.metrics[column.key].per_seed and result.metrics[column.key].standard_error:
+        text += " ± " + column.show.format(result.metrics[column.key].standard_error)
     if column.key == "name":
         text += " (quick)" if result.protocol.quick else ""
         text += "".join(f" ({flag})" for flag in result.flags)
     if column.part == "likelihood":
         text = f"{mark_of(result)}{text} {likelihood(result)[0]} {result.protocol.likelihood or ''}"  # type: ignore[index]
+    told = how_of(result, column.part) if column.key == "likelihood" or column.key in DISTANCES else ""
+    text += f" {how[told]}" if told else ""
     return f"{text} {notes[differs[column.part]]}" if column.part in differs else text

@@ -26,10 +26,9 @@ def optimal_pairing(x: Tensor, y: Tensor, groups: Tensor | None = None) -> Tenso
     """
     X, Y = x.detach().flatten(1).double().cpu(), y.detach().flatten(1).double().cpu()
     pairing = torch.arange(len(X))
-    if groups is None:
-        groups = torch.zeros(len(X), dtype=torch.int64)
+    groups = torch.zeros(len(X), dtype=torch.int64) if groups is None else groups.cpu()
     for group in groups.unique():
-        places = (groups.cpu() == group.cpu()).nonzero().flatten()
+        places = (groups == group).nonzero().flatten()
         pairing[places] = places[_assign(X[places], Y[places])]
     return pairing.to(x.device)
 

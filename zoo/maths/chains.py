@@ -23,10 +23,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from zoo.errors import ConfigError, check_choice
+
 __all__ = [
+    "SAMPLERS",
     "Noise",
     "Potential",
     "annealed_importance",
+    "chain",
+    "chain_states",
+    "frames_of",
     "hmc",
     "langevin",
     "leapfrog",
@@ -34,6 +40,9 @@ __all__ = [
     "potential",
     "temperature",
 ]
+
+SAMPLERS = ("langevin", "mala", "hmc")
+"""Names that `chain` takes."""
 
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
 """x (B, ...) -> U(x) (B,) and grad U(x) (B, ...), without a graph; U is infinite where p is 0."""
@@ -126,6 +135,50 @@ def hmc(
         now = torch.where(taken, there, now)
         accepted = accepted + taken.to(x.dtype) / steps
     return x, accepted
+
+
+def chain(
+    sampler: str, U: Potential, x: Tensor, steps: int, h: float, randn: Noise, rand: Noise, bounded: bool = False
+) -> Tensor:
+    """Return the state after so many steps, or trajectories of ten leaps, of a sampler by its name, (B, ...).
+
+    Args:
+        sampler: one of `SAMPLERS`.
+        U: the potential.
+        x: the state, (B, ...).
+        steps: of the chain, at least 1.
+        h: of a step of Langevin's; a leap of ``hmc`` is sqrt(2 h).
+        randn, rand: noise.
+        bounded: whether ``langevin`` is clamped to [0, 1]; the others accept nothing where U is infinite.
+
+    Raises:
+        ConfigError: an unknown sampler, or an h that is not positive.
+    """
+    check_choice("sampler", sampler, SAMPLERS)
+    if not (h > 0 and math.isfinite(h)):
+        raise ConfigError(f"step_size must be positive, got {h!r}")
+    if sampler == "langevin":
+        return langevin(U, x, steps, h, randn, bounded)
+    if sampler == "mala":
+        return mala(U, x, steps, h, randn, rand)[0]
+    return hmc(U, x, steps, math.sqrt(2 * h), randn, rand)[0]
+
+
+def chain_states(
+    sampler: str, U: Potential, x: Tensor, steps: Sequence[int], h: float, randn: Noise, rand: Noise,
+    bounded: bool = False,
+) -> Tensor:  # fmt: skip
+    """Return the states of one `chain` after each of a rising series of steps that begins with 0, (F, B, ...)."""
+    states = [x]
+    for before, after in pairwise(steps):
+        states.append(chain(sampler, U, states[-1], after - before, h, randn, rand, bounded))
+    return torch.stack(states)
+
+
+def frames_of(steps: int, frames: int) -> list[int]:
+    """Return numbers of steps at which a chain is looked at: 0, 1, ... each a like factor more, ``steps``."""
+    inner = [round(steps ** (i / max(1, frames - 2))) for i in range(frames - 1)]
+    return sorted({0, *inner, steps})
 
 
 def annealed_importance(

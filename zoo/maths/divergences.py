@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,13 +59,17 @@ def conjugate(name: str) -> Callable[[Tensor], Tensor]:
     return CONJUGATES[name]
 
 
-def bandwidths(y: Tensor) -> list[float]:
-    """Return five bandwidths around the median distance of points (n, ...): a quarter of it to four times."""
-    median = float(torch.pdist(y.detach().flatten(1)).median()) or 1.0
+def bandwidths(y: Tensor) -> list[float] | list[Tensor]:
+    """Return five bandwidths around the median distance of points (n, ...): a quarter of it to four times.
+
+    They are numbers where y is on the CPU, and tensors, (), on a device that nobody has to wait for.
+    """
+    found = torch.pdist(y.detach().flatten(1).to(torch.promote_types(y.dtype, torch.float32))).median()
+    median = (float(found) or 1.0) if y.device.type == "cpu" else torch.where(found == 0, 1.0, found)
     return [median * 2.0**i for i in (-2, -1, 0, 1, 2)]
 
 
-def squared_mmd(x: Tensor, y: Tensor, widths: list[float]) -> Tensor:
+def squared_mmd(x: Tensor, y: Tensor, widths: Sequence[float | Tensor]) -> Tensor:
     """Return the unbiased estimate of MMD^2 under a sum of Gaussian kernels, which can fall below 0.
 
     Args:

@@ -14,10 +14,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["multinomial", "rand", "randint", "randn"]
+__all__ = ["multinomial", "rand", "randint", "randn", "sent"]
 
 Where = torch.device | str
 _HALF = (torch.float16, torch.bfloat16)
+
+
+def sent(x: Tensor, device: Where, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor on a device, of a type; the processor does not wait until it has arrived on a GPU."""
+    if x.device == device and dtype in (None, x.dtype):
+        return x
+    where = torch.device(device)
+    if x.device.type == "cpu" and where.type == "cuda":
+        return x.to(dtype or x.dtype).pin_memory().to(where, non_blocking=True)
+    return x.to(where, dtype or x.dtype)
 
 
 def randn(
@@ -30,7 +40,7 @@ def randn(
     there = device if generator is None else generator.device
     single = torch.float32 if dtype in _HALF else dtype
     x = torch.randn(tuple(shape), generator=generator, device=there, dtype=single)
-    return x if there == device and single is dtype else x.to(device, dtype)
+    return x if there == device and single is dtype else sent(x, device, dtype)
 
 
 def rand(
@@ -39,17 +49,17 @@ def rand(
     device: Where = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return numbers uniform in [0, 1) of ``shape``."""
+    """Return numbers uniform in [0, 1) of ``shape``; what half precision would round to 1 is the number before."""
     there = device if generator is None else generator.device
     single = torch.float32 if dtype in _HALF else dtype
-    x = torch.rand(tuple(shape), generator=generator, device=there, dtype=single)
-    return x if there == device and single is dtype else x.to(device, dtype)
+    u = sent(torch.rand(tuple(shape), generator=generator, device=there, dtype=single), device, dtype)
+    return u.clamp_(max=1 - torch.finfo(dtype).eps / 2) if dtype in _HALF else u
 
 
 def randint(high: int, shape: Sequence[int], generator: torch.Generator | None, device: Where = "cpu") -> Tensor:
     """Return integers uniform in 0, ..., high - 1, int64 of ``shape``."""
     there = device if generator is None else generator.device
-    return torch.randint(high, tuple(shape), generator=generator, device=there).to(device)
+    return sent(torch.randint(high, tuple(shape), generator=generator, device=there), device)
 
 
 def multinomial(p: Tensor, n: int, generator: torch.Generator | None) -> Tensor:

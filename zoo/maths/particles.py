@@ -34,7 +34,7 @@ def between(
     mix: float,
     score: Field | None = None,
     logit_slope: Field | None = None,
-    beta: float = 1.0,
+    beta: float | Callable[[float], float] = 1.0,
 ) -> Tensor:
     """Return the particles after so many steps of Euler and Maruyama, (B, ...) -> (B, ...).
 
@@ -46,7 +46,7 @@ def between(
         mix: D / beta, in [0, 1].
         score: grad log q; needed unless ``mix`` is 0.
         logit_slope: grad log(q / p_t); needed unless ``mix`` is 1.
-        beta: speed.
+        beta: speed, or that at a time.
 
     Raises:
         ConfigError: a mix outside of [0, 1], or without a field that it needs.
@@ -56,12 +56,12 @@ def between(
             f"mix must lie in [0, 1], above 0 it needs a score and below 1 the slope of a discriminator, got {mix}"
         )
     for i in range(steps):
-        drift = 0.0
+        drift, speed = 0.0, beta(i * h) if callable(beta) else beta
         if score is not None and mix > 0:  # D grad log p = D (grad log q - grad log(q / p))
-            drift = mix * beta * score(x, i * h)
+            drift = mix * speed * score(x, i * h)
         if logit_slope is not None and mix < 1:
-            drift = drift + (1 - mix) * beta * logit_slope(x, i * h)
+            drift = drift + (1 - mix) * speed * logit_slope(x, i * h)
         x = x + h * drift
         if mix > 0:
-            x = x + math.sqrt(2 * mix * beta * h) * randn(*x.shape)
+            x = x + math.sqrt(2 * mix * speed * h) * randn(*x.shape)
     return x

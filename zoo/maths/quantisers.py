@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError
+from zoo.maths.constants import constants
 
 __all__ = ["FiniteScalars", "entropy", "perplexity", "straight_through"]
 
@@ -63,8 +64,8 @@ class FiniteScalars:
 
     def bound(self, z: Tensor) -> Tensor:
         """Return values that round to one of L integers: (..., D) -> (..., D), 0 -> 0."""
-        half = (z.new_tensor(self.levels) - 1) / 2 + _MARGIN
-        offset = z.new_tensor([0.5 * (L % 2 == 0) for L in self.levels])
+        half = (constants(self.levels, z) - 1) / 2 + _MARGIN
+        offset = constants([0.5 * (L % 2 == 0) for L in self.levels], z)
         return half * torch.tanh(z + torch.atanh(offset / half)) - offset
 
     def quantise(self, z: Tensor) -> Tensor:
@@ -75,13 +76,13 @@ class FiniteScalars:
     def index(self, points: Tensor) -> Tensor:
         """Return the number of each point of the grid: (..., D) in [-1, 1] -> int64 (...), 0..size-1."""
         digits = (points * self._half(points) + self._half(points)).round().long()
-        return (digits * torch.tensor(self._radix, device=points.device)).sum(-1)
+        return (digits * constants(self._radix, digits)).sum(-1)
 
     def point(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return the points of numbers: int64 (...), 0..size-1 -> (..., D) in [-1, 1]."""
-        radix, levels = (torch.tensor(v, device=index.device) for v in (self._radix, self.levels))
+        radix, levels = (constants(v, index) for v in (self._radix, self.levels))
         digits = (index[..., None] // radix % levels).to(dtype or torch.get_default_dtype())
         return (digits - self._half(digits)) / self._half(digits)
 
     def _half(self, like: Tensor) -> Tensor:
-        return like.new_tensor([L // 2 for L in self.levels])
+        return constants([L // 2 for L in self.levels], like)

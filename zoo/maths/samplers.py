@@ -18,8 +18,8 @@ evaluation at lambda_N whose answer is the sample: N levels of noise are N calls
 v is the variance of q(x_s | x_t, x_0). DDIM with eta = 0 is Euler's method for d(x / alpha) / dq = eps.
 
 Where steps are so few, or a schedule so steep, that a method would blow up, a form of the same step that cannot takes
-its place: `euler_maruyama` draws from q(x_s | x_t, x_0), `heun` averages x_0 instead of eps, `ode` follows
-x / sqrt(alpha^2 + sigma^2), and the Langevin step of `predictor_corrector` has a largest size.
+its place: `euler_maruyama` draws from q(x_s | x_t, x_0), `heun` averages x_0 instead of eps, and the Langevin step of
+`predictor_corrector` has a largest size. `ode` follows x / sqrt(alpha^2 + sigma^2) wherever variance explodes.
 
 References:
     J. Ho, A. Jain, P. Abbeel, Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239.
@@ -72,7 +72,6 @@ Noise = Callable[[], Tensor]
 """Draws standard normal noise of the shape of x."""
 
 
-_LARGEST = 1.5  # step in lambda of an explicit method
 _STEEPEST = 10.0  # fall of q in one step of the trapezoid rule
 
 
@@ -159,11 +158,12 @@ def velocity(denoise: Denoiser, schedule: Schedule) -> Callable[[Tensor, Tensor]
 def ode(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, method: str = "rk4") -> Tensor:
     """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end.
 
-    Where variance explodes, dx / d lambda = (x_0 - x) / 2, and steps above 1.5 leave much of an x of hundreds, or
-    throw it beyond x_0; then x / sqrt(1 + sigma^2) is followed, as where variance is preserved.
+    Where variance explodes, dx / d lambda = (x_0 - x) / 2 takes an x of hundreds down, and the relative error of each
+    step counts: 16 levels of Euler's method leave 2 % of the spread. So x / sqrt(1 + sigma^2) is followed there, as
+    where variance is preserved.
     """
     flow, end = velocity(denoise, schedule), _cast(log_snrs, x)[-1]
-    if len(log_snrs) > 1 and schedule.kind == "ve" and float(log_snrs.diff().max()) > _LARGEST:
+    if len(log_snrs) > 1 and schedule.kind == "ve":
         preserved = Schedule()
 
         def scaled(y: Tensor, log_snr: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError, check_choice
+from zoo.maths.constants import constants
 from zoo.maths.noise import randn
 
 __all__ = [
@@ -101,7 +102,7 @@ def time_grid(steps: int, start: float = 0.0, end: float = 1.0) -> list[float]:
 
 def _states(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str) -> Iterator[Tensor]:
     check_choice("solver", method, SOLVERS)
-    t = torch.as_tensor(times, dtype=torch.float64).to(x.device, x.dtype)
+    t = times.to(x.device, x.dtype) if isinstance(times, Tensor) else constants(list(times), x)
     if t.ndim != 1 or len(t) < 2:
         raise ConfigError(f"a solver needs at least two times, got {len(t) if t.ndim == 1 else tuple(t.shape)}")
     step = SOLVERS[method].step

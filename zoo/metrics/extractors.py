@@ -174,7 +174,9 @@ def as_extractor(what: Any) -> Extractor:
         return Given(what)
     if isinstance(what, Extractor):
         return what
-    raise ResultError(f"no extractor {what!r}: give 'digits', 'lite0', 'inception', or a torch module of yours")
+    raise ResultError(
+        f"no extractor {what!r}: give 'digits', 'lite0', 'inception', 'random', 'pca', or a torch module of yours"
+    )
 
 
 @functools.lru_cache(maxsize=1)

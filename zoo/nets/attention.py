@@ -47,8 +47,9 @@ def attention_mask(length: int, *, window: int | None = None, prefix: int | None
 def rotary_tables(first: int, count: int, features: int, like: Tensor) -> Tables:
     """Return cos and signed sin of the angles of ``count`` positions from ``first`` on: two (count, features)."""
     half = features // 2
-    theta = 10_000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(first, first + count, dtype=torch.float64)[:, None] * theta  # (count, half)
+    where = like.device if like.device.type != "mps" else "cpu"  # which has no double precision
+    theta = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=where) / half)
+    angle = torch.arange(first, first + count, dtype=torch.float64, device=where)[:, None] * theta  # (count, half)
     cos, sin = angle.cos(), angle.sin()
     return torch.cat([cos, cos], -1).to(like), torch.cat([-sin, sin], -1).to(like)
 

@@ -232,7 +232,9 @@ class VectorQuantiser(Stochastic, Recorded, nn.Module):
             rand: uniform training noise of a shape whose first dimension is the batch.
         """
         v, assigned = quantised.learned
-        first = not bool(self.share.any())
+        v = v.to(self.codebook.dtype)  # which under mixed precision is more than what the encoder gave
+        assigned = assigned.to(v.dtype) if assigned.is_floating_point() else assigned
+        first = ~self.share.any()  # (), on the device: it is not waited for
         if assigned.ndim == 3:
             n, m = assigned.sum(1), assigned.mT @ v  # (G, K), (G, K, d)
         else:
@@ -246,22 +248,26 @@ class VectorQuantiser(Stochastic, Recorded, nn.Module):
             self.mass.lerp_(m / total, 1 - self.decay)
             used = self.share[..., None] > torch.finfo(v.dtype).tiny
             self.codebook.copy_(torch.where(used, self.mass / self.share[..., None], self.codebook))
-        dead = self.share < (2 if first and self.revive else self.revive / self.size)  # (G, K), alike in all processes
+        dead = self.share < self.revive / self.size  # (G, K), alike in all processes
+        if self.revive:
+            dead = dead | first
         self._revive(dead, v, quantised.codes, rand)
 
     def _revive(self, dead: Tensor, v: Tensor, codes: Tensor, rand: Callable[..., Tensor]) -> None:
-        if not bool(dead.any()):
+        if dead.device.type == "cpu" and not bool(dead.any()):  # elsewhere looking costs more than drawing
             return
         B, G, h, w = codes.shape
         order = _joined(rand(B, G, h * w).transpose(0, 1).flatten(1))  # (G, N): who is drawn first
         v = _joined(v)
-        for g in range(G):
-            lost = dead[g].nonzero().flatten()[: order.shape[1]]
-            drawn = order[g].argsort(descending=True, stable=True)[: len(lost)]
-            self.codebook.data[g, lost] = v[g, drawn]
-            self.share[g, lost] = 1 / self.size
-            if self.update == "ema":
-                self.mass[g, lost] = v[g, drawn] / self.size
+        N = order.shape[1]
+        turn = dead.cumsum(1) - 1  # (G, K): the how manieth dead code it is
+        drawn = order.argsort(dim=1, descending=True, stable=True).gather(1, turn.clamp(0, N - 1))  # (G, K)
+        new = v.gather(1, drawn[..., None].expand(-1, -1, v.shape[-1]))  # (G, K, d)
+        lost = dead & (turn < N)
+        self.codebook.data.copy_(torch.where(lost[..., None], new, self.codebook))
+        self.share.masked_fill_(lost, 1 / self.size)
+        if self.update == "ema":
+            self.mass.copy_(torch.where(lost[..., None], new / self.size, self.mass))
 
 
 def _check_nested(nested: Sequence[float] | None, groups: int) -> None:

@@ -104,6 +104,7 @@ def build(service: Service, *, check_host: bool = True) -> Any:
 
     app = FastAPI(
         title="generative-zoo", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        redirect_slashes=False,
         description="Samples, log-likelihoods, energies and features of loaded models. Equal seeds give equal samples.",
     )  # fmt: skip
     _add_handlers(app)

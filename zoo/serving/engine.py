@@ -266,7 +266,7 @@ class SamplingEngine:
         if first.compute is not None:
             with Interruptible(check):
                 return [first.compute()]
-        return first.served.model.sample_many([work.draw for work in batch], check=check)
+        return [x.cpu() for x in first.served.model.sample_many([work.draw for work in batch], check=check)]
 
     @staticmethod
     def _deliver(batch: list[Work], results: list[Any] | None = None, error: Problem | None = None) -> None:

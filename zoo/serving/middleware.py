@@ -25,8 +25,9 @@ _HEADERS = [
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; media-src blob:; base-uri 'none'; "
-     b"form-action 'none'; frame-ancestors 'none'"),
+    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+     b"img-src data: blob:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+     b"require-trusted-types-for 'script'"),
 ]  # fmt: skip
 
 Scope = MutableMapping[str, Any]
@@ -53,13 +54,17 @@ class AccessControl:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
+        started, bare = False, scope["method"] == "HEAD"
+        if bare:  # what GET would be answered, without the body
+            scope = {**scope, "method": "GET"}
 
         async def guarded(message: MutableMapping[str, Any]) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+            elif bare and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -69,7 +74,7 @@ class AccessControl:
             await self.app(scope, _replay(body, receive), guarded)
         except Problem as problem:
             if not started and problem.status != 499:
-                await _refuse(scope, guarded, problem)
+                await _refuse(guarded, problem)
         except ConnectionError:
             pass
 
@@ -167,11 +172,11 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _refuse(scope: Scope, send: Send, problem: Problem) -> None:
+async def _refuse(send: Send, problem: Problem) -> None:
     body = error_body(problem.code, problem.message)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
     if problem.status in (400, 408, 413, 421, 431):
         headers["connection"] = "close"  # the rest of the body, if any, is not read
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    await send({"type": "http.response.body", "body": body})

@@ -1,7 +1,8 @@
-"""HTTP/1.1 as uvicorn speaks it, with three additions.
+"""HTTP/1.1 as uvicorn speaks it, with four additions.
 
 - Head and body of an answer leave in one write, so that a worker that is killed has sent all of a small answer or none
-  of it: a proxy may then repeat the request.
+  of it: a proxy may then repeat the request. An answer without a body leaves when it is complete.
+- What is no HTTP is refused in the words of every other refusal.
 - The head of a request is at most 32 KiB and comes within ten seconds.
 - The end of a connection whose request's head was read waits for the answer, as in uvicorn.
 """
@@ -9,9 +10,12 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from zoo.serving.problems import error_body
 
 __all__ = ["HTTPProtocol"]
 
@@ -33,9 +37,12 @@ class _Joined:
         self._transport.write(self._head + data)
         self._head = b""
 
-    def close(self) -> None:
+    def flush(self) -> None:
         if self._head:
             self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -56,13 +63,28 @@ class HTTPProtocol(HttpToolsProtocol):
                 self._timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
         super().data_received(data)
         if self._reading_head() and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n")
-            self.transport.write(b"content-length: 0\r\n\r\n")
-            self.transport.close()
+            self._refuse(431, "too_large", f"the head of a request has at most {HEAD_BYTES} bytes")
 
     def on_headers_complete(self) -> None:
         self._head_done()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.flush()  # type: ignore[attr-defined]  # HEAD: no body follows
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "bad_request", "this is no request that HTTP/1.1 knows")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        body = error_body(code, message)
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_done()

@@ -84,7 +84,7 @@ class _Zoo:
         if self.key is None:
             return
         given = dict(context.invocation_metadata() or ()).get("x-api-key", "")
-        if not same_key(given.encode(), self.key):
+        if not same_key(given if isinstance(given, bytes) else given.encode(), self.key):
             raise Problem(401, "no_key", "send the server's API key as the metadata x-api-key")
 
     async def _sample(self, request: Any, context: Any) -> Any:

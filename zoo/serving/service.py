@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from zoo.abilities import is_conditional, takes_labels, takes_option
+from zoo.devices import chosen_device
 from zoo.media import medium
 from zoo.sampling import Draw
 from zoo.serving.engine import SamplingEngine, Served, Work
@@ -23,10 +24,11 @@ __all__ = ["Service", "load_models"]
 
 
 def load_models(settings: Settings) -> dict[str, Any]:
-    """Load what is to be served, by the name under which it is. Raises what `zoo.load` raises."""
+    """Load what is to be served, on its device, by the name under which it is. Raises what `zoo.load` raises."""
     from zoo.hub import load
 
-    return {served_name(model): load(model) for model in settings.models}
+    device = chosen_device(settings.device)
+    return {served_name(model): load(model, device=device) for model in settings.models}
 
 
 class Service:
@@ -125,7 +127,7 @@ class Service:
 
         def compute() -> torch.Tensor:
             with torch.no_grad():
-                return served.model.features(x)
+                return served.model.features(x).cpu()
 
         work = Work(served, deadline, compute=compute, rows=len(x), costs=served.features)
         values = await self.engine.do(work, gone)
@@ -194,7 +196,7 @@ def _warm(served: Served) -> None:
         condition = {"labels": ""} if model.context else {}
         for _ in range(2):
             start = time.perf_counter()
-            model.sample(1, seed=0, **condition, **short)
+            model.sample(1, seed=0, **condition, **short).cpu()  # which waits for a GPU
             took = time.perf_counter() - start
             if took > 0.2:
                 break
@@ -211,5 +213,5 @@ def _warm(served: Served) -> None:
     for costs, ask in asked:
         start = time.perf_counter()
         with torch.no_grad():
-            ask()
+            ask().cpu()
         costs.learn(1, 1.0, time.perf_counter() - start)

@@ -37,6 +37,7 @@ class Settings:
         key_file: file that holds the key; without one, the environment's ZOO_API_KEY, if it is set.
         grpc_port: where gRPC listens, none for no gRPC.
         page_title: shown on the page.
+        device: where all models are computed; a GPU where there is one, if left out.
     """
 
     models: tuple[str, ...]
@@ -50,6 +51,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     key_file: str | None = None
     grpc_port: int | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if not self.models:

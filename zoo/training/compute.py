@@ -7,7 +7,7 @@ moving average do not. A multiply-add is two operations, as in torch's FlopCount
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.model import Batch, GenerativeModel
 
-__all__ = ["flops_per_step", "parameter_count"]
+__all__ = ["flops_per_sample", "flops_per_step", "parameter_count"]
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -45,6 +45,18 @@ def flops_per_step(model: GenerativeModel, batch: Batch) -> tuple[float, float]:
                 loss.backward()
         counts.append(float(counter.get_total_flops()))
     return sum(counts[first:]) / probe.period, counts[0] - counts[1] if first else 0.0
+
+
+@torch.no_grad()
+def flops_per_sample(model: GenerativeModel, options: Mapping[str, Any], n: int = 4) -> float:
+    """Return the operations of drawing one sample with these options, counted over a batch of n.
+
+    Products that a compiled sampler computes outside of torch are not counted.
+    """
+    labels = torch.arange(n, device=model.device) % model.num_classes if model.num_classes else None
+    with _Counter(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.sample(n, seed=0, labels=labels, **options)
+    return float(counter.get_total_flops()) / n
 
 
 class _Counter(FlopCounterMode):

@@ -81,11 +81,13 @@ def choose_strategy(arguments: dict[str, Any], model: GenerativeModel, world: in
         minutes: after which a process that says nothing is taken for dead.
 
     Raises:
-        ConfigError: fsdp without a GPU.
+        ConfigError: fsdp without a GPU, or processes that would get the training by pickle.
     """
     strategy, precision = arguments.get("strategy") or "auto", str(arguments.get("precision") or "")
     if isinstance(strategy, str) and "fsdp" in strategy and not on_gpu(arguments):
         raise ConfigError("strategy fsdp needs a GPU, and this run has none; use --trainer.strategy ddp")
+    if str(getattr(strategy, "_start_method", strategy)).endswith("spawn"):
+        raise ConfigError("processes that are spawned cannot be sent this training; use --trainer.strategy ddp")
     if world > 1 and strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
         find = strategy not in ("auto", "ddp") or not model.automatic_optimization
         start: Any = "fork" if hasattr(sys, "ps1") and "LOCAL_RANK" not in os.environ else "popen"  # no script to rerun

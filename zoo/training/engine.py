@@ -21,6 +21,7 @@ from torch import Tensor
 from zoo.data.base import derive_seed
 from zoo.errors import DivergedError
 from zoo.model import Player
+from zoo.training.compiling import begin_step
 from zoo.training.settings import TrainingSettings, rate
 
 __all__ = ["Engine", "MetricsLog", "Stopped"]
@@ -63,6 +64,7 @@ class Engine(Callback):
 
     Attributes:
         batches: batches seen since the start of the run, interruptions included.
+        past: batches to pass over when going on from a checkpoint.
 
     Args:
         settings: the engine's settings.
@@ -74,7 +76,7 @@ class Engine(Callback):
         self.settings, self.total, self.ranks = settings, total, ranks
         self.received: str | None = None
         self._since = 0.0
-        self.batches = 0
+        self.batches = self.past = 0
         self._peak: list[list[float]] = []
         self._streams: list[torch.Generator] = []
         self._seed_global: Callable[[int], Any] = torch.manual_seed
@@ -87,7 +89,8 @@ class Engine(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._peak = _as_asked(trainer.optimizers, list(pl_module.players().values()))
         self.ranks = self.ranks or (trainer.global_rank,)
-        self._streams = [torch.Generator(device=pl_module.device) for _ in self.ranks]
+        where = pl_module.device if self.settings.noise == "device" else "cpu"
+        self._streams = [torch.Generator(device=where) for _ in self.ranks]
         if pl_module.device.type == "cpu":  # torch.manual_seed would visit every kind of accelerator
             self._seed_global = torch.default_generator.manual_seed
         pl_module.set_noise(self._streams)
@@ -111,6 +114,8 @@ class Engine(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._seed(self.batches)
+        if self.settings.compile:
+            begin_step(self.settings.compile_mode)
         factor = rate(trainer.global_step, self.settings, self.total)
         if factor == self._rate:
             return
@@ -126,7 +131,7 @@ class Engine(Callback):
         checkpoint["zoo_batches"] = self.batches
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.batches = checkpoint["zoo_batches"]
+        self.batches = checkpoint["zoo_batches"] + self.past
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._streams:
@@ -163,10 +168,12 @@ class MetricsLog(Callback):
 
     Args:
         every: steps between rows.
+        lenient: leave terms that are not finite out of a row, as the updates of their steps were; one of which none is
+            finite still ends the run.
     """
 
-    def __init__(self, every: int = 50) -> None:
-        self.every = every
+    def __init__(self, every: int = 50, *, lenient: bool = False) -> None:
+        self.every, self.lenient = every, lenient
         self._kept: list[dict[str, Tensor]] = []
         self._sizes: list[int] = []
         self._since = time.perf_counter()
@@ -190,6 +197,9 @@ class MetricsLog(Callback):
             here = [(terms[name], w) for terms, w in zip(self._kept, weights, strict=True) if name in terms]
             values = torch.stack([value for value, _ in here]).double()
             w = values.new_tensor([w for _, w in here])
+            if self.lenient and split == "train":
+                good = values.isfinite()
+                values, w = values.where(good, 0.0), w * good
             sums += [values @ w, w.sum()]
         packed = torch.stack(sums)
         if trainer.world_size > 1 and dist.is_initialized():

@@ -32,7 +32,9 @@ from zoo.runs import MALFORMED, fill, last_checkpoint, read_model_checkpoint, ru
 from zoo.training.allocator import keep_freed_memory
 from zoo.training.checkpoint_io import AtomicCheckpointIO, full_disk, write_atomic
 from zoo.training.checkpoints import Checkpoints
+from zoo.training.classes_of_data import check_classes
 from zoo.training.cli import EntryCLI
+from zoo.training.compiling import compiled
 from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.csv_log import CSVLog
 from zoo.training.devices import (
@@ -45,13 +47,14 @@ from zoo.training.devices import (
     on_gpu,
     processes,
 )
+from zoo.training.divergence import SkipsUpdates, check_divergence, gone_back
 from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
 from zoo.training.fine_tuning import check_resumed, factors, recorded, set_rates, take_weights
 from zoo.training.gan_monitor import monitors_for
 from zoo.training.history import configuration, history
 from zoo.training.hooks import Hooks, NoProfiler
-from zoo.training.loggers import LogsHyperparameters, check_installed, chosen, described, logged_before, taken
+from zoo.training.loggers import LogsHyperparameters, check_installed, chosen, closed, described, logged_before, taken
 from zoo.training.loop import run_lean
 from zoo.training.option_limits import (
     check_numbers,
@@ -145,6 +148,7 @@ class Run:
         self.world, self.local = processes(self.arguments)
         check_processes(self.arguments, self.local, on_gpu(self.arguments))
         check_optimizers(self.model)
+        check_divergence(self.settings, self.world)
         choose_strategy(self.arguments, self.model, self.world, self.settings.timeout)
         self._manual_options()
         self._process()
@@ -160,6 +164,8 @@ class Run:
         self.validates_again = False
         self.stopped_because: str | None = None
         self.opened: list[Any] = []
+        self.entry, self.allow = entry, tuple(allow)
+        self.went_back: list[dict[str, Any]] = []
 
     def _build(
         self, init_from: GenerativeModel | None, parts: Mapping[str, GenerativeModel]
@@ -168,11 +174,7 @@ class Run:
         torch.manual_seed(derive_seed(self.settings.seed, 0))
         model, data = self.cli.parser.instantiate_classes(self.cli.config).model, self.cli.datamodule
         model.accepts(data.shape, data.levels)
-        if 0 < model.num_classes < data.num_classes:
-            raise ConfigError(
-                f"the model is told one of {model.num_classes} classes, {data.name} has {data.num_classes}; set "
-                f"--model.num_classes {data.num_classes}"
-            )
+        check_classes(model, data, self.cli.entry["model"], self.name)
         model.class_names = names_for(model.num_classes, data.class_names)
         if init_from is not None:
             taken = take_weights(init_from, model)
@@ -181,6 +183,7 @@ class Run:
             _copy_weights(part, getattr(model, name), f"--{name}")
         if parts:
             model.adopt()
+        data.on_gpu = self.settings.data_on_gpu
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)
         return model, data
@@ -300,13 +303,17 @@ class Run:
         metadata = self.metadata()
         run = {**metadata, **self._came_by(), "parameters": parameter_count(self.model), "ema": self.settings.ema,
                "planned_tflop": self.spent(self.total) / 1e12}  # fmt: skip
-        metrics = MetricsLog(self.settings.log_every)
+        if self.went_back:
+            engine.past = self.went_back[-1]["past_batches"]
+        skips = self.settings.on_divergence == "skip"
+        metrics = MetricsLog(self.settings.log_every, lenient=skips)
         validates = self.arguments.get("limit_val_batches") is None or bool(self.arguments["limit_val_batches"])
         patience = early_stopping(self.settings, self.model, metrics, validates)
         self.report = CostReport(self.folder, run, self.spent, self.earlier, self.total)
         ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
         return [
             engine,
+            *([SkipsUpdates(self.settings.log_every, self.report.metadata)] if skips else []),
             *([ema] if ema is not None else []),
             metrics,
             *([StepBar(self.total, metrics)] if self._wants_bar() else []),
@@ -325,7 +332,8 @@ class Run:
 
     def _came_by(self) -> dict[str, Any]:
         """Return what run.json says of how the run came to where it is, and which callbacks no command can give it."""
-        found = history(self.folder if self.resume else None, self.command, self.from_step or 0, self.configuration())
+        before = self.folder if self.resume else None
+        found = history(before, self.command, self.from_step or 0, self.configuration(), self.went_back)
         if self.resume and not self.registry:
             with contextlib.suppress(RunError):
                 self.registry = run_metadata(self.folder).get("registry", [])
@@ -382,6 +390,20 @@ class Run:
             raise ConfigError(f"the trainer refuses its arguments: {' '.join(str(error).split())}") from error
 
     def start(self) -> Path:
+        """Train, and return the run folder; where the run diverges and is to go back, go on from there.
+
+        Raises:
+            DivergedError: a loss, or weights, are not finite, and the run is to stop, or has gone back too often.
+            Exception: what `_started` raises.
+        """
+        try:
+            return self._started()
+        except DivergedError as error:
+            again = gone_back(self, error)
+        vars(self).update(vars(again))
+        return self.start()
+
+    def _started(self) -> Path:
         """Train, and return the run folder.
 
         Raises:
@@ -402,16 +424,10 @@ class Run:
             )
         if self.settings.compile:
             for network in self.model.compilable():
-                network.compile()  # in place, so that the names of the weights stay
-        loggers = self.loggers()
-        self.opened = loggers[1:]
-        trainer = self.trainer([*self.callbacks(), *self._facts(loggers)], loggers)
-        if first_process() and self.folder.exists() and not self.resume:
-            raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
-        made: list[Path] = []
+                compiled(network, self.settings.compile_mode)
+        made, loggers, trainer = self._prepared()
         try:
             if first_process():  # nothing is left behind by what was refused before here
-                made = make_folders(self.folder)
                 self.data.write(self.folder)
                 write_atomic(self.folder / "config.yaml", self.configuration().encode())
                 if self.announce is not None:
@@ -423,6 +439,7 @@ class Run:
             for logger in loggers:
                 with contextlib.suppress(OSError):  # the first error is the one to see
                     logger.save()
+            self.opened = closed(self.opened, self.asked, self.folder, self.name)
             if not trainer.global_step and not isinstance(error, (DivergedError, Stopped)):
                 remove_made(made, content=True)  # nothing was trained
             explained = self._explained(error, trainer)
@@ -434,8 +451,28 @@ class Run:
             return self.folder
         for logger in loggers:
             logger.save()
+        self.opened = closed(self.opened, self.asked, self.folder, self.name)
         self.stopped_because = self.report.stopped_because
         return self.folder
+
+    def _prepared(self) -> tuple[list[Path], list[Any], Trainer]:
+        """Return the folders that were made, the loggers, some of which write as they are built, and the trainer.
+
+        Raises:
+            RunError: the run folder exists already.
+            ConfigError: what `loggers` and `trainer` raise; no folder is left then.
+        """
+        assert self.folder is not None
+        if first_process() and self.folder.exists() and not self.resume:
+            raise RunError(f"the folder {self.folder} exists already; name a new one, or resume the run in it")
+        made = make_folders(self.folder) if first_process() else []
+        try:
+            loggers = self.loggers()
+            self.opened = loggers[1:]
+            return made, loggers, self.trainer([*self.callbacks(), *self._facts(loggers)], loggers)
+        except Exception:
+            remove_made(made, content=True)
+            raise
 
     def _facts(self, loggers: Sequence[Any]) -> list[Any]:
         """Return what tells other loggers than the run's own of its configuration and cost; nothing without any."""
@@ -471,7 +508,8 @@ class Run:
         except RunError:
             kept = "there was no checkpoint yet (--training.checkpoint_every)"
         return DivergedError(
-            f"{error}; {kept}; try a lower --model.lr, --training.warmup, or --trainer.gradient_clip_val 1"
+            f"{error}; {kept}; try a lower --model.lr, --training.warmup, --trainer.gradient_clip_val 1, or "
+            f"--training.on_divergence skip or back"
         )
 
     def _saved_step(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from zoo.runs import run_metadata
 __all__ = ["configuration", "history"]
 
 
-def history(folder: Path | None, command: str, step: int, config: str) -> dict[str, Any]:
+def history(
+    folder: Path | None, command: str, step: int, config: str, went_back: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Return the entries of run.json: ``command``, all ``commands``, and ``history``.
 
     The history has an entry for each command: the step from which on it held, and, where it went on with a run, which
@@ -24,6 +27,7 @@ def history(folder: Path | None, command: str, step: int, config: str) -> dict[s
         command: what is run now.
         step: from which on.
         config: the whole configuration as YAML.
+        went_back: what is known of each time that the command itself went back, the last of which is now.
     """
     before: dict[str, Any] = {}
     if folder is not None:
@@ -37,7 +41,10 @@ def history(folder: Path | None, command: str, step: int, config: str) -> dict[s
         old, new = (_leaves(configuration(text)) for text in (path.read_text(encoding="utf-8"), config))
         changed = {k: [old.get(k), new.get(k)] for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
         entry.update({"changed": changed} if changed else {})
-    return {"command": command, "commands": [*commands, command], "history": [*entries, entry]}
+    if went_back:
+        entry["went_back"] = dict(went_back[-1])
+    return {"command": command, "commands": commands if went_back else [*commands, command],
+            "history": [*entries, entry]}  # fmt: skip
 
 
 def configuration(text: str) -> dict[str, Any]:

@@ -8,11 +8,14 @@ it can go on there as well.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ __all__ = [
     "LogsHyperparameters",
     "check_installed",
     "chosen",
+    "closed",
     "described",
     "logged_before",
     "make",
@@ -194,7 +198,7 @@ def make(kind: str, folder: Path, name: str, options: Mapping[str, Any], before:
         "csv": {"save_dir": str(folder), "name": "", "version": "csv"},
         "tensorboard": {"save_dir": str(folder), "name": "", "version": "tensorboard"},
         "wandb": {"project": name, "name": folder.name, "save_dir": str(folder)},
-        "mlflow": {"experiment_name": name, "run_name": folder.name, "save_dir": str(folder / "mlruns")},
+        "mlflow": {"experiment_name": name, "run_name": folder.name, **_mlflow_store(folder)},
         "comet": {"project": name},
         "litlogger": {"root_dir": str(folder), "name": folder.name},
     }
@@ -207,10 +211,64 @@ def make(kind: str, folder: Path, name: str, options: Mapping[str, Any], before:
     going_on = {about.identity: before} if about.identity and before else {}
     if going_on and kind == "wandb":
         going_on["resume"] = "allow"
+    if kind == "wandb" and not {"id", "version"} & set(options):  # known before the first step, for run.json
+        going_on.setdefault("id", uuid.uuid4().hex[:8])
     try:
         return made(**{**usual[kind], **going_on, **options})
     except Exception as error:  # of a package that is not ours, which may refuse in any way
         raise ConfigError(f"the logger {kind} cannot be made: {' '.join(str(error).split())[:300]}") from error
+
+
+def _mlflow_store(folder: Path) -> dict[str, str]:
+    """Return where MLflow keeps a run: where its own variable says, else a database in the run folder.
+
+    Plain files, which its later versions refuse, are gone on with where a run has them, and are what is left where
+    what a database needs is not installed.
+    """
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return {"tracking_uri": os.environ["MLFLOW_TRACKING_URI"]}
+    database = all(importlib.util.find_spec(package) for package in ("sqlalchemy", "alembic"))
+    if (folder / "mlruns").is_dir() or not database:
+        return {"save_dir": str(folder / "mlruns")}
+    folder = folder.absolute()
+    return {"tracking_uri": f"sqlite:///{folder / 'mlflow.db'}", "artifact_location": str(folder / "mlartifacts")}
+
+
+class _Closed:
+    """A logger whose experiment has been ended; what comes later goes there all the same."""
+
+    def __init__(self, again: Callable[[], Logger]) -> None:
+        self.again = again
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        logger = self.again()
+        logger.log_metrics(dict(metrics), step=step)
+        _end(logger)
+
+    def save(self) -> None:
+        """Nothing is waiting."""
+
+
+def _end(logger: Logger) -> None:
+    logger.experiment.finish()  # type: ignore[attr-defined]
+
+
+def closed(loggers: Iterable[Any], asked: Asked, folder: Path, name: str) -> list[Any]:
+    """End the experiments that a process has one of at a time, if they were opened here, and return all loggers.
+
+    Weights & Biases would log a further run of the process to the one that is open.
+    """
+    kept = []
+    for logger in loggers:
+        if type(logger).__name__ != "WandbLogger" or any(logger is one for one in asked.objects):
+            kept.append(logger)
+            continue
+        if getattr(logger, "_experiment", None) is None:  # of another process, or never used
+            continue
+        identity = str(logger.experiment.id)
+        _end(logger)
+        kept.append(_Closed(functools.partial(make, "wandb", folder, name, asked.options, identity)))
+    return kept
 
 
 def described(loggers: Iterable[Logger]) -> list[dict[str, Any]]:
@@ -286,7 +344,7 @@ class LogsHyperparameters(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in self._others(trainer) if trainer.enable_autolog_hparams else []:
-            self._offer(logger, lambda logger=logger: logger.log_hyperparams(self.hyperparameters))
+            self._offer(logger, lambda logger=logger: _log_hyperparameters(logger, self.hyperparameters))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         numbers = {f"cost/{k}": float(v) for k, v in self.report.numbers().items() if isinstance(v, (int, float))}
@@ -298,3 +356,26 @@ class LogsHyperparameters(Callback):
             call()
         except Exception as error:
             log.warning("%s took no facts of the run: %s", type(logger).__name__, " ".join(str(error).split())[:300])
+
+
+def _log_hyperparameters(logger: Logger, hyperparameters: Mapping[str, Any]) -> None:
+    """Give a logger the configuration; MLflow keeps the first value of each, and has as tags what was changed since."""
+    if type(logger).__name__ != "MLFlowLogger":
+        logger.log_hyperparams(dict(hyperparameters))
+        return
+    client, run_id = logger.experiment, logger.run_id  # type: ignore[attr-defined]
+    if run_id is None:  # of another process
+        return
+    before, now = client.get_run(run_id).data.params, _flat(hyperparameters)
+    logger.log_hyperparams({name: value for name, value in now.items() if name not in before})
+    for name, value in now.items():
+        if name in before and before[name] != str(value)[:250]:
+            client.set_tag(run_id, name, str(value))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what nested mappings hold, by names with slashes."""
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{prefix}{name}/") if isinstance(inner, Mapping) else {f"{prefix}{name}": inner}
+    return found

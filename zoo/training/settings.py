@@ -35,12 +35,17 @@ class TrainingSettings:
         threads: compute threads a process; null shares the cores among the processes of this machine.
         channels_last: keep images and convolution weights in channels-last order.
         compile: compile the networks with torch.compile, where the family allows it.
+        compile_mode: of torch.compile; reduce-overhead replays captured graphs on a GPU, which small models gain by.
+        noise: where training noise is drawn: on the model's device, or on the cpu, for the same noise on all devices.
+        data_on_gpu: copy data that fit to the GPU once, and index them there; false copies every batch.
         freeze: what does not move, names of parameters or of modules that hold them, with wildcards: encoder,out.*
         rates: factors of the learning rate of parts, such as encoder=0.1,decoder.*.bias=0.5.
         old_rate: factor of the learning rate of all weights that --init_from brought, 0 to train only what is new.
         patience: validations without improvement after which the run ends early, as `stopped early`; null for none.
         min_delta: what an improvement is at least, in the unit of what is monitored.
         monitor: the column of metrics.csv that has to become smaller; null for validation/loss.
+        on_divergence: what to do when a loss or a gradient is not finite: stop; skip each update whose gradients are
+            not; or go back to the last checkpoint and on with other batches, three times at most.
         timeout: minutes after which one of several processes that says nothing is taken for dead.
     """
 
@@ -56,12 +61,16 @@ class TrainingSettings:
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    noise: Literal["device", "cpu"] = "device"
+    data_on_gpu: bool = True
     freeze: str | None = None
     rates: str | None = None
     old_rate: float = 1.0
     patience: int | None = None
     min_delta: float = 0.0
     monitor: str | None = None
+    on_divergence: Literal["stop", "skip", "back"] = "stop"
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -86,6 +95,8 @@ class TrainingSettings:
             raise ConfigError(f"training.timeout must be positive, at most {_MINUTES:,} minutes, got {self.timeout}")
         if self.threads is not None and not 1 <= self.threads <= _THREADS:
             raise ConfigError(f"training.threads must be at least 1, and at most {_THREADS:,}, got {self.threads}")
+        if self.compile_mode != "default" and not self.compile:
+            raise ConfigError(f"training.compile_mode {self.compile_mode} needs --training.compile true; give that too")
         if self.budget is not None:
             parse_budget(self.budget)
 

@@ -1,0 +1,279 @@
+"""Count what hostile inputs end in, part by part: a sentence, the right value, or anything else.
+
+    python tests/hostile_counts.py                        # a sample of each part, as a table
+    python tests/hostile_counts.py --all                  # all inputs
+    python tests/hostile_counts.py --part requests
+    PYTHONPATH=/an/older/checkout python tests/hostile_counts.py --all     # before and after
+
+Each part runs in a child of its own, to which the system gives 2 GiB beyond its libraries, and limited processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import json
+import os
+import resource
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+__all__ = ["ENDS", "PARTS", "count", "table"]
+
+ENDS = ("sentence", "value", "taken", "traceback")
+"""How an input can end; the last two must not happen. ``taken``: a value where only a refusal is right."""
+
+MEMORY = 2 << 30
+
+
+class Input(NamedTuple):
+    """What is tried, and whether a refusal is the only right end of it."""
+
+    what: str
+    ask: Callable[[], Any]
+    refuse: bool = True
+
+
+def _models(share: int) -> Iterator[Any]:
+    from test_checking import ONE_A_CLASS
+
+    from zoo.registry import load_registry
+
+    for name in ONE_A_CLASS[::share]:
+        yield load_registry().resolve(name).build_model().eval()
+
+
+def examples(scratch: Path, share: int) -> Iterator[Input]:
+    from test_checking import wrong_examples
+
+    from zoo.checking import EXAMPLES
+    from zoo.model import LikelihoodModel
+
+    for model in _models(share):
+        for name in EXAMPLES:
+            method = getattr(model, name, None)
+            if method is None or (name == "log_prob" and not isinstance(model, LikelihoodModel)):
+                continue
+            told = model.num_classes and "labels" in inspect.signature(method).parameters
+            given = {"labels": [0, 0]} if told else {}
+            for what, x in wrong_examples(model).items():
+                yield Input(f"{type(model).__name__}.{name}: {what}", lambda m=method, x=x, g=given: m(x, **g))
+
+
+def labels_and_seeds(scratch: Path, share: int) -> Iterator[Input]:
+    seeds = (2**64, -(2**63) - 1, 10**400, float("nan"), 3.7, 3.0, True, "7", [1], b"1")
+    labels = ("7", ["1", "2"], [None, 1], {0, 1}, [0], [0.0, 1.0], [-1, 0], 2**70, [[0], [0]], True, object())
+    for model in _models(share):
+        name = type(model).__name__
+        for seed in seeds:
+            yield Input(f"{name}: seed {seed!r:.30}", lambda m=model, s=seed: m.sample(1, seed=s))
+        for n in (0, -1, 2.0, "3", None, True, 10**400):
+            yield Input(f"{name}: n {n!r:.30}", lambda m=model, n=n: m.sample(n))
+        for given in labels:
+            yield Input(f"{name}: labels {given!r:.30}", lambda m=model, g=given: m.sample(2, labels=g))
+
+
+def copies(scratch: Path, share: int) -> Iterator[Input]:
+    from test_copying import COPIES, assert_same, used
+
+    for model in (used(name) for name in _names(share)):
+        for copied in COPIES:
+            yield Input(type(model).__name__, lambda m=model, c=copied: assert_same(m, c(m)), refuse=False)
+
+
+def _names(share: int) -> list[str]:
+    from test_copying import ONE_A_CLASS
+
+    return ONE_A_CLASS[::share]
+
+
+def checkpoints(scratch: Path, share: int) -> Iterator[Input]:
+    import shutil
+
+    import tiny
+    from test_damaged_runs import CHECKPOINTS, rewrite
+
+    import zoo
+
+    run = tiny.vae("--trainer.max_steps", "2", folder=scratch / "run").start()
+    for what, damage in list(CHECKPOINTS.items())[::share]:
+        edited = Path(shutil.copytree(run, scratch / what.replace(" ", "-")))
+        rewrite(edited, damage)
+        yield Input(what, lambda p=edited: zoo.load(str(p)))
+
+
+def numbers(scratch: Path, share: int) -> Iterator[Input]:
+    from test_hostile_numbers import NEVER, ONE_A_CLASS, changed, places, published
+
+    from zoo.hub.folder import _construct
+
+    for name in ONE_A_CLASS[:: 2 * share]:
+        config, header = published(name)
+        for path in list(places(config["args"]))[:: 2 * share]:
+            for value in NEVER:
+                one = changed(config, path, value)
+                yield Input(f"{name} {path} {value!r:.20}", lambda c=one, h=header: _construct(c, h, "here"))
+
+
+def folders(scratch: Path, share: int) -> Iterator[Input]:
+    from hub_cases import contents, registry, tiny_folder
+    from test_hostile import CLASSES, NAMES, REVISIONS, weights
+
+    from zoo.hub.folder import load_files
+    from zoo.model import Source
+    from zoo.names import check_repo_id, check_revision
+
+    os.environ["ZOO_REGISTRY"] = str(registry(scratch / "registry.yaml"))
+    files = contents(tiny_folder(scratch / "good"))
+
+    def load(**other: bytes) -> Any:
+        changed = {name.replace("_", ".", 1): data for name, data in other.items()}
+        return load_files({**files, **changed}, "here", Source("folder"), verify=False)
+
+    for name in CLASSES[::share]:
+        text = json.dumps({**json.loads(files["config.json"]), "model": name}).encode()
+        yield Input(f"class {name!r:.40}", lambda t=text: load(config_json=t))
+    for data in weights()[::share]:
+        yield Input(f"weights {data[:30]!r}", lambda d=data: load(model_safetensors=d))
+    for check, words in ((check_repo_id, NAMES), (check_revision, REVISIONS)):
+        for word in words[::share]:
+            yield Input(f"{check.__name__} {word!r:.40}", lambda c=check, w=word: c(w))
+
+
+def results(scratch: Path, share: int) -> Iterator[Input]:
+    from test_hostile_pages import REFUSED, text_with
+
+    from zoo.results import read
+
+    for i, (place, value) in enumerate(REFUSED[::share]):
+        path = scratch / f"{i}.json"
+        path.write_text(text_with(place, value))
+        yield Input(f"{place} {value[:30]}", lambda p=path: read(p))
+
+
+def requests(scratch: Path, share: int) -> Iterator[Input]:
+    from hostile_requests import CASES, WIRE, Connection, fault
+    from test_hostile_requests import listening
+    from test_serve import tiny_models
+
+    from zoo.errors import ZooError
+    from zoo.serving.app import build
+    from zoo.serving.service import Service
+    from zoo.serving.settings import Settings
+
+    service = Service(tiny_models(), Settings(models=("vae-mnist",), deadline=60.0, queue=400))
+
+    def ask(port: int, message: bytes, right: Iterable[int], head_only: bool) -> None:
+        with contextlib.closing(Connection(port, 10.0)) as connection:
+            answer = connection.ask(message, head_only)
+        wrong = fault(answer, right, head_only)
+        if wrong is not None:
+            raise AssertionError(wrong)
+        if answer.status != 200:
+            raise ZooError("refused as it should be")
+
+    with listening(build(service)) as port:
+        sent = [(c.message({}), c.right, c.method == "HEAD") for c in CASES]
+        for message, right, head_only in [*sent, *((m, r, False) for m, r in WIRE.values())][::share]:
+            arguments = (port, message, right, head_only)
+            yield Input(repr(message[:60]), lambda a=arguments: ask(*a), refuse=False)
+    service.close()
+
+
+PARTS: dict[str, Callable[[Path, int], Iterator[Input]]] = {
+    part.__name__.replace("_", " "): part
+    for part in (examples, labels_and_seeds, copies, checkpoints, numbers, folders, results, requests)
+}
+
+
+def _end(one: Input) -> tuple[str, str]:
+    """Return how an input ended, and what was wrong with that."""
+    from zoo.errors import ZooError
+
+    try:
+        one.ask()
+    except ZooError as error:
+        text = " ".join(str(error).split())
+        fine = text.isprintable() and 0 < len(text) < 2500
+        return ("sentence", "") if fine else ("traceback", f"a message that is none: {text[:100]!a}")
+    except Exception as error:
+        return "traceback", f"{type(error).__name__}: {str(error)[:200]}"
+    return ("taken", "") if one.refuse else ("value", "")
+
+
+def count(part: str, share: int, seconds: int = 1200) -> dict[str, Any]:
+    """Try every ``share``-th input of a part within the limits of this process, which may not be raised again.
+
+    Returns:
+        ``ends``: how many ended how, and ``faults``: the first twenty of those that should not have.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    import warm  # noqa: F401  # what is imported late is imported now
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + MEMORY,) * 2)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds,) * 2)
+    ends, faults = Counter(dict.fromkeys(ENDS, 0)), []
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for one in PARTS[part](Path(scratch), share):
+            end, wrong = _end(one)
+            ends[end] += 1
+            if end in ("taken", "traceback") and len(faults) < 20:
+                faults.append(f"{one.what}: {wrong or end}")
+    return {"ends": dict(ends), "faults": faults}
+
+
+def _in_a_child(part: str, share: int) -> dict[str, Any]:
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.close(read)
+        try:
+            found = count(part, share)
+        except BaseException as error:
+            found = {"ends": dict.fromkeys(ENDS, 0), "faults": [f"{type(error).__name__}: {str(error)[:300]}"]}
+        with os.fdopen(write, "w") as stream:
+            json.dump(found, stream)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        text = stream.read()
+    _, status = os.waitpid(child, 0)
+    return json.loads(text) if text else {"ends": dict.fromkeys(ENDS, 0), "faults": [f"killed: status {status}"]}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Return the counts as a table in Markdown."""
+    lines = [f"| part | inputs | {' | '.join(ENDS)} |", "|---|" + "---:|" * (1 + len(ENDS))]
+    for part, one in found.items():
+        ends = [one["ends"][end] for end in ENDS]
+        lines.append(f"| {part} | {sum(ends):,} | {' | '.join(f'{n:,}' for n in ends)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=list(PARTS), help="only this one; may come several times")
+    parser.add_argument("--all", action="store_true", help="all inputs, not every eighth")
+    args = parser.parse_args()
+    found = {part: _in_a_child(part, 1 if args.all else 8) for part in args.part or PARTS}
+    for part, one in found.items():
+        for fault in one["faults"]:
+            print(f"{part}: {fault}", file=sys.stderr)
+    print(table(found))
+    return 1 if any(one["faults"] for one in found.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
