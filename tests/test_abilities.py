@@ -62,6 +62,7 @@ FOREIGN = {
     "func",
     "args",
     "feature",
+    "strategy",
 }
 """Objects of other libraries, which may be asked by name; `zoo.checking` is the base class asking itself."""
 OWN = {"self", "question", "network", "quantiser"}

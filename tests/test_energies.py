@@ -256,7 +256,7 @@ def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one(
     one = torch.stack([model.log_prob(x[:1], k=1, seed=s).detach()[0] for s in range(100)])
     assert float(one.mean()) > float(exact[0])  # too good on average, of no use as a bound
     assert model.likelihood(400) == "ais-400" and tiny(levels=256).likelihood(3) == "ais-3+dequant"
-    for other in (tiny(noise=0.01), tiny(num_classes=3)):
+    for other in (tiny(None, (1,), noise=0.01), tiny(None, (1,), num_classes=3)):
         assert not other.has_likelihood
         with pytest.raises(ConfigError, match="temperature 1"):
             other.log_prob(x)

@@ -626,11 +626,11 @@ def test_command_takes_many_names_and_names_the_failures(
 
 def test_recorded_command_makes_the_result_again() -> None:
     found = zoo.api._command(
-        "x", True, {"steps": 5}, "mnist", "digits", False, {"samples": 9, "seed": 1, "k": 2, "limit": None}
+        "x", True, {"steps": 5}, "mnist", "digits", False, None, {"samples": 9, "seed": 1, "k": 2, "limit": None}
     )
     assert found == "zoo evaluate x --data mnist --samples 9 --seed 1 -k 2 --option steps=5 --extractor digits --quick"
-    found = zoo.api._command("x", False, None, None, None, True, {"samples": 9, "split": "validation"})
-    assert found == "zoo evaluate x --samples 9 --split validation --plain"
+    found = zoo.api._command("x", False, None, None, None, True, "moons", {"samples": 9, "split": "validation"})
+    assert found == "zoo evaluate x --samples 9 --split validation --other moons --plain"
 
 
 # -- what ships -------------------------------------------------------------------------------------------------------

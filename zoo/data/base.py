@@ -317,7 +317,7 @@ class TensorData(Recorded, LightningDataModule):
         """Return what loaders read of a split."""
         x, labels = self.split(name)
         x = self.stored.get(name, x)
-        device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
+        device = self.trainer.strategy.root_device if self.trainer is not None else None
         drawn_here = name == "train" and self._randomness() is not None  # by a generator of the CPU
         if not self.on_gpu or device is None or drawn_here or not isinstance(x, Tensor):
             return x, labels  # type: ignore[return-value]

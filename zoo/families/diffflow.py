@@ -102,8 +102,8 @@ class DiffFlow(ScoreModel):
 
     # -- the fields ---------------------------------------------------------------------------------------------------
 
-    def sigma(self, t: Tensor) -> Tensor:
-        """Return sigma_t of times from 0 to 1: geometric from the largest to the least."""
+    def sigma(self, t: Any) -> Any:
+        """Return sigma_t of times from 0 to 1, a number or a tensor: geometric from the largest to the least."""
         first, last = self.noise_range
         return first * (last / first) ** t
 
@@ -137,7 +137,7 @@ class DiffFlow(ScoreModel):
         scale = self.step_size * self.steps  # the whole way takes time 1, at the speed of that many units
         return between(
             x, count, 1 / self.steps, randn, mix, lambda x, t: self.score_at(x, at(t)),
-            lambda x, t: self.logit_slope(x, at(t)), lambda t: scale * float(self.sigma(at(t)[0])) ** 2,
+            lambda x, t: self.logit_slope(x, at(t)), lambda t: scale * self.sigma(first / self.steps + t) ** 2,
         )  # fmt: skip
 
     @torch.no_grad()

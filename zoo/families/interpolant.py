@@ -63,9 +63,7 @@ class Interpolant(OdeLikelihood, VelocityModel):
         likelihood_examples: int = 1_000,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("shift", "none") != "none":
-            raise ConfigError("an interpolant's path has a noise beside it, which is not shifted; leave shift out")
-        super().__init__(network, shape, levels, steps=steps, weak_batches=0, data_scale=None, **kwargs)
+        super().__init__(network, shape, levels, steps=steps, weak_batches=0, data_scale=None, shift="none", **kwargs)
         self.path, self.diffusion = path_of(path), _checked(diffusion)
         self.end = 1 - self.path.margin
         self.smoothing = self.path.a if self.path.g is None else self.path.g

@@ -22,8 +22,8 @@ from zoo.model import Batch, GenerativeModel, Player
 
 __all__ = ["SecondStage"]
 
-_OF_EXAMPLES = ("given", "known", "prompt")
-"""Options that say what is known of an example: of z they would mean something else than of x."""
+_OF_EXAMPLES = ("given", "known", "prompt", "length")
+"""Options that say what is known of an example, or how long it is: of z they would mean something else than of x."""
 
 
 class SecondStage(GenerativeModel):
