@@ -227,15 +227,15 @@ def settle(run: str | Path, differences: Sequence[Difference]) -> None:
         ConfigError: the user did not agree, or nobody could be asked.
     """
     for found in differences:
-        told = f"{Path(run)} was made with {found.clause}"
+        sentence = f"{Path(run)} was made with {found.clause}"
         decides = _asking is not None and found.changed and found.changed not in _asking.accepted
         if not decides:
-            warnings.warn(f"{told}; what it says now holds" if found.changed else told, stacklevel=4)
+            warnings.warn(f"{sentence}; what it says now holds" if found.changed else sentence, stacklevel=4)
             continue
-        if _asking.ask is not None and _asking.ask(f"{told}; go on with what it says now?"):
+        if _asking.ask is not None and _asking.ask(f"{sentence}; go on with what it says now?"):
             _asking.accepted.add(found.changed)
             continue
-        raise ConfigError(f"{told}; to go on with what it says now, add --registry {found.changed}")
+        raise ConfigError(f"{sentence}; to go on with what it says now, add --registry {found.changed}")
 
 
 def record(overlays: Sequence[Overlay], content: Any = None) -> list[dict[str, str]]:

@@ -28,8 +28,8 @@ def departures(protocol: Mapping[str, Any]) -> list[str]:
     sampler = protocol.get("sampler")
     if not isinstance(sampler, Mapping):
         return []
-    told = bool(protocol.get("conditional"))
-    return [_words(name, sampler[name], told) for name in plain_options(sampler)]
+    conditional = bool(protocol.get("conditional"))
+    return [_words(name, sampler[name], conditional) for name in plain_options(sampler)]
 
 
 def short_departures(protocol: Mapping[str, Any]) -> str:
@@ -49,12 +49,12 @@ _SHORT |= {"truncation": "truncated {}", "greedy": "greedy", "top_k": "top-k {}"
 _SHORT |= {"beams": "beams {}"}
 
 
-def _words(name: str, value: Any, told: bool) -> str:
+def _words(name: str, value: Any, conditional: bool) -> str:
     number = _number(value)
     if name == "candidates":
         return f"samples chosen by the critic among {number} candidates"
     if name == "guidance_scale":
-        away = "towards the class" if told else "away from its own early self"
+        away = "towards the class" if conditional else "away from its own early self"
         return f"samples guided {away}, scale {number}"
     texts = {
         "temperature": "samples at temperature {}", "truncation": "samples truncated by {}",

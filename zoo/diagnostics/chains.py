@@ -130,9 +130,9 @@ class Chains:
 def chains(model: Any, x: Tensor, labels: Tensor | None = None, seed: int = 0) -> Chains:
     """Return chains of a model with an energy that `zoo.abilities.RunsChains`, beside test examples (N, *shape)."""
     n = min(_CHAINS if len(model.shape) == 1 else 4 * _SHOWN, len(x))
-    told = labels[:n] if labels is not None and model.num_classes else None
-    states, steps = model.chains(n, _FRAMES, seed=seed, labels=told)
-    energy = torch.stack([in_batches(model, model.energy, state, told) for state in states]).double()
+    condition = labels[:n] if labels is not None and model.num_classes else None
+    states, steps = model.chains(n, _FRAMES, seed=seed, labels=condition)
+    energy = torch.stack([in_batches(model, model.energy, state, condition) for state in states]).double()
     return Chains(steps.cpu(), states.cpu(), energy, in_batches(model, model.energy, x, labels).double())
 
 

@@ -158,8 +158,8 @@ class DiffFlow(ScoreModel):
         y = y + self._beside(self.sigma(t), y) * n
         mse = F.mse_loss(self.score(y, self.time_scale * t), n)
         up, down = self.logit(torch.cat([y, self.particles(index)]), torch.cat([t, t])).chunk(2)
-        told = F.softplus(-up).mean() + F.softplus(down).mean()
-        return {"loss": mse + told, "mse": mse, "discrimination": told}
+        discrimination = F.softplus(-up).mean() + F.softplus(down).mean()
+        return {"loss": mse + discrimination, "mse": mse, "discrimination": discrimination}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

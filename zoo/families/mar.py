@@ -195,9 +195,9 @@ class MAR(Guided, ScoreModel):
         Hidden tokens are keys that nobody sees, which is the same as leaving them out.
         """
         labels = hidden.new_full((len(x),), self.num_classes, dtype=torch.int64) if labels is None else labels
-        told = self.condition(labels)[:, None].expand(-1, self.buffer, -1)
+        prefix = self.condition(labels)[:, None].expand(-1, self.buffer, -1)
         seen = torch.cat([hidden.new_ones(len(x), self.buffer), ~hidden], 1)  # (B, buffer + N)
-        h = self.enter_norm(torch.cat([told, self.enter(x)], 1) + self.encoder_position)
+        h = self.enter_norm(torch.cat([prefix, self.enter(x)], 1) + self.encoder_position)
         for block in self.encoder:
             h = block(h, seen[:, None, None])
         h = self.bridge(self.encoder_norm(h))

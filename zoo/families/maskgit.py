@@ -148,11 +148,11 @@ class MaskGIT(HasLikelihood, TokenModel):
             labels: int64 (B,), or None.
             places: int64 (m,): return the logits of these positions alone, (B, m, K), for less work.
         """
-        told = codes.new_full((len(codes),), self.num_classes) if labels is None else labels
-        told = self.condition(told)[:, None]  # (B, 1, d)
-        x = torch.cat([told, self.embedding(codes)], 1) + self.position  # (B, 1 + N, d)
+        condition = codes.new_full((len(codes),), self.num_classes) if labels is None else labels
+        condition = self.condition(condition)[:, None]  # (B, 1, d)
+        x = torch.cat([condition, self.embedding(codes)], 1) + self.position  # (B, 1 + N, d)
         if len(self.near):
-            x = torch.cat([x[:, :1], self._convolved(x[:, 1:] + told)], 1)
+            x = torch.cat([x[:, :1], self._convolved(x[:, 1:] + condition)], 1)
         for i, block in enumerate(self.blocks, 1):
             x = block(x, causal=False, places=1 + places if places is not None and i == len(self.blocks) else None)
         some = places is not None and not len(self.blocks)
@@ -206,8 +206,10 @@ class MaskGIT(HasLikelihood, TokenModel):
         if self.matched:
             hidden = self._matched(hidden)
         z = self(c.masked_fill(hidden, self.levels), labels)
-        told = c.masked_fill(~hidden, _NOT_ASKED).flatten()  # z[hidden] has a size that a GPU must be asked for
-        return {"loss": F.cross_entropy(z.flatten(0, 1), told, ignore_index=_NOT_ASKED, label_smoothing=self.smoothing)}
+        target = c.masked_fill(~hidden, _NOT_ASKED).flatten()  # z[hidden] has a size that a GPU must be asked for
+        return {
+            "loss": F.cross_entropy(z.flatten(0, 1), target, ignore_index=_NOT_ASKED, label_smoothing=self.smoothing)
+        }
 
     def _matched(self, hidden: Tensor) -> Tensor:
         """Replace a share of the masked sets, bool (B, N), by those of the order halton."""

@@ -151,8 +151,8 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
         drawn = [self.from_noise(B, self.rand, self.randn) for _ in range(self.noise_ratio)]
         G, G_noise = self.logit(torch.cat([x, *drawn])).split([B, B * self.noise_ratio])
         loss = F.softplus(-G).mean() + self.noise_ratio * F.softplus(G_noise).mean()
-        told = ((G > 0).to(G).mean() + (G_noise < 0).to(G).mean()) / 2
-        return {"loss": loss, "told_apart": told.detach(), "log_normaliser": self.log_normaliser.detach().clone()}
+        accuracy = ((G > 0).to(G).mean() + (G_noise < 0).to(G).mean()) / 2
+        return {"loss": loss, "told_apart": accuracy.detach(), "log_normaliser": self.log_normaliser.detach().clone()}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -194,9 +194,9 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network, each with its gradient, for one batch."""
-        told = {"steps": self.steps, "sampler": self.chain_sampler}
-        told |= {k: v for k, v in options.items() if v is not None}
-        return told["steps"] * (10 if told["sampler"] == "hmc" else 1)
+        chosen = {"steps": self.steps, "sampler": self.chain_sampler}
+        chosen |= {k: v for k, v in options.items() if v is not None}
+        return chosen["steps"] * (10 if chosen["sampler"] == "hmc" else 1)
 
     @property
     def calls_per_sample(self) -> int:

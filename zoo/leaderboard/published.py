@@ -96,8 +96,8 @@ def _line(name: str, figure: Figure | None, ours: Mapping[str, str], differs: st
     own = ours
     if figure is not None and figure.beside is not None:
         own = {figure.beside: ours[figure.beside]} if figure.beside in ours else {}
-    told = "; ".join(f"`{entry}`: {text}" for entry, text in own.items()) or "no weights"
-    cells: list[Any] = [f"`{name}`", "-", "-", "-", "-", told, differs]
+    figures = "; ".join(f"`{entry}`: {text}" for entry, text in own.items()) or "no weights"
+    cells: list[Any] = [f"`{name}`", "-", "-", "-", "-", figures, differs]
     if figure is not None:
         figures = figure.figure + (" (recalled)" if figure.recalled else "")
         cells[1:5] = [figures, figure.data, figure.protocol, figure.source]

@@ -294,6 +294,6 @@ def _shown(column: Column, result: Result, differs: dict[str, str], notes: dict[
         text += "".join(f" ({flag})" for flag in result.flags)
     if column.part == "likelihood":
         text = f"{mark_of(result)}{text} {likelihood(result)[0]} {result.protocol.likelihood or ''}"  # type: ignore[index]
-    told = how_of(result, column.part) if column.key == "likelihood" or column.key in DISTANCES else ""
-    text += f" {how[told]}" if told else ""
+    manner = how_of(result, column.part) if column.key == "likelihood" or column.key in DISTANCES else ""
+    text += f" {how[manner]}" if manner else ""
     return f"{text} {notes[differs[column.part]]}" if column.part in differs else text

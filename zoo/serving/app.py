@@ -272,9 +272,9 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        told = {404: "there is nothing here; GET /v1/models lists the models", 405: "this path takes another method"}
+        reasons = {404: "there is nothing here; GET /v1/models lists the models", 405: "this path takes another method"}
         code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "refused")
-        body = error_body(code, told.get(error.status_code, "the request is refused"))
+        body = error_body(code, reasons.get(error.status_code, "the request is refused"))
         return Response(body, error.status_code, headers=error.headers, media_type="application/json")
 
 

@@ -36,7 +36,7 @@ def check_classes(model: GenerativeModel, data: TensorData, spec: Mapping[str, A
             f"the model is told one of {model.num_classes} classes, and {data.name} has none; leave "
             f"--model.num_classes out, or give data with classes"
         )
-    if _told(spec) and not model.num_classes and not model.context:
+    if _takes_classes(spec) and not model.num_classes and not model.context:
         warnings.warn(
             f"{name} is told the class of each example, and {data.name} has no classes: it is trained "
             f"without, and samples take no labels",
@@ -44,7 +44,7 @@ def check_classes(model: GenerativeModel, data: TensorData, spec: Mapping[str, A
         )
 
 
-def _told(spec: Any) -> bool:
+def _takes_classes(spec: Any) -> bool:
     """Tell whether a model of this spec, or one inside that is trained with it, is told classes."""
     arguments = (spec.get("init_args") or {}) if is_spec(spec) else {}
-    return bool(arguments.get("num_classes")) or any(map(_told, arguments.values()))
+    return bool(arguments.get("num_classes")) or any(map(_takes_classes, arguments.values()))

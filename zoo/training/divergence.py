@@ -47,7 +47,7 @@ class SkipsUpdates(Callback):
 
     def __init__(self, every: int, facts: dict[str, Any]) -> None:
         self.every, self.facts = every, facts
-        self.skipped = self._told = 0
+        self.skipped = self._reported = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:
@@ -70,25 +70,25 @@ class SkipsUpdates(Callback):
         optimizer.step = guarded  # type: ignore[method-assign]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.skipped != self._told and trainer.global_step % self.every == 0:
+        if self.skipped != self._reported and trainer.global_step % self.every == 0:
             self._tell(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.skipped != self._told:
+        if self.skipped != self._reported:
             self._tell(trainer)
 
     def _tell(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            new = self.skipped - self._told
+            new = self.skipped - self._reported
             log.warning("step %d: %d updates were skipped, whose gradients were not finite", trainer.global_step, new)
-        self._told = self.facts["skipped_updates"] = self.skipped
+        self._reported = self.facts["skipped_updates"] = self.skipped
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.skipped:
             checkpoint["zoo_skipped"] = self.facts["skipped_updates"] = self.skipped
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.skipped = self._told = int(checkpoint.get("zoo_skipped", 0))
+        self.skipped = self._reported = int(checkpoint.get("zoo_skipped", 0))
         if self.skipped:
             self.facts["skipped_updates"] = self.skipped
 
