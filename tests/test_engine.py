@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +212,18 @@ def test_channels_last_changes_the_layout_and_nothing_else(tmp_path: Path) -> No
         weights.append(_train(run)["state_dict"])
     for name, value in weights[0].items():
         assert torch.allclose(value, weights[1][name], rtol=0, atol=1e-9), name
+
+
+def test_nothing_of_a_training_stays_behind(tmp_path: Path) -> None:
+    """Neither its handlers of signals, which would swallow the next one, nor its models, which fill a notebook."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in asked]
+    run = tiny.vae("--trainer.max_steps", "2", folder=tmp_path / "run")
+    model = weakref.ref(run.model)
+    run.start()
+    del run
+    gc.collect()
+    assert [signal.getsignal(number) for number in asked] == before and model() is None
 
 
 # -- hooks -------------------------------------------------------------------------------------------------------------

@@ -155,7 +155,8 @@ class Engine(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            if signal.getsignal(number) == self._receive:  # Lightning's own teardown puts back those before the run
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous = {}
         pl_module.driven = False
 
