@@ -17,7 +17,7 @@ import torch
 import warm
 
 import zoo
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 from zoo.families.discrete import DiscreteAutoencoder
 from zoo.families.guided import Guided
 from zoo.families.latent_diffusion import AutoencoderKL, LatentDiffusion
@@ -63,6 +63,9 @@ REFUSED: dict[tuple[str, Shape], str] = {
 }
 """Models that take no pictures of one of the shapes, and the sentence in which they say so."""
 
+BINARY = ("vae-binary_mnist",)
+"""Models of pixels that are 0 or 1, which grey and coloured ones are not."""
+
 
 def spec_of(name: str, shape: tuple[int, ...], classes: int = 3, **options: Any) -> dict[str, Any]:
     """Return the spec of a model for pictures of this shape."""
@@ -102,13 +105,20 @@ def test_every_image_model_follows_the_shape_or_says_why_not(name: str, shape: S
         pytest.param(name, shape, marks=[] if USUAL.get(name) == shape else [pytest.mark.slow])
         for name in [*IMAGES, "interpolant-eight_gaussians"]
         for shape in shapes.SHAPES
-        if (name, shape) not in REFUSED
+        if (name, shape) not in REFUSED and name not in BINARY
     ],
 )
 def test_own_pictures_are_fitted_drawn_scored_saved_and_loaded(name: str, shape: Shape, tmp_path: Path) -> None:
     """Parts that are trained before a model stay as they begin here."""
     model = shapes.fit(name, shapes.folder_of(tmp_path / "pics"), shape, tmp_path / "run")
     shapes.uses(model, shape, tmp_path / "saved", n=1)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_a_model_of_binary_pixels_says_what_it_takes(name: str, tmp_path: Path) -> None:
+    pictures = shapes.folder_of(tmp_path / "pics")
+    with pytest.raises(DataError, match="one of pixels that are 0 or 1, the data have 256 levels: choose binary data"):
+        shapes.fit(name, pictures, (3, 32, 32), tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", [*TIMED, *LATENT, "transformer-shakespeare", "wavenet-tones"])
