@@ -36,7 +36,7 @@ def check_classes(model: GenerativeModel, data: TensorData, spec: Mapping[str, A
             f"the model is told one of {model.num_classes} classes, and {data.name} has none; leave "
             f"--model.num_classes out, or give data with classes"
         )
-    if _takes_classes(spec) and not model.num_classes and not model.context:
+    if not (data.num_classes or model.num_classes or model.context) and _takes_classes(spec):
         warnings.warn(
             f"{name} is told the class of each example, and {data.name} has no classes: it is trained "
             f"without, and samples take no labels",

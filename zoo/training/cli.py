@@ -36,7 +36,7 @@ _PARENTS = (
 )
 _REMOTE = tuple(f"lightning.pytorch.loggers.{name}" for name in ("comet", "litlogger", "mlflow", "neptune", "wandb"))
 """Lightning's modules that speak to servers, which a configuration may not choose."""
-_CHANGING = ("--model", "--data", "--config")
+_CHANGING = re.compile("--(model|data|config)")
 """Starts of the options from which a model follows that an entry has written out for its own data."""
 _allowed_before: set[str] = set()
 TRAINER = {
@@ -118,7 +118,7 @@ class EntryCLI(LightningCLI):
         spec = self.entry["model"]
         own = inspect.signature(class_of(spec["class_path"], self.allow)).parameters
         args, asked = derived_options(args, own)
-        written = self.entry.get("own_data") and not any(a.startswith(_CHANGING) for a in args)
+        written = self.entry.get("own_data") and not any(map(_CHANGING.match, args))
         if asked or (not written and can_follow(spec["class_path"], self.allow)):
             typed = [a for a in args if not a.startswith("--print_config")]
             config = self._parsed(parser, typed)

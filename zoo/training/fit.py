@@ -434,7 +434,14 @@ class Run:
                     self.announce()
             if self.stores:
                 store(self.model, self.data, self.folder, write=first_process())
-            self._train(trainer)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+                trainer.fit(
+                    self.model,
+                    datamodule=self.data,
+                    ckpt_path=str(self.checkpoint) if self.checkpoint else None,
+                    weights_only=True,
+                )
         except Exception as error:
             for logger in loggers:
                 with contextlib.suppress(OSError):  # the first error is the one to see
@@ -527,12 +534,6 @@ class Run:
                 raise CheckpointError(f"checkpoint {self.checkpoint} has no {part}, so no training can go on from it")
         self.validates_again = bool(content["zoo"].get("validates"))
         return content["zoo"]["step"]
-
-    def _train(self, trainer: Trainer) -> None:
-        checkpoint = str(self.checkpoint) if self.checkpoint else None
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-            trainer.fit(self.model, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
 
 
 def fit(entry: Mapping[str, Any], args: Sequence[str] = (), **options: Any) -> Path:
