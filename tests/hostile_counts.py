@@ -161,7 +161,7 @@ def results(scratch: Path, share: int) -> Iterator[Input]:
 
 def requests(scratch: Path, share: int) -> Iterator[Input]:
     from hostile_requests import CASES, WIRE, Connection, fault
-    from test_hostile_requests import listening
+    from serving import listening
     from test_serve import tiny_models
 
     from zoo.errors import ZooError

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,30 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def listening(app: Any, **options: Any) -> Iterator[int]:
+    """Let an application listen as `zoo serve` has it, in a thread of this process; yields the port."""
+    import uvicorn
+
+    from zoo.serving.protocol import HTTPProtocol
+
+    port = free_port()
+    config = uvicorn.Config(
+        app, port=port, http=HTTPProtocol, ws="none", lifespan="off", log_level="critical", **options
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(60)
 
 
 def children(pid: int) -> list[int]:

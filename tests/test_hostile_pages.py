@@ -207,7 +207,7 @@ def test_leaderboard_with_hostile_results(browser: Any, hostile: tuple[Path, lis
 @browser_needed
 def test_server_with_hostile_models(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
-    from test_hostile_requests import listening
+    from serving import listening
 
     from zoo.families.transformer import Transformer
     from zoo.serving.app import build

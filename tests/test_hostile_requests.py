@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,29 +36,9 @@ def service() -> Iterator[Service]:
     made.close()
 
 
-@contextlib.contextmanager
-def listening(app: Any) -> Iterator[int]:
-    """Let an application listen as `zoo serve` has it, in a thread of this process; yields the port."""
-    import uvicorn
-
-    port = serving.free_port()
-    config = uvicorn.Config(app, port=port, http=protocol.HTTPProtocol, ws="none", log_level="critical", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join(60)
-
-
 @pytest.fixture(scope="module")
 def port(service: Service) -> Iterator[int]:
-    with listening(build(service)) as found:
+    with serving.listening(build(service)) as found:
         yield found
 
 
@@ -72,7 +50,7 @@ def guarded(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     settings, service.settings = service.settings, replace(service.settings, key_file=str(file))
     app = build(service)
     service.settings = settings
-    with listening(app) as found:
+    with serving.listening(app) as found:
         yield found
 
 

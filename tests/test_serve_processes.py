@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,34 +131,19 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[int]:
+def pages() -> Iterator[int]:
     """Serve untrained models, or those that ZOO_PAGE names, from a thread of this process; yields the port."""
-    import uvicorn
-
-    from zoo.serving.protocol import HTTPProtocol
-
     names = tuple(os.environ.get("ZOO_PAGE", "").split())
     models = {name: zoo.load(name) for name in names} or tiny_models()
     service = Service(models, Settings(models=names or (NAME,), deadline=120.0))
-    port, app = serving.free_port(), build(service)
-    config = uvicorn.Config(app, port=port, http=HTTPProtocol, log_level="error", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
+    with serving.listening(build(service), access_log=False) as port:
         yield port
-    finally:
-        server.should_exit = True
-        thread.join(60)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system (apt-get install chromium)")
 def test_page_by_keyboard() -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="the extra page is not installed")
-    with listening() as port, sync_api.sync_playwright() as playwright:
+    with pages() as port, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE)
         tab = browser.new_page()
         tab.set_default_timeout(PATIENCE)

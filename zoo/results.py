@@ -33,6 +33,7 @@ __all__ = [
     "Result",
     "file_of",
     "read",
+    "read_json",
     "write",
 ]
 
@@ -250,21 +251,30 @@ _MAX_BYTES = 10_000_000
 
 def read(path: str | Path) -> Result:
     """Read ``eval.json``, or the one inside a folder. Raises `ResultError`."""
+    content, what = read_json(path, FILE, "result")
+    result = Result.from_dict(content, what)
+    _check_texts(result, what)
+    return result
+
+
+def read_json(path: str | Path, name: str, what: str) -> tuple[Any, str]:
+    """Return what a JSON file says, or the one of this name inside a folder, and how a message names it.
+
+    Raises:
+        ResultError: it cannot be read, is too large, or is no JSON.
+    """
     path = Path(path)
-    path = path / FILE if path.is_dir() else path
+    path = path / name if path.is_dir() else path
     try:
         with open_regular(path) as stream:
             data = stream.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise ResultError(f"result {path} has more than the {_MAX_BYTES:,} bytes that one may have")
-        content = json.loads(data.decode("utf-8"), parse_constant=float)
+            raise ResultError(f"{what} {path} has more than the {_MAX_BYTES:,} bytes that one may have")
+        return json.loads(data.decode("utf-8"), parse_constant=float), f"{what} {path}"
     except OSError as error:
-        raise ResultError(f"result {path} cannot be read: {error.strerror or error}") from error
+        raise ResultError(f"{what} {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise ResultError(f"result {path} is not valid JSON: {error}") from error
-    result = Result.from_dict(content, f"result {path}")
-    _check_texts(result, f"result {path}")
-    return result
+        raise ResultError(f"{what} {path} is not valid JSON: {error}") from error
 
 
 def file_of(split: str, path: str | Path) -> Path:

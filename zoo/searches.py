@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ResultError
-from zoo.files import open_regular, write_whole
+from zoo.files import write_whole
+from zoo.results import read_json
 
 __all__ = ["SCHEMA", "SEARCH", "Search", "Trial", "better", "parse", "read", "search_table", "write"]
 
 SCHEMA = 1
 SEARCH = "search.json"
-_MAX_BYTES = 4_000_000
 _HIGH = re.compile(
     r"inception_score|precision|recall|density|coverage|accuracy|confident_share|auroc_\w+|probe_accuracy\w*|"
     r"knn_accuracy\w*|effective_rank"
@@ -172,19 +172,7 @@ def _trial(content: Any, where: str) -> Trial:
 
 def read(path: str | Path) -> Search:
     """Read ``search.json``, or the one inside a folder. Raises `ResultError`."""
-    path = Path(path)
-    path = path / SEARCH if path.is_dir() else path
-    try:
-        with open_regular(path) as stream:
-            data = stream.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ResultError(f"search {path} has more than the {_MAX_BYTES:,} bytes that one may have")
-        content = json.loads(data.decode("utf-8"))
-    except OSError as error:
-        raise ResultError(f"search {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ResultError(f"search {path} is not valid JSON: {error}") from error
-    return parse(content, f"search {path}")
+    return parse(*read_json(path, SEARCH, "search"))
 
 
 def write(search: Search, folder: str | Path) -> Path:

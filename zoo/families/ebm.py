@@ -36,6 +36,7 @@ from zoo.maths.chains import (
     annealed_importance,
     chain,
     chain_states,
+    evaluations,
     frames_of,
     langevin,
     potential,
@@ -306,12 +307,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network, each with its gradient, for one batch."""
-        chosen = {
-            "steps": self.steps,
-            "sampler": self.chain_sampler,
-            **{k: v for k, v in options.items() if v is not None},
-        }
-        return chosen["steps"] * (10 if chosen["sampler"] == "hmc" else 1)
+        return evaluations(options.get("sampler") or self.chain_sampler, options.get("steps") or self.steps)
 
     @property
     def calls_per_sample(self) -> int:

@@ -27,7 +27,7 @@ from zoo.abilities import HasEnergy
 from zoo.checking import count_of
 from zoo.errors import ConfigError, check_choice
 from zoo.maths import noise as noises
-from zoo.maths.chains import SAMPLERS, chain_states, frames_of, potential
+from zoo.maths.chains import SAMPLERS, chain_states, evaluations, frames_of, potential
 from zoo.maths.dequantisation import dequantise
 from zoo.model import Batch, HasLikelihood, ImplicitModel, seeded
 
@@ -194,9 +194,7 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network, each with its gradient, for one batch."""
-        chosen = {"steps": self.steps, "sampler": self.chain_sampler}
-        chosen |= {k: v for k, v in options.items() if v is not None}
-        return chosen["steps"] * (10 if chosen["sampler"] == "hmc" else 1)
+        return evaluations(options.get("sampler") or self.chain_sampler, options.get("steps") or self.steps)
 
     @property
     def calls_per_sample(self) -> int:

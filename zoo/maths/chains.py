@@ -32,6 +32,7 @@ __all__ = [
     "annealed_importance",
     "chain",
     "chain_states",
+    "evaluations",
     "frames_of",
     "hmc",
     "langevin",
@@ -43,6 +44,9 @@ __all__ = [
 
 SAMPLERS = ("langevin", "mala", "hmc")
 """Names that `chain` takes."""
+
+LEAPS = 10
+"""Of a trajectory of ``hmc``, each with a gradient."""
 
 Potential = Callable[[Tensor], tuple[Tensor, Tensor]]
 """x (B, ...) -> U(x) (B,) and grad U(x) (B, ...), without a graph; U is infinite where p is 0."""
@@ -107,7 +111,7 @@ def leapfrog(U: Potential, x: Tensor, v: Tensor, size: float, leaps: int) -> tup
 
 
 def hmc(
-    U: Potential, x: Tensor, steps: int, size: float, randn: Noise, rand: Noise, leaps: int = 10
+    U: Potential, x: Tensor, steps: int, size: float, randn: Noise, rand: Noise, leaps: int = LEAPS
 ) -> tuple[Tensor, Tensor]:
     """Return the state after so many trajectories, (B, ...), and the share of them that each accepted, (B,).
 
@@ -173,6 +177,11 @@ def chain_states(
     for before, after in pairwise(steps):
         states.append(chain(sampler, U, states[-1], after - before, h, randn, rand, bounded))
     return torch.stack(states)
+
+
+def evaluations(sampler: str, steps: int) -> int:
+    """Return how often a `chain` of so many steps evaluates its potential."""
+    return steps * (LEAPS if sampler == "hmc" else 1)
 
 
 def frames_of(steps: int, frames: int) -> list[int]:
