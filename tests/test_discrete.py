@@ -275,6 +275,18 @@ def test_dead_codes_are_drawn_anew_among_the_vectors(update: str):
     assert (never.codebook[0, 3] == 1e3).all()
 
 
+@pytest.mark.parametrize("update", ["ema", "loss"])
+def test_where_more_codes_are_dead_than_there_are_vectors_each_vector_is_taken_once(update: str):
+    q = VectorQuantiser(8, 4, update=update, revive=0.1)
+    before, z = q.codebook.clone(), torch.randn(3, 4, 1, 1)
+    seen = q(z)
+    q.learn(seen, lambda *shape: torch.linspace(0, 1, math.prod(shape)).reshape(shape))
+    taken, vectors = q.codebook[0], q.vectors(z)[0]  # (8, 4), (3, 4)
+    assert torch.equal(taken[:3], vectors.flip(0))  # the largest number first
+    unused = [k for k in range(3, 8) if k not in seen.codes]
+    assert unused and torch.equal(taken[unused], before[0, unused])  # those that were used follow their vectors
+
+
 def test_soft_assignment_in_training_and_the_nearest_in_evaluation():
     q = VectorQuantiser(5, 4, groups=2, update="loss", temperature=0.7, revive=0.0).double()
     z = torch.randn(2, 4, 1, 3, dtype=torch.float64, requires_grad=True)
