@@ -262,6 +262,15 @@ def test_annealed_log_density_is_an_estimate_of_the_true_one_at_temperature_one(
             other.log_prob(x)
 
 
+@pytest.mark.parametrize("sampler", ["langevin", "mala", "hmc"])
+def test_cost_of_a_chain_is_how_often_it_asks_the_energy(sampler: str) -> None:
+    model, seen = tiny(Spring(1.0), (1,)), []
+    model.network.register_forward_hook(lambda *_: seen.append(1))
+    model.sample(4, seed=0, sampler=sampler, steps=3)
+    assert len(seen) - 1 <= model.calls({"sampler": sampler, "steps": 3}) <= len(seen)  # one more looks at the start
+    assert model.calls({"steps": None, "sampler": None}) == model.calls({}) == model.calls_per_sample
+
+
 @pytest.mark.parametrize("wrong", [{"buffer": 0}, {"restart": 1.5}, {"step_size": 0.0}, {"sampler": "gibbs"}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
