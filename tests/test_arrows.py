@@ -43,7 +43,7 @@ MAY = {
     "data": {"batches", "maths", "data"},
     "metrics": {"maths", "nets", "metrics"},
     "results": set(),
-    "searches": set(),
+    "searches": {"results"},
     "callbacks": {"model", "abilities", "context", "images", "media", "progress", "callbacks"},
     "overlays": set(),
     "runs": {"model", "overlays", "registry"},
