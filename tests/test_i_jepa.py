@@ -239,7 +239,7 @@ def test_what_cannot_be_is_refused() -> None:
         IJEPA([64])
     model, x = small(), torch.rand(2, 1, 8, 8)
     for context, said in (
-        (torch.tensor([16]), "0 to 15"), (torch.rand(3), "integers"),
+        (torch.tensor([16]), "0 to 15"), (torch.tensor([-1, 3]), "after the first"), (torch.rand(3), "integers"),
         (torch.zeros(3, 2, dtype=torch.int64), "3 examples"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=said):
