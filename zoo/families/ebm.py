@@ -156,7 +156,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
 
     def energies(self, x: Tensor) -> Tensor:
         """Return E(x, .), (B, *shape) -> (B, num_classes), or (B, 1)."""
-        f = self.network(x).reshape(len(x), -1)
+        f = self.network(x).reshape(x.shape[0], -1)  # no len: a graph of any batch is exported
         if self.bounded:
             return f
         return f + self.temperature * x.flatten(1).square().sum(1, keepdim=True) / (2 * self.spread**2)
@@ -165,11 +165,11 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         """Return E(x), or E(x, y); without labels a joint model gives -T log sum_y exp(-E(x, y) / T)."""
         E = self.energies(x)
         if not self.num_classes:
-            self._labels(len(x), labels)  # refuses them
+            self._labels(x.shape[0], labels)  # refuses them
             return E[:, 0]
         if labels is None:
             return -self.temperature * torch.logsumexp(-E / self.temperature, 1)
-        return E.gather(1, self._labels(len(x), labels)[:, None])[:, 0]  # type: ignore[index]
+        return E.gather(1, self._labels(x.shape[0], labels)[:, None])[:, 0]  # type: ignore[index]
 
     def classify(self, x: Tensor) -> Tensor:
         """Return p(y | x), (B, *shape) in data range -> (B, num_classes). Raises `ConfigError` without classes."""

@@ -102,8 +102,8 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
         """Return E(x), (B, *shape) in data range -> (B,)."""
-        self._labels(len(x), labels)  # refuses them
-        f = self.network(x).reshape(len(x))
+        self._labels(x.shape[0], labels)  # refuses them
+        f = self.network(x).reshape(x.shape[0])
         return f if self.bounded else f + x.flatten(1).square().sum(1) / (2 * self.spread**2)
 
     def log_noise(self, x: Tensor) -> Tensor:
