@@ -71,7 +71,7 @@ class IJEPA(JointEmbedding):
         if not 1 <= least <= min(most, self.in_sight):
             raise ConfigError(
                 f"a context of {least} patches at least does not fit: {self.tokens} patches leave {max(0, most)} "
-                f"beside a target, and context_share {context_share} is {self.in_sight}: choose a smaller patch, or least"
+                f"beside a target, and context_share {context_share} is {self.in_sight}; choose a smaller patch"
             )
         self.least = least
 
