@@ -22,6 +22,7 @@ from zoo.evaluation.encoders import encoder_of, last_input
 from zoo.families.i_jepa import IJEPA
 from zoo.families.joint_embedding import JointEmbedding
 from zoo.leaderboard import site
+from zoo.leaderboard.readme import block
 from zoo.model import GenerativeModel
 from zoo.registry import load_registry
 from zoo.representations import Representation, merged, read, shipped, to_table, write
@@ -61,6 +62,7 @@ def row(**changes: Any) -> Representation:
         ("vae-mnist", "posterior mean", 32), ("vq_vae-mnist", "vectors of codes", 16 * 49),
         ("nice-mnist", "latents", 784),
         ("wgan_gp-mnist", "last layer of the critic", None), ("ebm-mnist", "last layer of the energy", None),
+        ("ddpm-mnist", "middle of the denoiser", None), ("dit-mnist", "middle of the denoiser", None),
         ("i_jepa-mnist", "features", 96), ("cvae-mnist", None, None), ("pixelcnn-mnist", None, None),
     ],
 )  # fmt: skip
@@ -135,6 +137,12 @@ def test_the_table_has_the_pixels_first_and_the_best_probe_above() -> None:
     assert [line.split("`")[1] for line in lines if "`" in line] == ["a", "b", "c"]
     assert to_table([]) == "No features measured yet."
     assert all(r.name in load_registry() for r in shipped())
+
+
+def test_the_docs_have_the_table_of_the_file() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "representations.md").read_text(encoding="utf-8")
+    stale = "run: python -m zoo.leaderboard docs/representations.md"
+    assert block(page, "representations") == to_table(shipped()), stale
 
 
 def test_the_page_has_a_section_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
