@@ -2,8 +2,9 @@
 
 A model with `zoo.abilities.HasFeatures` says so itself. Of the others it is the mean of a posterior, the vectors of
 codes, the latent of an invertible map, what the middle of a denoiser makes of the example as it is, or what the last
-layer of a critic or of an energy reads. A model that is told a class for each example has none here: its features would
-know the answer. Nor has one whose latents cost many evaluations of a network each.
+layer of a critic or of an energy reads. A denoiser is told no class, which it knows from guidance; another model that is
+told one for each example has none here: its features would know the answer. Nor has one whose latents cost many
+evaluations of a network each.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def encoder_of(model: Any) -> Encoder | None:
     """Return the features that a model has, or None."""
     if isinstance(model, HasFeatures):
         return Encoder("features", model.features)
+    if isinstance(model, SeesThroughNoise) and _middle(getattr(model, "network", None)) is not None:
+        return Encoder("middle of the denoiser", lambda x: _denoised(model, x))
     if is_conditional(model):
         return None
     if isinstance(model, HasPosterior):
@@ -63,8 +66,6 @@ def encoder_of(model: Any) -> Encoder | None:
         return Encoder("last layer of the critic", lambda x: last_input(model.critic, model.given((x, None))[0]))
     if isinstance(model, HasEnergy):
         return Encoder("last layer of the energy", lambda x: last_input(model, x, model.energy))
-    if isinstance(model, SeesThroughNoise) and _middle(getattr(model, "network", None)) is not None:
-        return Encoder("middle of the denoiser", lambda x: _denoised(model, x))
     cheap = isinstance(model, Encodes) and diagnosed_examples(model) is None
     return Encoder("latents", _flat(model)) if cheap else None
 
