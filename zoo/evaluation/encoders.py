@@ -2,9 +2,9 @@
 
 A model with `zoo.abilities.HasFeatures` says so itself. Of the others it is the mean of a posterior, the vectors of
 codes, the latent of an invertible map, what the middle of a denoiser makes of the example as it is, or what the last
-layer of a critic or of an energy reads. A denoiser is told no class, which it knows from guidance; another model that is
-told one for each example has none here: its features would know the answer. Nor has one whose latents cost many
-evaluations of a network each.
+layer of a critic or of an energy reads. A denoiser is told no class, as guidance taught it; another model that is told
+one for each example has none here: its features would know the answer. Nor has one whose latents cost many evaluations
+of a network each.
 """
 
 from __future__ import annotations
