@@ -166,7 +166,7 @@ class BytePairs(LikelihoodModel):
         counts = torch.zeros(len(x), self.vocabulary + 1, device=x.device, dtype=self.logits.dtype)
         counts.scatter_add_(1, tokens + 1, torch.ones_like(tokens, dtype=counts.dtype))  # the first is of no token
         counts = counts[:, 1:]
-        return -(counts @ self.logits.log_softmax(0)), counts.sum(1)
+        return -(counts @ self.logits.log_softmax(0)[:, None])[:, 0], counts.sum(1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return -log p(x) in nats an example, and how many tokens a text has."""

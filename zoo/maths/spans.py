@@ -6,7 +6,7 @@ sequence, a token of length l ends at t with the chance w_{t,l}:
     w_{t,l} = a_{t,l} g_t (l < J),   w_{t,J} = a_{t,J};   a_{t+1,1} = sum_l w_{t,l},   a_{t+1,l+1} = a_{t,l} - w_{t,l}
 
 a_{t,l} being the chance that place t is the l-th of its token, a_{1,1} = 1. Every place lies in one token: the chances
-of all that hold it sum to 1. Without the bound J, a place j before the end of a token at t belongs to it with the chance
+of all that hold it sum to 1. Without the bound J, a place j before the end of a token at t is in it with the chance
 
     m_{t,j} = prod_{1 <= i <= j} (1 - g_{t-i}),   g_t m_{t,j} = sum_{l > j} w_{t,l}
 
