@@ -260,7 +260,7 @@ def test_codes_are_words_of_a_vocabulary() -> None:
     tokens, _ = model.tokenised(x)
     strings, lengths = model.spelling()
     assert strings.shape == (7, 3) and lengths.min() >= 1 and lengths.max() <= 3
-    told, n = model.told(model.quantiser.book()[0])
+    told, n = model.said_of(model.quantiser.book()[0])
     for k in range(7):
         last = [int(told[k, j].argmax()) for j in range(3)]
         assert strings[k, : lengths[k]].tolist() == last[: int(n[k].argmax()) + 1][::-1]

@@ -150,7 +150,7 @@ class GatedQuantisedVAE(LikelihoodModel):
     def _vectors(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self.quantiser.book()[0])
 
-    def told(self, e: Tensor) -> tuple[Tensor, Tensor]:
+    def said_of(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a code's vector says: (..., dim) -> log-probabilities of the last J characters, (..., J, L), the
         last one first, and of the lengths 1 to J, (..., J)."""
         out = self.head(e).unflatten(-1, (self.longest, -1))
@@ -165,7 +165,7 @@ class GatedQuantisedVAE(LikelihoodModel):
         with torch.no_grad():
             codes = self._nearest(z)
         e = self._vectors(codes)
-        characters, lengths = self.told(straight_through(z, e))
+        characters, lengths = self.said_of(straight_through(z, e))
         w = span_chances(g, self.longest)  # (B, T, J)
         wrong = -characters.gather(3, before(values, self.longest)[..., None])[..., 0].cumsum(2)  # of l characters
         ends = w.sum(2)  # (B, T)
@@ -209,7 +209,7 @@ class GatedQuantisedVAE(LikelihoodModel):
         """
         values, codes = self.quantize(x), self.tokens(x)
         ends = (codes >= 0).to(self.dtype)
-        characters, lengths = self.told(self._vectors(codes.clamp(min=0)))
+        characters, lengths = self.said_of(self._vectors(codes.clamp(min=0)))
         m = span_masks(ends, self.longest)
         log_p = (m * characters.gather(3, before(values, self.longest)[..., None])[..., 0]).sum(2)
         log_p = log_p + lengths.gather(2, m.sum(2, keepdim=True).long() - 1)[..., 0]
@@ -218,7 +218,7 @@ class GatedQuantisedVAE(LikelihoodModel):
     @torch.no_grad()
     def spelling(self) -> tuple[Tensor, Tensor]:
         """Return what each token most probably stands for: int64 (K, J) from the left, and its length, int64 (K,)."""
-        characters, lengths = self.told(self.quantiser.book()[0])
+        characters, lengths = self.said_of(self.quantiser.book()[0])
         backwards, n = characters.argmax(2), lengths.argmax(1) + 1  # (K, J), (K,)
         place = n[:, None] - 1 - torch.arange(self.longest, device=n.device)
         return backwards.gather(1, place.clamp(min=0)), n
