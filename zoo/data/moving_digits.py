@@ -24,7 +24,7 @@ from zoo.data.base import Split, TensorData, derive_seed
 from zoo.data.mnist import read_mnist, split_indices
 from zoo.errors import ConfigError
 
-__all__ = ["DIRECTIONS", "DIGIT", "SIDE", "SPEEDS", "Motion", "MovingDigits", "fold", "placed", "shrunk"]
+__all__ = ["DIGIT", "DIRECTIONS", "SIDE", "SPEEDS", "Motion", "MovingDigits", "fold", "placed", "shrunk"]
 
 SIDE, DIGIT = 32, 20
 """Sides of a frame and of a digit, in pixels."""

@@ -59,7 +59,7 @@ class Cosmos(VQVAE):
         scale: str = "predicted",
         **kwargs: Any,
     ) -> None:
-        if len(shape) != 4 or len(grid) != 3 or shape[1] > 1 and (grid[0] < 2 or (shape[1] - 1) % (grid[0] - 1)):
+        if len(shape) != 4 or len(grid) != 3 or (shape[1] > 1 and (grid[0] < 2 or (shape[1] - 1) % (grid[0] - 1))):
             raise ConfigError(
                 f"Cosmos needs clips (C, 1 + n g, H, W) and a grid (1 + n, h, w), got {tuple(shape)} and {tuple(grid)}"
             )

@@ -102,13 +102,13 @@ class VideoDiffusion(DDPM):
         return torch.arange(T, device=self.device) < k[:, None]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return ``mse`` of the frames to come, per dimension, the mean over all of them, which is ``loss``."""
+        """Return ``mse`` of the frames to come, per dimension, the mean over the clips, which is ``loss``."""
         x_0, x, log_snr, labels = self.noisy(batch)
         seen = self.given_frames(len(x))
         clean = seen[:, None, :, None, None]
         out = self.output(torch.where(clean, x_0, x), log_snr, labels, seen=seen)
-        hidden = (~clean).to(x.dtype)
-        mse = (self.errors(out, x_0, x, log_snr) * hidden).sum() / (hidden.sum() * x_0[0, :, 0].numel())
+        frames = self.errors(out, x_0, x, log_snr).transpose(1, 2).flatten(2).mean(2)  # (B, T)
+        mse = ((frames * ~seen).sum(1) / (~seen).sum(1)).mean()
         return {"loss": mse, "mse": mse}
 
     # -- sampling -----------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class VQVAE(DiscreteAutoencoder):
         likelihood: str = "discretized_logistic",
         **kwargs: Any,
     ) -> None:
-        if len(grid) != len(shape) - 1 and len(grid) != 2 or min(grid) < 1:
+        if len(grid) not in (2, len(shape) - 1) or min(grid) < 1:
             raise ConfigError(
                 f"grid must be two positive numbers (h, w), or three (t, h, w) of clips, got {tuple(grid)}"
             )
