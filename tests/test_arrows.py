@@ -59,7 +59,7 @@ MAY = {
     "leaderboard": {"results", "registry", "leaderboard", "plain_sampling"},
     "reproduce": {"names", "overlays", "registry", "results", "runs", "trained_parts", "training"},
     "serving": {"devices", "sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
-    "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
+    "export": {"checking", "model", "abilities", "context", "names", "registry", "hub", "nets"},
     "plain_sampling": set(),
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"}
     | {"searches", "plain_sampling"},

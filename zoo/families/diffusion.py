@@ -263,9 +263,6 @@ class Diffusion(Guided, ScoreModel):
         """Return the model as the samplers see it."""
         return Denoise(self, labels, scale, clip, known)
 
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super().sampler(options), "sampler": options.get("sampler") or self.default_sampler}
-
     def check_sampler(self, sampler: str, **options: Any) -> None:
         """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no such option."""
         name = type(self).__name__

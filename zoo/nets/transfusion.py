@@ -98,7 +98,7 @@ class ImageOut(nn.Module):
 
 
 class TransfusionNet(Recorded, nn.Module):
-    """Noisy image (B, C, H, W), time (B,), text int64 (B, T) -> what it predicts of the image, and logits (B, T + 2, V).
+    """Noisy image (B, C, H, W), time (B,), text int64 (B, T) -> prediction of the image, and logits (B, T + 2, V).
 
     The symbols are the letters, then END, BOI and EOI, V in all; the embedding has one more, the start. Logits are
     those of the start, of the T letters, and of EOI, each of the symbol that follows it.
