@@ -1,4 +1,4 @@
-"""Looks at models of clips and of captions: strips of frames, continuations beside what came, captions beside theirs."""
+"""Looks at models of clips and of captions: strips of frames, continuations beside what came, captions as written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def drawn_strips(model: Any, n: int = 6) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def reconstructed_strips(model: Any, x: Tensor, labels: Tensor, n: int = 4) -> tuple[dict[str, Any], np.ndarray]:
-    """Return test clips (N, C, T, H, W), each above what the latents keep of it, and the squared error of each frame."""
+    """Return test clips (N, C, T, H, W), each above what its codes keep of it, and the squared error of each frame."""
     again = reconstruct(model, x, labels)
     errors = (again.double() - x.double()).square().transpose(1, 2).flatten(2).mean((0, 2))  # (T,)
     rows = torch.stack([x[:n], again[:n].to(x)], 1).flatten(0, 1)
