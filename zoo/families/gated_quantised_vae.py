@@ -59,7 +59,8 @@ class GatedQuantisedVAE(LikelihoodModel):
         longest: J, characters of a token at most.
         hidden: width of the head, the network from a code to its characters.
         price: a, nats a token.
-        price_steps: training steps in which the price rises from 0.
+        cost_steps: training steps in which what a token costs, its price and the nats of its length, rises from 0 for
+            the gates, which else close before the codes tell anything; the head learns lengths meanwhile.
         commitment: weight of the squared distance of z from its code, where a token ends.
         alphabet: the L characters; none for values that are no text.
         lr: peak learning rate.
@@ -85,7 +86,7 @@ class GatedQuantisedVAE(LikelihoodModel):
         longest: int = 8,
         hidden: int = 128,
         price: float = 3.0,
-        price_steps: int = 0,
+        cost_steps: int = 0,
         commitment: float = 0.25,
         alphabet: str | None = None,
         lr: float = 1.0e-3,
@@ -101,7 +102,7 @@ class GatedQuantisedVAE(LikelihoodModel):
             raise ConfigError(f"an alphabet has one character a level, each once: {levels}, got {len(alphabet)}")
         self.shape, self.levels, self.alphabet = tuple(shape), levels, alphabet
         self.vocabulary, self.longest = vocabulary, longest
-        self.price, self.price_steps, self.commitment = price, price_steps, commitment
+        self.price, self.cost_steps, self.commitment = price, cost_steps, commitment
         self.lr, self.betas = lr, tuple(betas)
         self.encoder = SequenceEncoder(levels, width, depth, heads)
         self.to_code = nn.Linear(width, dim)
@@ -171,16 +172,18 @@ class GatedQuantisedVAE(LikelihoodModel):
         ends = w.sum(2)  # (B, T)
         terms = {
             "reconstruction": (w * wrong).sum((1, 2)).mean(),
-            "length": -(w * lengths).sum((1, 2)).mean(),
+            "length": -(torch.lerp(w.detach(), w, self._cost_share()) * lengths).sum((1, 2)).mean(),
             "tokens": ends.sum(1).mean(),
             "commitment": (ends.detach()[..., None] * (z - e.detach()).square()).sum((1, 2)).mean(),
         }
-        price = self.price * (linear(self.steps_done, self.price_steps) if self.price_steps else 1.0)
-        loss = terms["reconstruction"] + terms["length"] + price * terms["tokens"]
+        loss = terms["reconstruction"] + terms["length"] + self._cost_share() * self.price * terms["tokens"]
         loss = loss + self.commitment * terms["commitment"]
         ended = ends.detach()[..., None] * F.one_hot(codes, self.vocabulary).to(g.dtype)  # (B, T, K)
         learned = z.detach().flatten(0, 1)[None], ended.flatten(0, 1)[None]
         return {"loss": loss, **terms}, Quantised(z, codes[:, None, None], learned=learned)
+
+    def _cost_share(self) -> float:
+        return linear(self.steps_done, self.cost_steps) if self.cost_steps else 1.0
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the objective; ``tokens`` is how many a text has."""
