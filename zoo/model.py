@@ -36,7 +36,8 @@ from zoo.copying import Copied
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.maths.noise import sent
 from zoo.optimizer import LeanAdamW
-from zoo.sampling import Draw, grouped, seeded, together
+from zoo.publishing import Publishing
+from zoo.sampling import Draw, Labels, grouped, seeded, together
 from zoo.spec import Recorded
 from zoo.trained_parts import TrainedPart
 
@@ -107,7 +108,7 @@ def _not_counted() -> None:
     """Stand in for Lightning's step counters."""
 
 
-class GenerativeModel(Checked, Copied, Recorded, LightningModule):
+class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
 
     Attributes:
@@ -275,7 +276,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         n: int,
         *,
         seed: int | torch.Generator | None = None,
-        labels: Sequence[int | str] | Tensor | int | str | None = None,
+        labels: Labels = None,
         **options: Any,
     ) -> Tensor:
         """Draw ``n`` examples in data range, of shape (n, *shape).
@@ -363,6 +364,10 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         if taken and (last := [*taken.values()][-1]).kind is last.VAR_KEYWORD:
             del taken[last.name]
         return taken
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        """Return the options of `sample` that are one of a few words -> these words."""
+        return {}
 
     def sampling_options(self) -> dict[str, Any]:
         """Return names and defaults of what `sample` takes beyond n, seed and labels."""

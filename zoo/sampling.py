@@ -68,8 +68,10 @@ class Samples(Protocol):
     """What is asked of a model here; `zoo.model.GenerativeModel` says what each of it is."""
 
     context: tuple[int, ...]
-    device: torch.device
     training: bool
+
+    @property
+    def device(self) -> torch.device: ...
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]: ...
 

@@ -261,6 +261,9 @@ class Diffusion(Guided, ScoreModel):
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**super().sampler(options), "sampler": options.get("sampler") or self.default_sampler}
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"sampler": self.samplers, "spacing": ("time", "log_snr", "rho"), "solver": tuple(SOLVERS)}
+
     def check_sampler(self, sampler: str, **options: Any) -> None:
         """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no such option."""
         name = type(self).__name__

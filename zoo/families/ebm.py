@@ -245,6 +245,9 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"sampler": tuple(SAMPLERS), "init": ("noise", "buffer")}
+
     def draw(
         self,
         n: int,

@@ -156,6 +156,9 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"sampler": tuple(SAMPLERS)}
+
     def draw(
         self,
         n: int,

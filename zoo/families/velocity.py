@@ -181,6 +181,9 @@ class VelocityModel(Guided, FlowModel):
         x = self.solve(field, self.noise(n, generator), steps, solver or self.solver)
         return self.data_range(x)
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"solver": (*SOLVERS, *ADAPTIVE)}
+
     def noisy_view(self, labels: Tensor | None, guidance_scale: float | None = None) -> NoisyView:
         """Return the model as what restores pictures sees it. Raises `ConfigError` where its path has a third part."""
         time = self.path.time

@@ -189,7 +189,7 @@ def public_form(model: GenerativeModel) -> dict[str, Any]:
         raise ConfigError(
             f"{type(model).__name__} cannot be published: its arguments would not be read back as they are"
         )
-    return public
+    return dict(public)
 
 
 def class_names(model: GenerativeModel) -> dict[str, list[str]]:
@@ -200,7 +200,7 @@ def class_names(model: GenerativeModel) -> dict[str, list[str]]:
 def _public_data(model: GenerativeModel, data: Mapping[str, Any] | None) -> Any:
     registry = load_registry()
     if data is None and model.source.name in registry:
-        data = registry[model.source.name].data
+        data = registry[str(model.source.name)].data
     if data is None or not is_spec(data):
         return without_folders(data)
     spec = {"class_path": data["class_path"], "init_args": data.get("init_args") or {}}

@@ -43,6 +43,7 @@ from zoo.errors import ConfigError
 from zoo.maths.conversions import noise_of
 from zoo.maths.schedules import Schedule, posterior, transition
 from zoo.maths.solvers import integrate
+from zoo.maths.watching import step_done
 
 __all__ = [
     "Denoiser",
@@ -89,10 +90,15 @@ def ancestral(denoise: Denoiser, x: Tensor, log_snrs: Tensor, reverse: Reverse, 
         reverse: gives p(x_s | x_t).
         noise: for each step.
     """
-    for later, earlier in pairwise(_cast(log_snrs, x)):
+    for i, (later, earlier) in enumerate(pairwise(_cast(log_snrs, x))):
         mean, std = reverse(x, later, earlier)
-        x = mean + std * noise()
-    return denoise(x, _cast(log_snrs, x)[-1])
+        x = step_done(i, len(log_snrs), mean + std * noise(), earlier)
+    return _end(denoise, x, _cast(log_snrs, x))
+
+
+def _end(denoise: Denoiser, x: Tensor, log_snrs: Tensor) -> Tensor:
+    """Return the answer at the last of N levels, which is the last of N steps."""
+    return step_done(len(log_snrs) - 1, len(log_snrs), denoise(x, log_snrs[-1]))
 
 
 def _ddim_step(x: Tensor, x_0: Tensor, start: Tensor, end: Tensor, schedule: Schedule) -> Tensor:
@@ -120,16 +126,17 @@ def ddim(
     if not 0 <= eta <= 1 or (eta and noise is None):
         raise ConfigError(f"eta must lie between 0 and 1, and needs noise above 0, got {eta}")
     log_snrs = _cast(log_snrs, x)
-    for later, earlier in pairwise(log_snrs):
+    for i, (later, earlier) in enumerate(pairwise(log_snrs)):
         x_0 = denoise(x, later)
         if not eta or noise is None:
-            x = _ddim_step(x, x_0, later, earlier, schedule)
+            x = step_done(i, len(log_snrs), _ddim_step(x, x_0, later, earlier, schedule), earlier)
             continue
         (a_t, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
         variance = -(eta**2) * s_s**2 * torch.expm1(later - earlier)
         kept = torch.sqrt(s_s**2 - variance)
         x = a_s * x_0 + kept * noise_of(x, x_0, a_t, s_t) + torch.sqrt(variance) * noise()
-    return denoise(x, log_snrs[-1])
+        x = step_done(i, len(log_snrs), x, earlier)
+    return _end(denoise, x, log_snrs)
 
 
 def invert(denoise: Denoiser, x_0: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
@@ -170,8 +177,9 @@ def ode(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, meth
             return denoise(y / preserved.coefficients(log_snr)[0], log_snr)
 
         y = integrate(velocity(scaled, preserved), x * preserved.coefficients(log_snrs[0].to(x))[0], log_snrs, method)
-        return scaled(y, end)
-    return denoise(integrate(flow, x, log_snrs, method) if len(log_snrs) > 1 else x, end)
+        return step_done(len(log_snrs) - 1, len(log_snrs), scaled(y, end))
+    x = integrate(flow, x, log_snrs, method) if len(log_snrs) > 1 else x
+    return step_done(len(log_snrs) - 1, len(log_snrs), denoise(x, end))
 
 
 def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, schedule: Schedule) -> Tensor:
@@ -192,22 +200,22 @@ def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, sche
 def heun(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
     """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's."""
     log_snrs = _cast(log_snrs, x)
-    for later, earlier in pairwise(log_snrs):
-        x = heun_step(denoise, x, later, earlier, schedule)
-    return denoise(x, log_snrs[-1])
+    for i, (later, earlier) in enumerate(pairwise(log_snrs)):
+        x = step_done(i, len(log_snrs), heun_step(denoise, x, later, earlier, schedule), earlier)
+    return _end(denoise, x, log_snrs)
 
 
 def dpm_solver(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
     """Second order multistep solver in data prediction: the linear part exactly, x_0 extrapolated from two levels."""
     log_snrs = _cast(log_snrs, x)
     before, last = None, None
-    for later, earlier in pairwise(log_snrs):
+    for i, (later, earlier) in enumerate(pairwise(log_snrs)):
         (_, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
         x_0, h = denoise(x, later), 0.5 * (earlier - later)
         D = x_0 if before is None else x_0 + 0.5 * h / last * (x_0 - before)
-        x = s_s / s_t * x - a_s * torch.expm1(-h) * D
+        x = step_done(i, len(log_snrs), s_s / s_t * x - a_s * torch.expm1(-h) * D, earlier)
         before, last = x_0, h
-    return denoise(x, log_snrs[-1])
+    return _end(denoise, x, log_snrs)
 
 
 def _score(denoise: Denoiser, x: Tensor, log_snr: Tensor, schedule: Schedule) -> Tensor:
@@ -245,10 +253,11 @@ def euler_maruyama(
     )
     stable = h * (f + g2 / schedule.coefficients(log_snr[:-1])[1] ** 2) <= 1
     log_snrs = _cast(log_snr, x)
-    for (now, after), *step in zip(pairwise(log_snrs), *(v.tolist() for v in (stable, h, f, g2)), strict=True):
+    steps = zip(pairwise(log_snrs), *(v.tolist() for v in (stable, h, f, g2)), strict=True)
+    for i, ((now, after), *step) in enumerate(steps):
         x = _reverse_step(denoise, x, now, after, schedule, noise, *step)
-        x = x if correct is None else correct(x, after)
-    return denoise(x, log_snrs[-1])
+        x = step_done(i, len(log_snrs), x if correct is None else correct(x, after), after)
+    return _end(denoise, x, log_snrs)
 
 
 def _reverse_step(
@@ -308,8 +317,8 @@ def consistency(function: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Sched
         noise: for each step but the first.
     """
     *log_snrs, end = _cast(log_snrs, x)
-    x = function(x, log_snrs[0])
-    for level in log_snrs[1:]:
+    x = step_done(0, len(log_snrs), function(x, log_snrs[0]))
+    for i, level in enumerate(log_snrs[1:], 1):
         factor, variance = transition(schedule, level, end)
-        x = function(factor * x + torch.sqrt(variance) * noise(), level)
+        x = step_done(i, len(log_snrs), function(factor * x + torch.sqrt(variance) * noise(), level))
     return x

@@ -100,26 +100,33 @@ def time_grid(steps: int, start: float = 0.0, end: float = 1.0) -> list[float]:
     return [start + (end - start) * i / steps for i in range(steps)] + [end]
 
 
-def _states(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str) -> Iterator[Tensor]:
+def solver_of(method: str | Solver) -> Solver:
+    """Return a solver by its name, or itself. Raises `ConfigError`."""
+    if isinstance(method, Solver):
+        return method
     check_choice("solver", method, SOLVERS)
+    return SOLVERS[method]
+
+
+def _states(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str | Solver) -> Iterator[Tensor]:
+    step = solver_of(method).step
     t = times.to(x.device, x.dtype) if isinstance(times, Tensor) else constants(list(times), x)
     if t.ndim != 1 or len(t) < 2:
         raise ConfigError(f"a solver needs at least two times, got {len(t) if t.ndim == 1 else tuple(t.shape)}")
-    step = SOLVERS[method].step
     yield x
-    for now, after in pairwise(t):
-        x = step(velocity, x, now, after - now)
+    for i, (now, after) in enumerate(pairwise(t)):
+        x = step_done(i, len(t) - 1, step(velocity, x, now, after - now), after)
         yield x
 
 
-def integrate(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str = "euler") -> Tensor:
+def integrate(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str | Solver = "euler") -> Tensor:
     """Return the state at the last time: (B, ...) -> (B, ...).
 
     Args:
         velocity: v(x, t), called with times of shape ().
         x: the state at the first time.
         times: at least two, growing or falling; one step between each two.
-        method: of `SOLVERS`.
+        method: of `SOLVERS`, or a `Solver` of one's own.
 
     Raises:
         ConfigError: an unknown method, or fewer than two times.
