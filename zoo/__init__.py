@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ZooUNet":  # by which diffusers finds the class of a component, in a folder of `zoo.export.to_diffusers`
+        return importlib.import_module("zoo.export.diffusers_folder").ZooUNet
     if name not in _PUBLIC:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -226,7 +226,10 @@ class Registry(Mapping[str, Entry]):
 
 
 def packaged_registry() -> Path:
-    """Return the path of the registry that ships: inside the package, or beside it in a checkout."""
+    """Return the path of the registry that ships: inside the package, or beside it in a checkout.
+
+    Raises `RegistryError` where it is missing.
+    """
     here = Path(__file__).resolve().parent
     for path in (here / "registry.yaml", here.parent / "registry.yaml"):
         if path.is_file():

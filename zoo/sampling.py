@@ -33,6 +33,7 @@ __all__ = [
     "Labels",
     "NoiseStreams",
     "Samples",
+    "Seeds",
     "grouped",
     "interruptible_loop",
     "interruption_point",
@@ -42,6 +43,9 @@ __all__ = [
 
 Labels = Sequence[int] | Sequence[str] | Tensor | int | str | None
 """The class or the text of each example, or one for all."""
+
+Seeds = int | torch.Generator | Sequence[int | torch.Generator] | None
+"""One seed for all examples, or one for each."""
 
 _here = threading.local()
 _DRAWN = (torch.rand, torch.randn, torch.randint)

@@ -162,7 +162,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         return f + self.temperature * x.flatten(1).square().sum(1, keepdim=True) / (2 * self.spread**2)
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
-        """Return E(x), or E(x, y); without labels a joint model gives -T log sum_y exp(-E(x, y) / T)."""
+        """Return E(x) or E(x, y) in nats; without labels a joint model gives -T log sum_y exp(-E(x, y) / T)."""
         E = self.energies(x)
         if not self.num_classes:
             self._labels(len(x), labels)  # refuses them

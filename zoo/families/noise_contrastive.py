@@ -101,7 +101,7 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
     # -- the density --------------------------------------------------------------------------------------------------
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
-        """Return E(x), (B, *shape) in data range -> (B,)."""
+        """Return E(x), in nats, (B, *shape) in data range -> (B,)."""
         self._labels(len(x), labels)  # refuses them
         f = self.network(x).reshape(len(x))
         return f if self.bounded else f + x.flatten(1).square().sum(1) / (2 * self.spread**2)

@@ -138,7 +138,10 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def weights_file(model: GenerativeModel) -> bytes:
-    """Return the state as safetensors: each tied tensor once, the header in one canonical order."""
+    """Return the state as safetensors: each tied tensor once, the header in one canonical order.
+
+    Raises `ConfigError` where a tensor cannot be kept.
+    """
     model = model.released()
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():

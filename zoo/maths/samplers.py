@@ -35,6 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +50,7 @@ __all__ = [
     "Denoiser",
     "Noise",
     "Reverse",
+    "Sampler",
     "ancestral",
     "consistency",
     "ddim",
@@ -71,6 +73,19 @@ Reverse = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 Noise = Callable[[], Tensor]
 """Draws standard normal noise of the shape of x."""
+
+
+class Sampler(Protocol):
+    """A sampler of one's own, as a model takes it in the place of a name: all of the functions below can be made one.
+
+    ``denoise`` has labels and guidance built in; ``x`` is the state at the first of the rising ``log_snrs`` (N,); what
+    is returned is x_0 in the model's range, (B, ...). Tell of each step by `zoo.maths.watching.step_done`, so that
+    callbacks hear of it.
+    """
+
+    def __call__(
+        self, denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, noise: Noise, /
+    ) -> Tensor: ...
 
 
 _STEEPEST = 10.0  # fall of q in one step of the trapezoid rule
@@ -141,6 +156,7 @@ def ddim(
 
 def invert(denoise: Denoiser, x_0: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
     """Run DDIM backwards, from the data to the state at the first level: what `ddim` would turn into the data.
+    Shapes (B, ...).
 
     The data count as the mean of the state at the last level; the error of both falls with the number of levels.
     """
@@ -163,7 +179,7 @@ def velocity(denoise: Denoiser, schedule: Schedule) -> Callable[[Tensor, Tensor]
 
 
 def ode(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, method: str = "rk4") -> Tensor:
-    """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end.
+    """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end. Shapes (B, ...).
 
     Where variance explodes, dx / d lambda = (x_0 - x) / 2 takes an x of hundreds down, and the relative error of each
     step counts: 16 levels of Euler's method leave 2 % of the spread. So x / sqrt(1 + sigma^2) is followed there, as
@@ -198,7 +214,7 @@ def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, sche
 
 
 def heun(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
-    """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's."""
+    """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's. Shapes (B, ...)."""
     log_snrs = _cast(log_snrs, x)
     for i, (later, earlier) in enumerate(pairwise(log_snrs)):
         x = step_done(i, len(log_snrs), heun_step(denoise, x, later, earlier, schedule), earlier)
@@ -206,7 +222,10 @@ def heun(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> 
 
 
 def dpm_solver(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
-    """Second order multistep solver in data prediction: the linear part exactly, x_0 extrapolated from two levels."""
+    """Second order multistep solver in data prediction: the linear part exactly, x_0 extrapolated from two levels.
+
+    Shapes (B, ...).
+    """
     log_snrs = _cast(log_snrs, x)
     before, last = None, None
     for i, (later, earlier) in enumerate(pairwise(log_snrs)):
@@ -280,7 +299,7 @@ def _reverse_step(
 
 
 def langevin(x: Tensor, score: Tensor, noise: Tensor, step: Tensor | float) -> Tensor:
-    """One step of unadjusted Langevin dynamics: x + step score + sqrt(2 step) z."""
+    """One step of unadjusted Langevin dynamics: x + step score + sqrt(2 step) z. Shapes (B, ...)."""
     return x + step * score + (2 * step) ** 0.5 * noise
 
 

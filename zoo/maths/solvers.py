@@ -26,6 +26,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, check_choice
 from zoo.maths.constants import constants
 from zoo.maths.noise import randn
+from zoo.maths.watching import step_done
 
 __all__ = [
     "ADAPTIVE",
@@ -35,6 +36,7 @@ __all__ = [
     "euler_maruyama",
     "integrate",
     "integrate_adaptive",
+    "solver_of",
     "time_grid",
     "trajectory",
 ]
@@ -137,7 +139,10 @@ def integrate(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, me
 
 
 def trajectory(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str = "euler") -> Tensor:
-    """Return the states at all times, (len(times), B, ...); arguments as for `integrate`."""
+    """Return the states at all times, (len(times), B, ...); arguments as for `integrate`.
+
+    States have the shape (B, ...).
+    """
     return torch.stack(list(_states(velocity, x, times, method)))
 
 

@@ -72,6 +72,7 @@ def watching(callback: Callback | None, n: int, to_data: Callable[[Tensor], Tens
 
 def step_done(index: int, total: int, x: Tensor, level: Tensor | None = None) -> Tensor:
     """Tell of a step, and return the state to go on with: the given one, or what the callback put in its place.
+    It has the shape of x, (B, ...).
 
     Raises:
         ConfigError: the callback returned something else than a state.

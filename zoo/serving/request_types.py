@@ -80,8 +80,8 @@ def option_fields(model: Any) -> dict[str, tuple[Any, Any]]:
 def controls(model: Any) -> dict[str, dict[str, Any]]:
     """Return what a person sets the options of `option_fields` by: name -> kind, value that holds, words and meaning.
 
-    Kinds are ``number``, ``integer``, ``boolean``, ``word``, ``text`` and ``picture``; ``default`` is null where the model
-    decides, ``value`` what holds then.
+    Kinds are ``number``, ``integer``, ``boolean``, ``word``, ``text`` and ``picture``; ``default`` is null where the
+    model decides, ``value`` what holds then.
     """
     said: dict[str, str] = {}
     for cls in type(model).__mro__:
