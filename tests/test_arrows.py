@@ -73,19 +73,9 @@ MAY = {
     "tuning": {"names", "registry", "searches", "reproduce", "hub", "training"},
     "leaderboard": {"results", "registry", "leaderboard", "plain_sampling"},
     "reproduce": {"names", "overlays", "registry", "results", "runs", "trained_parts", "training"},
-    "serving": {
-        "docstrings",
-        "devices",
-        "sampling",
-        "model",
-        "abilities",
-        "names",
-        "registry",
-        "hub",
-        "media",
-        "images",
-    },
-    "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
+    "serving": {"devices", "sampling", "model", "abilities", "names", "registry", "hub", "media", "images"}
+    | {"docstrings"},
+    "export": {"checking", "model", "abilities", "context", "names", "registry", "hub", "nets"},
     "plain_sampling": set(),
     "hub": {
         "bundled",

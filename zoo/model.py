@@ -502,11 +502,13 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all sampling options as they take effect: those given, and the defaults.
 
-        Where the default of an option is none, the model's attribute of that name is what counts.
+        Where the default of an option is none, the model's attribute of that name is what counts, or ``default_`` and
+        that name where it is another thing's.
         """
         whole = {**self.sampling_options(), **self.chosen_options, **options}
-        held = {name: getattr(self, name, None) if value is None else value for name, value in whole.items()}
-        return {name: name_of(value) if isinstance(value, Solver) else value for name, value in held.items()}
+        own = {name: getattr(self, f"default_{name}", getattr(self, name, None)) for name in whole}
+        held = {name: own[name] if value is None else value for name, value in whole.items()}
+        return {n: name_of(v) if callable(v) or isinstance(v, Solver) else v for n, v in held.items()}
 
     @property
     def calls_per_sample(self) -> int:

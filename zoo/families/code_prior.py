@@ -200,7 +200,7 @@ class CodePrior(SecondStage, LikelihoodModel):
     # -- sampling -----------------------------------------------------------------------------------------------------
 
     def option_words(self) -> dict[str, tuple[str, ...]]:
-        return {**super().option_words(), "observe": ("mean", "sample")}
+        return {**super().option_words(), "codes": ("prior", "uniform"), "observe": ("mean", "sample")}
 
     def draw(
         self,

@@ -265,10 +265,6 @@ class Diffusion(Guided, ScoreModel):
             of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
         )
 
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        asked = options.get("sampler") or self.chosen_options.get("sampler") or self.default_sampler
-        return {**super().sampler(options), "sampler": asked if isinstance(asked, str) else name_of(asked)}
-
     watchable = True
 
     def state_examples(self, x: Tensor) -> Tensor:
