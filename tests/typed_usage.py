@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Mine(zoo.GenerativeModel):
         super().__init__()
         self.width = width
 
-    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:
+    def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, **options: Any) -> Tensor:
         return torch.rand(n, *self.shape, generator=generator)
 
 

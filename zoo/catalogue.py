@@ -6,7 +6,7 @@ import builtins
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ __all__ = ["ModelInfo", "bibtex", "info", "list", "select"]
 
 _NUMBERS = ("fid", "kid", "frechet_lite0", "sinkhorn", "bits_per_dim", "bits_per_character", "bits_per_sample", "nats")
 
-_OF_ENTRY = {
+_OF_ENTRY: dict[str, Callable[[Entry], Any]] = {
     "name": lambda e: natural(e.name),
     "family": lambda e: e.family,
     "dataset": lambda e: (e.dataset, e.family),

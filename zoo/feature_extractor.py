@@ -44,7 +44,7 @@ class FeatureExtractor(nn.Module):
             )
         self.model, self.kind = model, found[0]
         with torch.no_grad():
-            empty = torch.zeros(1, *model.shape, device=model.device, dtype=model.dtype)
+            empty = torch.zeros(1, *model.shape, device=model.device, dtype=next(model.parameters()).dtype)
             labels = torch.zeros(1, dtype=torch.int64, device=model.device) if model.num_classes else None
             self.feature_shape = tuple(self(empty, labels).shape[1:])
 

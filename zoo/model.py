@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -169,6 +169,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
     context: tuple[int, ...] = ()
     alphabet: str | None = None
     class_names: tuple[str, ...] = ()
+    lr: float
     watchable: bool = False
     chosen_options: Mapping[str, Any] = MappingProxyType({})
     period: int = 1
@@ -319,7 +320,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
             )
         if isinstance(seed, (list, tuple)):
             return torch.cat(self._one_by_one(n, seed, labels, callback, options))
-        draw = self._checked_draw(Draw(n, seed, labels, options))
+        draw = self._checked_draw(Draw(n, cast("int | torch.Generator | None", seed), labels, options))
         with trusted(), watching(callback, draw.n, self.state_examples):
             return together(self, [draw])[0]
 
@@ -497,7 +498,8 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
             raise ConfigError(f"labels must be one text, or {n} texts, got {len(texts)}")
         if texts.numel() and (texts.min() < PAD or texts.max() >= len(self.alphabet or "")):
             raise ConfigError(f"labels hold characters outside the alphabet of {len(self.alphabet or '')}")
-        return texts.to(self.device).expand(n, -1)
+        found: Tensor = texts.to(self.device).expand(n, -1)
+        return found
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all sampling options as they take effect: those given, and the defaults.
@@ -578,7 +580,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
 
     def first_examples(self, n: int) -> Tensor:
         """Return the first training examples of what the Trainer was given, at most n, (n, *shape) in data range."""
-        data = self.trainer.datamodule
+        data = cast("Any", self.trainer).datamodule
         if isinstance(data, HasExamples):
             return data.to_float(data.first(n)[0], self.dtype)
         loader = self.trainer.fit_loop._data_source.dataloader() if data is None else data.train_dataloader()
@@ -612,7 +614,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         before, TRUST.given = TRUST.given, True
         try:
-            terms = self._trusting_loss(batch)
+            terms: dict[str, Tensor] = cast("Any", self)._trusting_loss(batch)
         finally:
             TRUST.given = before
         self.terms = {k: v.detach() for k, v in terms.items()}
@@ -694,6 +696,11 @@ class HasLikelihood:
 
     likelihood_examples: int | None = None
     likelihood_solver: str | None = None
+    if TYPE_CHECKING:
+        context: tuple[int, ...]
+        num_classes: int
+
+        def _labels(self, n: int, labels: Labels) -> Tensor | None: ...
 
     def log_prob(
         self,

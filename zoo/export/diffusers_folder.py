@@ -179,7 +179,7 @@ def from_diffusers(folder: str | Path, *, verify: bool = True) -> GenerativeMode
     place = folder / _UNET
     try:
         config = json.loads(read_file(place / "config.json"))["zoo_config"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ModelFolderError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelFolderError(
             f"{folder} holds no {_UNET}/config.json of a pipeline that zoo.export.to_diffusers wrote"
         ) from error

@@ -335,9 +335,9 @@ def consistency(function: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Sched
         schedule: alpha and sigma of a lambda.
         noise: for each step but the first.
     """
-    *log_snrs, end = _cast(log_snrs, x)
-    x = step_done(0, len(log_snrs), function(x, log_snrs[0]))
-    for i, level in enumerate(log_snrs[1:], 1):
+    *levels, end = _cast(log_snrs, x)
+    x = step_done(0, len(levels), function(x, levels[0]))
+    for i, level in enumerate(levels[1:], 1):
         factor, variance = transition(schedule, level, end)
-        x = step_done(i, len(log_snrs), function(factor * x + torch.sqrt(variance) * noise(), level))
+        x = step_done(i, len(levels), function(factor * x + torch.sqrt(variance) * noise(), level))
     return x

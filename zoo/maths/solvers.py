@@ -170,7 +170,7 @@ def integrate_adaptive(
 
     ends = torch.as_tensor(times, dtype=torch.float64)[[0, -1]].to(x.device, x.dtype)
     options = {"step_t": ends[1:]}  # a step ends there: what it interpolates between its steps is less exact
-    states = odeint(
+    states: Tensor = odeint(
         lambda t, state: velocity(state, t), x, ends, rtol=tolerance, atol=tolerance, method=method, options=options
     )
     return states[-1]
