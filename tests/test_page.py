@@ -300,15 +300,12 @@ def test_address_holds_what_is_seen(browser: Any, made: Path, page: Any) -> None
     other.evaluate("hash => { location.hash = hash; }", address)
     other.locator("#table tbody .name").first.wait_for()
     other.wait_for_function("document.querySelectorAll('#table tbody .name').length === 1")
-    assert (
-        names(other) == ["labelled-mnist"] and other.locator("th[aria-sort='descending']").inner_text() == "parameters↓"
-    )
+    assert names(other) == ["labelled-mnist"]
+    assert other.locator("th[aria-sort='descending']").inner_text().startswith("parameters")
     assert other.input_value("#query") == "mnist" and other.is_checked("#all")
     assert other.locator("#pair figcaption").all_inner_texts()[1] == "hasty-mnist"
-    card = page.locator("tr", has=page.get_by_role("button", name="gan-mnist", exact=True)).get_by_role(
-        "link", name="Card"
-    )
-    other.evaluate("hash => { location.hash = hash; }", card.get_attribute("href"))
+    card = page.get_by_role("link", name="Card of gan-mnist").get_attribute("href")
+    other.evaluate("hash => { location.hash = hash; }", card)
     other.get_by_role("tab", name="Card", selected=True).wait_for()
     assert faults == []
     other.context.close()

@@ -84,7 +84,7 @@ def test_a_solver_of_a_flow_is_a_name_or_an_object(flow: Any) -> None:
             lambda v, x, t, h: x + h / 4 * ((k := v(x, t)) + 3 * v(x + 2 / 3 * h * k, t + 2 / 3 * h)), 2, 2
         )
         other = flow.set_sampler(ralston, steps=3).sample(2, seed=1)
-        assert not torch.equal(other, named) and torch.allclose(other, named, atol=0.2)
+        assert not torch.equal(other, named) and (other - named).abs().mean() < 0.1
     finally:
         flow.set_sampler()
 

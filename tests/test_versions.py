@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,34 @@ def test_the_conda_recipe_has_the_dependencies_of_the_package() -> None:
     has = dict(line.split(" ", 1) for line in recipe["requirements"]["run"])
     theirs = {"torch": "pytorch", "huggingface-hub": "huggingface_hub", "matplotlib": "matplotlib-base"}
     assert {theirs.get(name, name): version for name, version in wanted.items()}.items() <= has.items()
+
+
+def test_the_public_workflow_runs_what_there_is() -> None:
+    """Its Pythons begin at the package's floor, its commands name files and extras that are there, and YAML is YAML."""
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("the tests were copied out of their checkout")
+    settings = (ROOT / "pyproject.toml").read_text("utf-8")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    test = workflow["jobs"]["test"]["strategy"]["matrix"]
+    floor = re.search(r'requires-python = ">=(.*)"', settings)[1]
+    assert test["python"] == ["3.10", "3.11", "3.12", "3.13"] and test["python"][0] == floor
+    assert {"python": floor, "dependencies": "oldest"} in test["include"]
+    commands = " ".join(s.get("run", "") for job in workflow["jobs"].values() for s in job["steps"])
+    extras = {e for group in re.findall(r"\.\[([a-z,]+)\]", commands) for e in group.split(",")}
+    assert extras and all(re.search(rf"^{extra} = \[", settings, re.MULTILINE) for extra in extras)
+    assert all(
+        (ROOT / path).exists() for path in ("deploy/oldest.py", "deploy/Containerfile", "weights/pyproject.toml")
+    )
+    for line in (ROOT / "deploy/Containerfile").read_text("utf-8").splitlines():
+        if line.startswith("COPY "):
+            assert all((ROOT / name).exists() for name in line.split()[1:-1]), line
+    for path in [*(ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"), ROOT / ".pre-commit-config.yaml"]:
+        assert yaml.safe_load(path.read_text("utf-8")), path
+    pinned = subprocess.run(
+        [sys.executable, str(ROOT / "deploy/oldest.py"), "--pin"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    block = re.search(r"^dependencies = \[$(.*?)^\]$", settings, re.M | re.S)[1]
+    assert len(pinned) == block.count('",') and all(re.fullmatch(r"[a-z0-9-]+==[\d.]+\*", line) for line in pinned)
 
 
 def record() -> None:

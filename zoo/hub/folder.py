@@ -165,9 +165,9 @@ def built(config: Mapping[str, Any], where: str) -> GenerativeModel:
     content = parse_config(json.dumps(config).encode(), where)
     try:
         with _building:
-            return _published(
-                from_public({"name": content["model"], "args": content["args"]}, model_names()), load_registry().allow
-            )
+            spec = from_public({"name": content["model"], "args": content["args"]}, model_names())
+            made: GenerativeModel = _published(spec, load_registry().allow)
+            return made
     except _MALFORMED as error:
         raise ConfigError(f"{where}: it does not describe a model: {shown(error, 500)}") from error
 

@@ -79,7 +79,7 @@ def prediction_of(
 ) -> Tensor:
     """Return what a prediction of this kind would be, were x_0 the truth; arguments as for `to_data`.
 
-    Of the shape of x.
+    Of the shape of x. Raises `ConfigError` for a kind that there is none of.
     """
     if kind == "x0":
         return x_0

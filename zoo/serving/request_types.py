@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from torch import Tensor
 
-from zoo.abilities import HasEnergy, HasFeatures, has_likelihood, is_conditional
+from zoo.abilities import HasEnergy, HasFeatures, has_likelihood, is_conditional, prior_of
 from zoo.docstrings import arguments_of
 from zoo.media import medium
 from zoo.sampling import Draw
@@ -84,7 +84,8 @@ def controls(model: Any) -> dict[str, dict[str, Any]]:
     model decides, ``value`` what holds then.
     """
     said: dict[str, str] = {}
-    for cls in type(model).__mro__:
+    prior = prior_of(model)  # whose options are passed on
+    for cls in (*type(model).__mro__, *(type(prior).__mro__ if prior is not None else ())):
         own = cls.__dict__.get("draw")
         said = {**arguments_of(own.__doc__ or "" if own is not None else ""), **said}
     words, held = model.option_words(), model.sampler({})
