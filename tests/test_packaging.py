@@ -28,6 +28,9 @@ assert pathlib.Path(zoo.__file__).resolve().is_relative_to(sys.argv[1]), zoo.__f
 names, elsewhere = zoo.list(pretrained=True), sys.argv[2].split()
 assert packaged_registry().is_file() and all((pretrained_folder(n) / "eval.json").is_file() for n in names)
 assert [n for n in names if not (pretrained_folder(n) / "model.safetensors").is_file()] == elsewhere
+from zoo.leaderboard import bundled_folder, collect, pins_of  # whose tables are whole without the other weights
+results, left_out = collect([bundled_folder()], pins_of(load_registry()))
+assert {r.identity.name for r in results} == set(names) and not left_out
 root = pathlib.Path(zoo.__file__).parent
 assert len(list(root.glob("data/assets/mnist/*.gz"))) == 4 and (root / "py.typed").is_file()
 assert (root / "data/assets/mnist/LICENSE.md").is_file()

@@ -175,12 +175,13 @@ def test_page_by_keyboard() -> None:
             assert faults_of(tab) == []
             if os.environ.get("ZOO_SCREENSHOT"):
                 tab.screenshot(path=f"{os.environ['ZOO_SCREENSHOT']}/serve-1280-{scheme}.png", full_page=True)
-        every = tab.evaluate("models.map(m => [m.name, Object.keys(m.controls)])")
-        for index, (name, options) in enumerate(every):  # by its arrow keys, in a browser that shows the list
+        every = tab.evaluate("models.map(m => [m.name, Object.keys(m.controls), m.medium])")
+        for index, (name, options, medium) in enumerate(every):  # by its arrow keys, in a browser that shows the list
             tab.select_option("#model", index=index)
             tab.locator("#status", has_text=f"of {name}, seed").wait_for()
             shown = {node.get_attribute("data-option") for node in tab.locator("[data-option]").all()}
-            assert shown == set(options) - {"prompt"} and tab.locator("#prompt").is_visible() == ("prompt" in options)
+            assert shown == set(options) - {"prompt"}
+            assert tab.locator("#prompt").is_visible() == (medium == "text" and "prompt" in options)
             assert all(tab.locator(f"label[for=option-{option}]").count() == 1 for option in shown)
         tab.set_viewport_size({"width": 390, "height": 844})
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") and faults_of(tab) == []

@@ -202,7 +202,8 @@
     const best = bestOf(table, key);
     const good = goodness(table, row, key);
     const [, number, how] = /^(.*?)(?: \((.*)\))?$/.exec(text);
-    const smalls = [key === "likelihood" ? row.unit : null, key === "likelihood" ? row.kind : null, how].filter(Boolean);
+    const said = key === "likelihood" ? [row.unit, [row.kind, how].filter(Boolean).join(", ")] : [how];
+    const smalls = said.filter(Boolean).map((small) => small.replaceAll("+", "+\u200b")); // where it may break
     return el("td", { ...label, class: best !== null && row.values[key] === best && !differs ? "best" : null },
       el("button", { type: "button", class: "num", title: "How was this measured?", on: { click: () => open(row, "protocol", key) } },
         el("b", {}, number), differs ? el("sup", {}, String(marks.get(differs))) : null, smalls.map((small) => el("small", {}, ` ${small}`)),

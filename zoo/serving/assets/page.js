@@ -113,7 +113,7 @@ function body() {
   if ($("seed").value !== "") asked.seed = Number($("seed").value);
   if (m.classes && $("label").value !== "") asked.labels = Number($("label").value);
   if (m.text !== null && $("prompt").value) asked.labels = $("prompt").value;
-  if ("prompt" in m.controls && $("prompt").value) chosenOptions.prompt = $("prompt").value;
+  if ("prompt" in m.controls && m.medium === "text" && $("prompt").value) chosenOptions.prompt = $("prompt").value;
   if (Object.keys(chosenOptions).length) asked.options = chosenOptions;
   if (m.medium === "image" || m.medium === "video") asked.scale = 2;
   return asked;
@@ -153,14 +153,14 @@ function fewer(m, n) {
 function choose() {
   const m = chosen();
   show("label-row", m.classes > 0);
-  show("prompt-row", m.text !== null || "prompt" in m.controls);
+  show("prompt-row", m.text !== null || ("prompt" in m.controls && m.medium === "text"));
   if (m.text !== null) $("prompt").maxLength = m.text;
   else $("prompt").removeAttribute("maxlength");
   const name = (i) => (m.class_names[i] ? `${i} ${m.class_names[i]}` : String(i));
   $("label").replaceChildren(new Option("each in turn", ""), ...Array.from({ length: m.classes }, (_, i) => new Option(name(i), i)));
   $("n").max = m.max_n;
   $("n").value = fewer(m, Math.min(m.max_n, { text: 1, audio: 4, video: 4 }[m.medium] || 16));
-  $("about").textContent = `${words(m.family)}, ${m.class}` + (m.seconds ? `; about ${seconds(m.seconds)} a sample` : "");
+  $("about").textContent = `${m.class}, of the family ${m.family}` + (m.seconds ? `; about ${seconds(m.seconds)} a sample` : "");
   options();
   $("draw").disabled = $("reset").disabled = !m.generates;
   $("result").replaceChildren();
