@@ -231,6 +231,10 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
         """Shape of the latents or codes of one example, as ``decode`` takes them; None where nothing is known of it."""
         return None
 
+    def fits_latent(self, shape: Sequence[int]) -> bool:
+        """Tell whether ``decode`` takes latents of this shape."""
+        return self.latent_shape is None or tuple(shape) == tuple(self.latent_shape)
+
     @property
     def latent_values(self) -> int | None:
         """How many values a code has, 0, 1, ...; None where latents are real numbers, or there are none."""

@@ -220,8 +220,9 @@ class Diffusion(Guided, ScoreModel):
             solver: of ``ode``: euler, midpoint, heun or rk4.
             snr: of ``predictor_corrector``.
             clip: keep what the network takes for the data in their range.
-            given: partly known images in [0, 1] to complete, (C, H, W) or (n, C, H, W), NaN where a pixel is unknown.
-            known: which pixels of ``given`` are kept, instead of NaN: a number of rows from the top, or a mask.
+            given: partly known examples in [0, 1] to complete, *shape or (n, *shape), NaN where a pixel is unknown.
+            known: which pixels of ``given`` are kept, instead of NaN: a number of rows from the top of images, or of
+                first frames of videos, or a mask.
 
         Raises:
             ConfigError: a sampler that does not work with this model, or numbers out of range.
@@ -235,7 +236,7 @@ class Diffusion(Guided, ScoreModel):
         log_snrs, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
         kept = known_pixels(self, n, given, known)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        denoise = Denoise(self, labels, scale, clip and self.levels is not None, kept)
+        denoise = self.denoiser(labels, scale, clip and self.levels is not None, kept)
         x = self._start(log_snrs[0], noise, kept)
         if not isinstance(sampler, str):
             return self.uncentre(sampler(denoise, x, log_snrs, self.schedule, noise))
@@ -265,6 +266,7 @@ class Diffusion(Guided, ScoreModel):
             of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
         )
 
+<<<<<<< HEAD
     watchable = True
 
     def state_examples(self, x: Tensor) -> Tensor:
@@ -272,6 +274,11 @@ class Diffusion(Guided, ScoreModel):
 
     def option_words(self) -> dict[str, tuple[str, ...]]:
         return {"sampler": self.samplers, "spacing": ("time", "log_snr", "rho"), "solver": tuple(SOLVERS)}
+=======
+    def denoiser(self, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None) -> Denoise:
+        """Return the model as the samplers see it."""
+        return Denoise(self, labels, scale, clip, known)
+>>>>>>> main
 
     def check_sampler(self, sampler: str, **options: Any) -> None:
         """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no such option."""

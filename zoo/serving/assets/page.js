@@ -113,7 +113,7 @@ function body() {
   if ($("seed").value !== "") asked.seed = Number($("seed").value);
   if (m.classes && $("label").value !== "") asked.labels = Number($("label").value);
   if (m.text !== null && $("prompt").value) asked.labels = $("prompt").value;
-  if ("prompt" in m.controls && m.medium === "text" && $("prompt").value) chosenOptions.prompt = $("prompt").value;
+  else if ("prompt" in m.controls && m.medium === "text" && $("prompt").value) chosenOptions.prompt = $("prompt").value;
   if (Object.keys(chosenOptions).length) asked.options = chosenOptions;
   if (m.medium === "image" || m.medium === "video") asked.scale = 2;
   return asked;
