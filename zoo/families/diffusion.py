@@ -266,7 +266,6 @@ class Diffusion(Guided, ScoreModel):
             of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
         )
 
-<<<<<<< HEAD
     watchable = True
 
     def state_examples(self, x: Tensor) -> Tensor:
@@ -274,11 +273,10 @@ class Diffusion(Guided, ScoreModel):
 
     def option_words(self) -> dict[str, tuple[str, ...]]:
         return {"sampler": self.samplers, "spacing": ("time", "log_snr", "rho"), "solver": tuple(SOLVERS)}
-=======
+
     def denoiser(self, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None) -> Denoise:
         """Return the model as the samplers see it."""
         return Denoise(self, labels, scale, clip, known)
->>>>>>> main
 
     def check_sampler(self, sampler: str, **options: Any) -> None:
         """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no such option."""

@@ -174,7 +174,10 @@ def _sheet(folder: Path | None, result: Result) -> dict[str, Any] | None:
         return None
     width, height = (int.from_bytes(raw[at : at + 4], "big") for at in (16, 20))
     source = "data:image/png;base64," + base64.b64encode(raw).decode()
-    return {"source": source, "width": width, "height": height, **_layout(width, height, result.data.shape)}
+    shape = list(result.data.shape)
+    if len(shape) == 4 and b"acTL" in raw[:256]:  # an animated PNG, whose cells are clips that play
+        shape = [shape[0], *shape[2:]]
+    return {"source": source, "width": width, "height": height, **_layout(width, height, shape)}
 
 
 def _layout(width: int, height: int, shape: Sequence[int]) -> dict[str, int]:

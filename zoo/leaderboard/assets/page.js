@@ -7,13 +7,8 @@
   const byId = new Map(rows.map((row) => [row.id, row]));
   const families = [...new Set(rows.map((row) => row.family))].sort();
   const narrow = matchMedia("(max-width: 760px)");
-<<<<<<< HEAD
-  const PARTS = { speed: "hardware", samples: "samples", likelihood: "likelihood", features: "features", energies: "energies" };
-  const state = { table: data.tables[0] && data.tables[0].key, hidden: new Set(), query: "", sort: null, up: null, all: false, tags: new Set() };
-=======
   const PARTS = { speed: "hardware", samples: "samples", likelihood: "likelihood", features: "features", energies: "energies", prediction: "prediction", captions: "captions" };
-  const state = { table: data.tables[0] && data.tables[0].key, hidden: new Set(), query: "", sort: null, up: null, all: false };
->>>>>>> main
+  const state = { table: data.tables[0] && data.tables[0].key, hidden: new Set(), query: "", sort: null, up: null, all: false, tags: new Set() };
 
   // -- small tools ---------------------------------------------------------------------------------------------------
 
