@@ -44,6 +44,7 @@ from zoo.abilities import (
     takes_labels,
     weak_of,
     writes_sound,
+    writes_text,
 )
 from zoo.context import PAD
 from zoo.errors import ConfigError
