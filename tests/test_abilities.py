@@ -502,7 +502,8 @@ def test_auroc_is_the_share_of_pairs() -> None:
 
 
 def test_rank_and_probes_of_known_features() -> None:
-    assert effective_rank(torch.eye(7))[0] == pytest.approx(7)
+    assert effective_rank(torch.cat([torch.eye(7), -torch.eye(7)]))[0] == pytest.approx(7)
+    assert effective_rank(torch.cat([torch.eye(7), -torch.eye(7)]) + 100)[0] == pytest.approx(7)
     assert effective_rank(torch.ones(9, 5))[0] == pytest.approx(1)
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3

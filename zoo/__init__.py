@@ -18,6 +18,7 @@ _PUBLIC = {
     "push": "zoo.hub",
     "diagnose": "zoo.api",
     "evaluate": "zoo.api",
+    "evaluate_features": "zoo.api",
     "fit": "zoo._cli.from_python",
     "restore": "zoo.api",
     "tune": "zoo.tuning",
@@ -34,6 +35,7 @@ __all__ = [
     "create",
     "diagnose",
     "evaluate",
+    "evaluate_features",
     "fit",
     "list",
     "load",
@@ -45,7 +47,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from zoo._cli.from_python import fit
-    from zoo.api import diagnose, evaluate, restore
+    from zoo.api import diagnose, evaluate, evaluate_features, restore
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push
     from zoo.model import GenerativeModel

@@ -49,6 +49,7 @@ __all__ = [
     "Settles",
     "StoresExamples",
     "Tokenises",
+    "TokenisesText",
     "Travels",
     "Unmasks",
     "WritesCaptions",
@@ -235,6 +236,24 @@ class Tokenises(HasCodes, Protocol):
     def uniform_codes(self, n: int, generator: torch.Generator) -> Tensor: ...
 
     def picture(self, codes: Tensor, generator: torch.Generator, observe: str = "mean") -> Tensor: ...
+
+
+@runtime_checkable
+class TokenisesText(Protocol):
+    """Texts as rows of fewer tokens out of a ``vocabulary``, each of which stands for a string of its own.
+
+    ``tokenised`` gives the tokens of examples, int64 (B, n) from the left with -1 behind the last, and log p(x given
+    the tokens) in nats, (B,), 0 where they tell x exactly; ``spelling`` what each stands for, int64 (vocabulary, J)
+    from the left, and how many characters that is, at least 1, int64 (vocabulary,).
+    """
+
+    vocabulary: int
+    alphabet: str | None
+    levels: int | None
+
+    def tokenised(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def spelling(self) -> tuple[Tensor, Tensor]: ...
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ import sys
 from zoo.errors import ZooError
 from zoo.leaderboard import bundled_folder, collect, home_table, model_table, pins_of, published_table, rewrite
 from zoo.registry import load_registry
+from zoo.representations import shipped, to_table
 
 
 def main(paths: list[str]) -> int:
@@ -17,6 +18,7 @@ def main(paths: list[str]) -> int:
         results, left_out = collect([bundled] if bundled.is_dir() else [], pins_of(registry))
         content = {"models": model_table(registry, results), "home": home_table(registry, results)}
         content["published"] = published_table(registry, results)
+        content["representations"] = to_table(shipped())
         for path in paths or ["README.md"]:
             changed = rewrite(path, content)
             sys.stdout.write(f"{path}: {'rewritten' if changed else 'up to date'}\n")
