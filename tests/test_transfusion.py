@@ -13,12 +13,15 @@ from torch import Tensor
 from zoo.context import PAD, decode_texts, encode_texts
 from zoo.data.captions import BOLD, LEFT, THIN, WORDS, MNISTCaptions, TilesCaptions, described, ink_and_slant
 from zoo.data.mnist import MNIST, read_mnist
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 from zoo.families.denoising import Denoise
 from zoo.families.transformer import Transformer
 from zoo.families.transfusion import Transfusion
+from zoo.fitting import fitted_to_data
 from zoo.maths.decoding import Decoding
 from zoo.nets.transfusion import TransfusionNet, seen
+from zoo.registry import load_registry
+from zoo.spec import build
 
 # -- compute ----------------------------------------------------------------------------------------------------------
 
@@ -384,6 +387,18 @@ def test_options_that_do_not_fit_are_refused() -> None:
         arguments = {"shape": SHAPE, "patch": 2, "letters": 4, "length": 5, "width": 16, **wrong}
         with pytest.raises(ConfigError, match="TransfusionNet"):
             TransfusionNet(**arguments)
+
+
+def test_other_pictures_and_letters_are_followed() -> None:
+    spec = load_registry()["transfusion-mnist_captions"].model
+    own = spec["init_args"]
+    data = MNISTCaptions()
+    assert fitted_to_data(spec, own, data) == spec
+    tiles = fitted_to_data(spec, own, TilesCaptions())["init_args"]
+    assert tiles["shape"] == [3, 32, 32] == tiles["network"]["init_args"]["shape"]
+    assert tiles["network"]["init_args"]["letters"] == 27 == len(tiles["alphabet"])
+    with pytest.raises(DataError, match="a text of 26 characters for each example, the data give a text of 28"):
+        build(load_registry()["transfusion-mnist_captions"].model).accepts_condition(torch.zeros(1, 28).long())
 
 
 def test_words_name_the_digits() -> None:

@@ -60,8 +60,8 @@ def test_masks_are_tubes_and_part_the_tokens(count: int, scale: float) -> None:
 
 def test_a_mask_for_each_frame_is_found() -> None:
     """The look-alike: blocks that are drawn anew for every frame leave what they hide in sight a frame later."""
-    each = [tubes(torch.rand(50, 4 * 8 + 16, generator=torch.Generator().manual_seed(t)), (1, 4, 4), 0.15, ASPECT, 15, 2)
-            for t in range(4)]  # fmt: skip
+    noise = [torch.rand(50, 4 * 8 + 16, generator=torch.Generator().manual_seed(t)) for t in range(4)]
+    each = [tubes(u, (1, 4, 4), 0.15, ASPECT, 15, 2) for u in noise]
     hidden = torch.stack([torch.zeros(50, 16).scatter(1, m.targets[:, 0], m.asked[:, 0].float()) for m in each], 1)
     assert not torch.equal(hidden, hidden[:, :1].expand_as(hidden))
 

@@ -340,7 +340,9 @@ def test_symmetric_padding_would_see_the_future() -> None:
     model, x = tokenizer(), clips()
 
     def symmetric(self: CausalTimeConv, x: Tensor) -> Tensor:
-        return self.conv(torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2))
+        padded = torch.cat([x[:, :1], x, x[:, -1:]], 1)
+        seen = torch.cat([padded[:, i : i + x.shape[1]] for i in range(3)], 2)
+        return self.conv(seen.flatten(0, 1)).unflatten(0, x.shape[:2])
 
     block = next(m for m in model.encoder.modules() if isinstance(m, CausalBlock))
     block.time.forward = symmetric.__get__(block.time)

@@ -29,7 +29,8 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "vq_vae2", "bsq", "lfq", "rq_vae", "mgvq", "dvae", "softvq", "titok", "titok_tuned", "gq_vae",
         "maskgit", "maskgit_cond", "transformer_codes", "vq_vae2_prior", "vqgan_prior", "rq_transformer",
         "var", "var_cond", "infinity", "mar", "flowar",
-        "var_tokenizer", "infinity_tokenizer", "ebm_drl", "video_diffusion", "cosmos", "cosmos_prior", "transfusion", "v_jepa",
+        "var_tokenizer", "infinity_tokenizer", "ebm_drl",
+        "video_diffusion", "cosmos", "cosmos_prior", "transfusion", "v_jepa",
         "ebm_cond", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
@@ -80,6 +81,14 @@ def long(names: Iterable[str], dear: tuple[str, ...] = DEAR) -> list[Any]:
     """Return registry names as parameters of a test, marked slow where ``dear`` has them, or their models."""
     slow = [pytest.mark.slow]
     return [pytest.param(n, marks=slow if n in dear or n.partition("-")[0] in dear else []) for n in names]
+
+
+def conditions(model: Any, n: int) -> torch.Tensor:
+    """Return what a batch of n tells a model: classes (n,), or texts (n, T) of different lengths."""
+    if not model.context:
+        return torch.arange(n) % max(2, model.num_classes)
+    place = torch.arange(*model.context)
+    return (place % len(model.alphabet)).masked_fill(place > torch.arange(n)[:, None] + 1, -1)
 
 
 def entry(name: str) -> dict[str, Any]:

@@ -33,58 +33,59 @@ _AXES = (2, 3, 4)
 
 
 class CausalTimeConv(nn.Module):
-    """Convolution of each place over itself and the ``kernel`` - 1 frames before: (B, C, T, h, w) -> the same."""
+    """Convolution of each place over itself and the ``kernel`` - 1 frames before: (B, T, C, h, w) -> the same."""
 
     def __init__(self, width: int, kernel: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(width, width, (kernel, 1, 1))
-        self.before = kernel - 1
+        self.conv, self.kernel = nn.Conv2d(kernel * width, width, 1), kernel
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(torch.cat([x[:, :, :1].expand(-1, -1, self.before, -1, -1), x], 2))
+        B, T = x.shape[:2]
+        before = torch.cat([x[:, :1].expand(-1, self.kernel - 1, -1, -1, -1), x], 1)
+        seen = torch.cat([before[:, i : i + T] for i in range(self.kernel)], 2)  # (B, T, kernel C, h, w)
+        return self.conv(seen.flatten(0, 1)).unflatten(0, (B, T))
 
 
 class CausalTimeAttention(nn.Module):
-    """Attention of each place to itself and its past: (B, C, T, h, w) -> the same, the identity at the start.
+    """Attention of each place to itself and its past: (B, T, C, h, w) -> the same, the identity at the start.
 
     It is told no times: equal frames give equal answers.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.norm = heads, _FrameNorm(width)
+        self.heads, self.norm = heads, _norm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x).permute(0, 3, 4, 2, 1)  # (B, h, w, T, C)
+        h = _each(self.norm, x).permute(0, 3, 4, 1, 2)  # (B, h, w, T, C)
         q, k, v = self.qkv(h).unflatten(4, (3, self.heads, -1)).permute(4, 0, 1, 2, 5, 3, 6)  # (B, h, w, heads, T, D)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(3, 4).flatten(4)
-        return x + self.out(y).permute(0, 4, 3, 1, 2)
+        return x + self.out(y).permute(0, 3, 4, 1, 2)
 
 
-class _FrameNorm(nn.Module):
-    """Group normalisation of each frame by itself: (B, C, T, h, w) -> the same."""
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(8, width), width)
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(math.gcd(8, width), width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
+def _each(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module of images to each frame by itself: (B, T, C, h, w) -> (B, T, C', h', w')."""
+    return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 class CausalBlock(nn.Module):
-    """x + time(act(norm(space(act(norm(x)))))): (B, width, T, h, w) -> the same."""
+    """x + time(act(norm(space(act(norm(x)))))): (B, T, width, h, w) -> the same."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = _FrameNorm(width), _FrameNorm(width)
-        self.space, self.time = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1)), CausalTimeConv(width)
+        self.norm1, self.norm2 = _norm(width), _norm(width)
+        self.space, self.time = nn.Conv2d(width, width, 3, padding=1), CausalTimeConv(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.time(F.silu(self.norm2(self.space(F.silu(self.norm1(x))))))
+        h = _each(self.space, F.silu(_each(self.norm1, x)))
+        return x + self.time(F.silu(_each(self.norm2, h)))
 
 
 class _Causal(Recorded, nn.Module):
@@ -103,16 +104,17 @@ class _Causal(Recorded, nn.Module):
                 f"got levels {levels}, blocks {blocks}, width {width} and heads {heads}"
             )
         self.levels, self.group = levels, 2**levels
-        self.first = nn.Conv3d(n_in, width, (1, 3, 3), padding=(0, 1, 1))
+        self.first = nn.Conv2d(n_in, width, 3, padding=1)
         self.blocks = nn.ModuleList(CausalBlock(width) for _ in range(blocks))
-        self.attention, self.norm = CausalTimeAttention(width, heads), _FrameNorm(width)
-        self.last = nn.Conv3d(width, n_out, 1)
+        self.attention, self.norm = CausalTimeAttention(width, heads), _norm(width)
+        self.last = nn.Conv2d(width, n_out, 1)
 
     def body(self, h: Tensor) -> Tensor:
-        h = self.first(h)
+        h = _each(self.first, h.transpose(1, 2))
         for block in self.blocks:
             h = block(h)
-        return self.last(F.silu(self.norm(self.attention(h))))
+        h = _each(self.norm, self.attention(h))
+        return _each(self.last, F.silu(h)).transpose(1, 2)
 
 
 class CausalEncoder(_Causal):
