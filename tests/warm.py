@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Hashable, Iterable
@@ -31,12 +30,13 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "var", "var_cond", "infinity", "mar", "flowar",
         "var_tokenizer", "infinity_tokenizer", "ebm_drl",
         "video_diffusion", "cosmos", "cosmos_prior", "transfusion", "v_jepa",
-        "ebm_cond", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm")  # fmt: skip
+        "ebm_cond", "energy_matching", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm",
+        "interpolant", "sn_gan_cond")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
 DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "dcgan", "nice", "realnvp",
-                 "ffjord", "autoencoder_kl", "vae", "score_sde")  # fmt: skip
+                 "ffjord", "autoencoder_kl", "vae", "vae_small", "score_sde", "fsq", "s_jko")  # fmt: skip
 """The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
 SLOW_SAMPLERS = ("pixelcnn_pp",)
@@ -113,7 +113,8 @@ def train(
     run = fit.Run(entry(name), arguments, folder=folder, **options)
     run.ranks = ranks
     try:
-        with contextlib.nullcontext() if pictures else mock.patch.object(Pictures, "draw"):
+        few = mock.patch.dict(Pictures.__init__.__kwdefaults__, count=9)  # of each grid
+        with few if pictures else mock.patch.object(Pictures, "draw"):
             return str(run.start())
     except Stopped as stop:
         return f"stopped by {stop.signal_name} after {stop.step}"
