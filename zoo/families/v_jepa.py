@@ -74,18 +74,18 @@ class VJEPA(JointEmbedding):
         places = math.prod(self.token_grid[1:])
         self.block_counts = tuple(block_counts)
         self.block_scales = tuple(check_range("block_scales", (s, s), 0, 1)[0] for s in block_scales)
-        self.least, self.context = least, max(1, round(context_share * places))
+        self.least, self.most = least, max(1, round(context_share * places))
         largest = max(largest_block(self.token_grid[1:], (s, s), self.aspect) for s in self.block_scales)
-        if not 0 < context_share <= 1 or not 1 <= least <= min(self.context, places - largest):
+        if not 0 < context_share <= 1 or not 1 <= least <= min(self.most, places - largest):
             raise ConfigError(
                 f"a context of {least} places at least does not fit: a block takes up to {largest} of {places}, and "
-                f"context_share {context_share} is {self.context}; choose a smaller patch, block or least"
+                f"context_share {context_share} is {self.most}; choose a smaller patch, block or least"
             )
 
     def masks(self, n: int) -> list[Mask]:
         places = math.prod(self.token_grid[1:])
         return [
-            tubes(self.rand(n, 4 * count + places), self.token_grid, scale, self.aspect, self.context, self.least)
+            tubes(self.rand(n, 4 * count + places), self.token_grid, scale, self.aspect, self.most, self.least)
             for count, scale in zip(self.block_counts, self.block_scales, strict=True)
         ]
 
