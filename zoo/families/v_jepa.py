@@ -40,6 +40,8 @@ class VJEPA(JointEmbedding):
         context_share: share of the places that a context has at most; of those beyond, drawn at random, none is seen.
             It bounds the compute.
         least: places that a context has at least.
+        distance: d, the mean over features of ``smooth_l1``, ``l1`` or ``l2``.
+        momentum: m at the start; 0 to take the encoder itself.
 
     The other arguments are those of `zoo.families.joint_embedding.JointEmbedding`.
 
