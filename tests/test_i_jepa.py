@@ -15,8 +15,10 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError
 from zoo.families.i_jepa import IJEPA
 from zoo.maths.block_masks import block_sides, blocks, largest_block, multi_block, slots
+from zoo.metrics.probes import feature_std
 from zoo.nets.embeddings import grid_positions, lattice_positions
 from zoo.nets.patch_transformer import patches, patches_of
+from zoo.representations import Representation, to_table
 
 GRID, SCALE, ASPECT = (7, 7), (0.15, 0.2), (0.75, 1.5)
 
@@ -239,10 +241,58 @@ def test_what_cannot_be_is_refused() -> None:
         IJEPA([64])
     model, x = small(), torch.rand(2, 1, 8, 8)
     for context, said in (
-        (torch.tensor([16]), "0 to 15"), (torch.rand(3), "integers"),
+        (torch.tensor([16]), "0 to 15"), (torch.tensor([-1, 3]), "after the first"), (torch.rand(3), "integers"),
         (torch.zeros(3, 2, dtype=torch.int64), "3 examples"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=said):
             model.predict(x, context, torch.tensor([1]))
     with pytest.raises(ConfigError, match="pool"):
         model.features(x, pool="max")
+
+
+# -- collapse ----------------------------------------------------------------------------------------------------------
+
+
+class Unguarded(IJEPA):
+    """The look-alike: targets are the encoder's own outputs, as they are, and the gradient goes into them too."""
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        wanted = self.encoder(batch[0])
+        terms = [self.distance_of(batch[0], wanted, mask) for mask in self.masks(len(batch[0]))]
+        return {"loss": torch.stack(terms).mean()}
+
+
+def spread_after(model: IJEPA, steps: int) -> tuple[list[float], list[float]]:
+    """Return the spread of features of unseen examples before and after training, and the loss."""
+    generator, held = torch.Generator().manual_seed(0), gratings(300, torch.Generator().manual_seed(1))
+    model.set_noise([generator])
+    optimizer, spread, losses = model.configure_optimizers()[0], [], []
+    for step in range(steps + 1):
+        if step in (0, steps):
+            spread.append(feature_std(model.features(held).detach())[0])
+        model.steps_done = step
+        loss = model.training_step((gratings(32, generator), None), step)
+        losses.append(float(loss.detach()))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return spread, [losses[0], losses[-1]]
+
+
+def test_a_collapse_that_is_made_is_found_and_there_is_none_otherwise() -> None:
+    kept, losses = spread_after(small(momentum=0.99, lr=5e-3), 60)
+    assert losses[1] < 0.5 * losses[0] and not row(kept).collapsed
+    torch.manual_seed(0)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "predictor_width": 8, "predictor_depth": 1, "least": 2}
+    unguarded = Unguarded([1, 8, 8], 2, levels=None, momentum=0.0, normalise=False, weight_decay=0.0, lr=5e-3, **sizes)
+    lost, losses = spread_after(unguarded, 60)
+    assert losses[1] < 0.01 * losses[0], "the loss alone looks best of all"
+    assert row(lost).collapsed and "(collapsed)" in to_table([row(lost)])
+
+
+def row(spread: list[float]) -> Representation:
+    """Return what a file of representations says of features of this spread, before and after."""
+    metrics = {"feature_std": spread[1], "feature_std_untrained": spread[0], "feature_std_pixels": 0.3}
+    return Representation(
+        "x", "representation", "features", 16, "gratings", "test", "", "", metrics, {}, {}, False, ""
+    )  # fmt: skip

@@ -104,7 +104,8 @@ def test_a_path_that_hides_nothing_is_the_other_one_and_after_the_stop_the_loss_
         model = dual(stop=10, kl_steps=5, **options)
         model.steps_done = step
         model.set_noise([torch.Generator().manual_seed(1)])
-        return model.loss((x, None))
+        with torch.no_grad():
+            return model.loss((x, None))
 
     open_path = terms(7, hidden_share=0.0)
     assert torch.equal(open_path["hidden_reconstruction"], open_path["reconstruction"])
@@ -148,12 +149,14 @@ def test_bounds_grow_with_draws_and_stay_below_the_likelihood() -> None:
     z = torch.linspace(-8, 8, 2001, dtype=torch.float64)[:, None]
     values = torch.tensor([[0, 1]]).expand(len(z), -1)
     log_p = scores(model.decoder(values, z), values)
-    exact = float((log_p - z[:, 0].square() / 2 - math.log(math.sqrt(2 * math.pi)) + math.log(16 / 2000)).logsumexp(0))
+    exact = float(
+        (log_p.detach() - z[:, 0].square() / 2 - math.log(math.sqrt(2 * math.pi)) + math.log(16 / 2000)).logsumexp(0)
+    )
     many = x.expand(400, -1)
     elbo, iwae = (float(model.log_prob(many, k=k, seed=0).mean()) for k in (1, 50))
     assert elbo < iwae + 1e-6 < exact + 1e-2 and iwae == pytest.approx(exact, abs=5e-3)
     mean, log_var = model.posterior(x)
-    assert exact - elbo < 2 * float(gaussian_kl(mean, log_var).sum()) + 0.5
+    assert exact - elbo < 2 * float(gaussian_kl(mean, log_var).sum().detach()) + 0.5
     with pytest.raises(ConfigError, match="k must"):
         model.log_prob(x, k=0)
 
@@ -348,7 +351,7 @@ def test_a_prior_over_characters_is_the_model_of_characters() -> None:
     model = prior(BytePairs([6], len(ALPHABET), len(ALPHABET), ALPHABET), tokens=6)
     x = examples(["the ca", "t sat "])
     assert torch.allclose(model.log_prob(x), model.prior.log_prob(x), atol=1e-5)
-    assert float(model.loss((x, None))["loss"]) == pytest.approx(-float(model.prior.log_prob(x).mean()), abs=1e-4)
+    assert torch.allclose(model.loss((x, None))["loss"], -model.prior.log_prob(x).mean(), atol=1e-4)
 
 
 def test_the_bound_counts_every_token_once_beyond_what_it_learns_from() -> None:

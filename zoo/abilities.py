@@ -42,6 +42,7 @@ __all__ = [
     "MapsCodes",
     "NoisyView",
     "PredictsData",
+    "PredictsPatches",
     "ReadsCodes",
     "Refines",
     "RunsChains",
@@ -130,6 +131,23 @@ class HasFeatures:
     def features(self, x: Tensor, *, pool: str | None = "mean") -> Tensor:
         """Return the features of examples, (B, *shape) -> (B, D); with ``pool=None`` of each token, (B, tokens, D)."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class PredictsPatches(Protocol):
+    """Features of hidden patches told from those in sight, as a joint-embedding predictive architecture does.
+
+    ``masks`` draws what is hidden, as in training, ``targets`` gives what is to be told of every patch, (B, N, D), and
+    ``predict`` what is told of the patches at some places, (B, P, D), from those at others; -1 for no place.
+    """
+
+    token_grid: tuple[int, ...] | None
+
+    def masks(self, n: int) -> Any: ...
+
+    def targets(self, x: Tensor) -> Tensor: ...
+
+    def predict(self, x: Tensor, context: Tensor, targets: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

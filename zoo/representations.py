@@ -66,6 +66,12 @@ class Representation:
     command: str
 
     @property
+    def collapsed(self) -> bool:
+        """Whether the features vary less than a fifth as much as before training: all examples have nearly the same."""
+        before = self.metrics.get("feature_std_untrained")
+        return before is not None and self.metrics["feature_std"] < 0.2 * before
+
+    @property
     def key(self) -> tuple[str, str, str, bool]:
         """What there is one row of in a file."""
         return self.name, self.data, self.split, self.quick
@@ -141,7 +147,8 @@ def _one_table(data: str, split: str, quick: bool, rows: Sequence[Representation
     lines.append(f"| - | the pixels themselves | - | {' | '.join(pixels)} | - |")
     for row in sorted(rows, key=lambda r: -r.metrics.get("probe_accuracy", 0.0)):
         before = [_cell(row, f"{name}_untrained", name) for name in ("probe_accuracy", "knn_accuracy")]
-        cells = [f"`{row.name}`", row.kind, str(row.dimensions), *(_cell(row, name, name) for name in _MEASURED)]
+        kind = row.kind + (" (collapsed)" if row.collapsed else "")
+        cells = [f"`{row.name}`", kind, str(row.dimensions), *(_cell(row, name, name) for name in _MEASURED)]
         lines.append(f"| {' | '.join([*cells, ', '.join(before)])} |")
     return "\n".join(lines)
 

@@ -66,12 +66,12 @@ class IJEPA(JointEmbedding):
             raise ConfigError(
                 f"context_share must lie in (0, 1] and there must be a block, got {context_share} and {blocks}"
             )
-        self.blocks, self.context = blocks, max(1, round(context_share * self.tokens))
+        self.blocks, self.in_sight = blocks, max(1, round(context_share * self.tokens))
         most = self.tokens - largest_block(self.token_grid, self.target_scale, self.target_aspect)
-        if not 1 <= least <= min(most, self.context):
+        if not 1 <= least <= min(most, self.in_sight):
             raise ConfigError(
                 f"a context of {least} patches at least does not fit: {self.tokens} patches leave {max(0, most)} "
-                f"beside a target, and context_share {context_share} is {self.context}; choose a smaller patch or least"
+                f"beside a target, and context_share {context_share} is {self.in_sight}; choose a smaller patch"
             )
         self.least = least
 
@@ -88,6 +88,6 @@ class IJEPA(JointEmbedding):
         u = self.rand(n, 4 * self.blocks + 4 + self.tokens)
         return [
             multi_block(
-                u, self.token_grid, self.context, self.target_scale, self.target_aspect, self.context_scale, self.least
+                u, self.token_grid, self.in_sight, self.target_scale, self.target_aspect, self.context_scale, self.least
             )
         ]

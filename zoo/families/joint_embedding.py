@@ -146,31 +146,32 @@ class JointEmbedding(HasFeatures, GenerativeModel):
 
         Args:
             x: examples.
-            context: places of the patches in sight, int64 (K,) or (B, K), 0 to N - 1, row by row.
-            targets: places of the patches that are asked for, int64 (P,) or (B, P).
+            context: places of the patches in sight, int64 (K,) or (B, K), 0 to N - 1 in the order of the grid; -1 for
+                an empty slot, but not in the first.
+            targets: places of the patches that are asked for, int64 (P,) or (B, P), or -1; what is returned of an
+                empty slot means nothing.
 
         Raises:
             DataError: places that are none.
         """
-        context, targets = self._places(context, len(x), "context"), self._places(targets, len(x), "targets")
-        z = self.encoder(x, context, torch.ones_like(context, dtype=torch.bool))
-        found = self.predictor(
-            z, context, torch.ones_like(context, dtype=torch.bool), targets[:, None],
-            torch.ones_like(targets, dtype=torch.bool)[:, None],
-        )  # fmt: skip
-        return found[:, 0]
+        context, seen = self._places(context, len(x), "context")
+        targets, asked = self._places(targets, len(x), "targets")
+        z = self.encoder(x, context, seen)
+        return self.predictor(z, context, seen, targets[:, None], asked[:, None])[:, 0]
 
-    def _places(self, given: Tensor, n: int, what: str) -> Tensor:
+    def _places(self, given: Tensor, n: int, what: str) -> tuple[Tensor, Tensor]:
+        """Return places, int64 (n, K), and which of the slots are filled, bool (n, K)."""
         places = torch.as_tensor(given, device=self.device)
         if places.is_floating_point() or places.ndim not in (1, 2) or places.shape[-1] < 1:
             raise DataError(f"{what} must be integers (K,) or ({n}, K), got {places.dtype} {tuple(places.shape)}")
         if places.ndim == 2 and len(places) != n:
+            raise DataError(f"{what} are places of {len(places)} examples, but there are {n}; give as many")
+        if bool((places < -1).any() | (places >= self.tokens).any() | (places[..., 0] < 0).any()):
             raise DataError(
-                f"{what} are places of {len(places)} examples, but there are {n}; give as many rows, or one"
+                f"{what} must be places from 0 to {self.tokens - 1}, of a grid {self.token_grid}, or -1 after the first"
             )
-        if not bool(((places >= 0) & (places < self.tokens)).all()):
-            raise DataError(f"{what} must be places from 0 to {self.tokens - 1}, of a grid {self.token_grid}")
-        return places.long().expand(n, -1)
+        places = places.long().expand(n, -1)
+        return torch.where(places < 0, places[:, :1], places), places >= 0
 
     # -- training -----------------------------------------------------------------------------------------------------
 
