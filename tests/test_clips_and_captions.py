@@ -149,6 +149,7 @@ class Writes:
     """Write the captions that it was given."""
 
     alphabet, device = MNISTCaptions.alphabet, torch.device("cpu")
+    num_classes, context = 0, MNISTCaptions.context
 
     def __init__(self, texts: list[str]) -> None:
         self.texts, self.at = texts, 0

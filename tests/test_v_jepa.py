@@ -135,7 +135,7 @@ def step(x: Tensor) -> Tensor:
     """Return by how much the centre of mass moves from the first frame to the second, and where it is: (B, 4)."""
     mass, place = x[:, 0, :2].sum((2, 3)), torch.arange(32.0)
     at = torch.stack([x[:, 0, :2].sum(3) @ place / mass, x[:, 0, :2].sum(2) @ place / mass], 2)  # (B, 2, 2)
-    return torch.cat([(at[:, 1] - at[:, 0]).sign(), at[:, 0] / 32], 1)
+    return torch.cat([(at[:, 1] - at[:, 0]).round().sign(), at[:, 0] / 32], 1)
 
 
 def test_the_probe_of_motion_finds_what_two_frames_show_and_no_frame_alone() -> None:

@@ -78,8 +78,8 @@ class Continuations:
 def continuations(model: Any, x: Tensor, labels: Tensor, n: int = 4, seeds: int = 2) -> Continuations:
     """Give a model the first half of n test clips, and draw what follows from several seeds."""
     k, x = x.shape[2] // 2, x[:n]
-    told = {"labels": labels[:n].to(model.device)} if is_conditional(model) else {}
-    drawn = [model.sample(n, seed=seed, given=x.to(model.device), known=k, **told).cpu() for seed in range(seeds)]
+    condition = {"labels": labels[:n].to(model.device)} if is_conditional(model) else {}
+    drawn = [model.sample(n, seed=seed, given=x.to(model.device), known=k, **condition).cpu() for seed in range(seeds)]
     return Continuations(x, torch.stack(drawn), k)
 
 

@@ -48,12 +48,12 @@ def caption_metrics(model: Any, examples: Callable[[int, int], tuple[Tensor, Ten
     """
     found: dict[str, list[Tensor]] = {"caption_exact": [], "caption_nats": [], "text_nats": []}
     for start in range(0, count, _AT_ONCE):
-        x, told = examples(start, min(start + _AT_ONCE, count))
-        x, told = x.to(model.device), told.to(model.device)
-        right = zip(model.caption(x), decode_texts(told, model.alphabet), strict=True)
+        x, texts = examples(start, min(start + _AT_ONCE, count))
+        x, texts = x.to(model.device), texts.to(model.device)
+        right = zip(model.caption(x), decode_texts(texts, model.alphabet), strict=True)
         found["caption_exact"].append(torch.tensor([float(own == text) for own, text in right]))
-        found["caption_nats"].append(-model.text_log_prob(told, given=x).cpu())
-        found["text_nats"].append(-model.text_log_prob(told).cpu())
+        found["caption_nats"].append(-model.text_log_prob(texts, given=x).cpu())
+        found["text_nats"].append(-model.text_log_prob(texts).cpu())
     return {name: Metric(*_mean(torch.cat(parts).double())) for name, parts in found.items()}
 
 

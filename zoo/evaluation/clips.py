@@ -44,9 +44,9 @@ def prediction_metrics(
     errors: dict[str, list[Tensor]] = {"prediction_error": [], "prediction_error_copy": []}
     for start in range(0, count, _AT_ONCE):
         x, labels = examples(start, min(start + _AT_ONCE, count))
-        told = {"labels": labels.to(model.device)} if is_conditional(model) else {}
+        condition = {"labels": labels.to(model.device)} if is_conditional(model) else {}
         given = x.to(model.device)
-        drawn = model.sample(len(x), seed=seed + start, given=given, known=k, **told).cpu()
+        drawn = model.sample(len(x), seed=seed + start, given=given, known=k, **condition).cpu()
         copied = x[:, :, k - 1 : k].expand_as(x[:, :, k:])
         for name, guess in zip(errors, (drawn[:, :, k:], copied), strict=True):
             errors[name].append((guess.double() - x[:, :, k:].double()).square().flatten(1).mean(1))

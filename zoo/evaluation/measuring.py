@@ -164,8 +164,8 @@ def measure(
         return data.to_float(stored[start:stop], model.dtype), labels[start:stop]
 
     def whole(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        x, told = data.split(split)
-        return data.to_float(x[start:stop], model.dtype), told[start:stop]
+        x, conditions = data.split(split)
+        return data.to_float(x[start:stop], model.dtype), conditions[start:stop]
 
     training = model.training
     model.eval()

@@ -264,16 +264,16 @@ class Transfusion(DDPM):
             ConfigError: letters that there are none of, or another number of texts than of images.
         """
         n = len(given) if given is not None else 1 if isinstance(texts, str) else len(texts)
-        told = self._texts(n, texts)
-        if told is None or not bool((told >= 0).any(1).all()):
+        symbols = self._texts(n, texts)
+        if symbols is None or not bool((symbols >= 0).any(1).all()):
             raise ConfigError("text_log_prob is that of texts of one letter at least; give such")
         first = torch.full((n,), given is not None, device=self.device)
         if given is None:
-            targets = self.targets(told, first)[:, :-1]
-            m = int((told >= 0).sum(1).max()) + 1
+            targets = self.targets(symbols, first)[:, :-1]
+            m = int((symbols >= 0).sum(1).max()) + 1
             return -self._nats(self.network.text_logits(targets[:, :m].clamp(min=0)), targets[:, :m])
-        logits = self.network(*self._clean(given.to(self.device, self.dtype)), told, first)[1]
-        return -self._nats(logits, self.targets(told, first))
+        logits = self.network(*self._clean(given.to(self.device, self.dtype)), symbols, first)[1]
+        return -self._nats(logits, self.targets(symbols, first))
 
     def text_likelihood(self) -> str:
         """Say what `text_log_prob` is; `likelihood` says it of the image."""
@@ -295,10 +295,10 @@ class Remembering(Denoise):
         memories: dict[bool, Any] = {}
 
         def output(x: Tensor, log_snr: Tensor, labels: Tensor | None) -> Tensor:
-            told = labels is not None
-            if told not in memories:
-                memories[told] = model.network.remember(model._texts_or_none(len(x), labels))
+            guided = labels is not None
+            if guided not in memories:
+                memories[guided] = model.network.remember(model._texts_or_none(len(x), labels))
             scaled = model._scaled(x, log_snr.view(-1, 1, 1, 1))
-            return model.network.denoise(scaled, log_snr.to(model.dtype), memories[told]).to(x.dtype)
+            return model.network.denoise(scaled, log_snr.to(model.dtype), memories[guided]).to(x.dtype)
 
         self.field = guide(output, scale, labels, None)
