@@ -183,7 +183,7 @@ def _continued(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any
     T = model.shape[1]
     if args.rows is not None or args.mask is not None:
         raise ConfigError("--rows and --mask are of images; --frames says how many frames of a clip are kept")
-    frames = max(1, T // 2) if args.frames is None else args.frames
+    frames = (T + 1) // 2 if args.frames is None else args.frames
     if not 1 <= frames < T:
         raise ConfigError(f"--frames must lie between 1 and {T - 1}, of clips of {T} frames, got {frames}")
     given = read_clips(args.given, model.shape, frames)
