@@ -122,7 +122,7 @@ class Digits(MovingDigits):
 
     def read(self, split: str) -> tuple[Tensor, Tensor]:
         x, labels = super().read(split)
-        return x[:1500], labels[:1500]
+        return x[:700], labels[:700]
 
 
 class Still:
