@@ -1,8 +1,8 @@
 """What features of clips say of motion: a probe of the direction, beside controls that cannot know it.
 
 A clip of moving digits sets out in one of eight directions, which no single frame shows. Beside the encoder stand the
-same encoder before training; the trained one on clips whose frames were shuffled; the trained one on still frames, the
-mean over some of a clip; and the pixels of the mean frame.
+same encoder before training; the trained one on clips whose frames were shuffled, each in its own way; the trained one
+on still frames, the mean over some of a clip; and the pixels of the mean frame.
 """
 
 from __future__ import annotations
@@ -55,20 +55,26 @@ def motion_estimates(model: Any, data: Any, encode: Encode, untrained: Encode | 
     for name in ("validation", "test"):
         n = MOTION[f"{name}_clips"]
         splits.append((data.split(name)[0][:n], data.motions(name)[:n]))
-    order = torch.randperm(clips.shape[2], generator=generator)
-    encoders: dict[str, Encode] = {
-        "": encode,
-        "_shuffled": lambda x: encode(x[:, :, order]),
-        "_frames": lambda x: _of_frames(encode, x),
-        "_pixels": lambda x: x.mean(2).flatten(1),
-        **({"_untrained": untrained} if untrained is not None else {}),
+    shuffled = [(_shuffled(x, generator), y) for x, y in splits]
+    encoders: dict[str, tuple[Encode, list[tuple[Tensor, Tensor]]]] = {
+        "": (encode, splits),
+        "_shuffled": (encode, shuffled),
+        "_frames": (lambda x: _of_frames(encode, x), splits),
+        "_pixels": (lambda x: x.mean(2).flatten(1), splits),
+        **({"_untrained": (untrained, splits)} if untrained is not None else {}),
     }
     found: dict[str, Estimate] = {}
-    for name, encoder in encoders.items():
-        features = [in_batches(model, encoder, data.to_float(x, model.dtype)).float() for x, _ in splits]
-        parts = [(z, y) for z, (_, y) in zip(standardised(*features), splits, strict=True)]
+    for name, (encoder, examples) in encoders.items():
+        features = [in_batches(model, encoder, data.to_float(x, model.dtype)).float() for x, _ in examples]
+        parts = [(z, y) for z, (_, y) in zip(standardised(*features), examples, strict=True)]
         found[f"motion_accuracy{name}"] = probe_accuracy(*parts, data.motion_classes)[0]
     return found
+
+
+def _shuffled(clips: Tensor, generator: torch.Generator) -> Tensor:
+    """Return clips (N, C, T, H, W) with the frames of each in an order of its own."""
+    order = torch.rand(len(clips), clips.shape[2], generator=generator).argsort(1)
+    return clips.gather(2, order[:, None, :, None, None].expand_as(clips))
 
 
 def _of_frames(encode: Encode, x: Tensor) -> Tensor:
