@@ -1,4 +1,4 @@
-"""What features of clips say of motion: a probe of the direction, beside controls that cannot know it.
+"""What features of clips say of motion: a probe of the direction, beside controls that cannot tell forth from back.
 
 A clip of moving digits sets out in one of eight directions, which no single frame shows. Beside the encoder stand the
 same encoder before training; the trained one on clips whose frames were shuffled, each in its own way; the trained one
