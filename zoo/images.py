@@ -83,25 +83,32 @@ def captioned_sheet(
 ) -> np.ndarray:
     """Arrange images (N, C, H, W) in [0, 1], each above its caption, as one picture, uint8 (height, width, 3).
 
-    A caption that is wider than its cell is cut; a cell is at least as wide as a dozen letters.
+    A cell is as wide as the longest caption, up to two hundred pixels; what is wider is cut.
     """
     from PIL import Image, ImageDraw
 
     cells = [Image.fromarray(sheet(image[None], pad=0, scale=scale)).convert("RGB") for image in images]
     columns = columns or math.ceil(math.sqrt(len(cells)))
-    w, h, line = max(cells[0].width, 80), cells[0].height, 14
+    letters = ImageDraw.Draw(cells[0]).textlength
+    longest = max(math.ceil(letters(_latin(caption))) for caption in captions)
+    w, h, line = max(cells[0].width, 80, min(longest, 200)), cells[0].height, 14
     rows = math.ceil(len(cells) / columns)
     whole = Image.new("RGB", (columns * (w + pad) + pad, rows * (h + line + pad) + pad), (_BETWEEN,) * 3)
     draw = ImageDraw.Draw(whole)
     for i, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
         top, left = i // columns * (h + line + pad) + pad, i % columns * (w + pad) + pad
         whole.paste(cell, (left + (w - cell.width) // 2, top))
-        text = caption.encode("latin-1", "replace").decode("latin-1").replace("\n", " ")
+        text = _latin(caption)
         cut = len(text)
         while cut and draw.textlength(text[:cut]) > w:
             cut -= 1
         draw.text((left + (w - draw.textlength(text[:cut])) / 2, top + h), text[:cut], fill="white")
     return np.asarray(whole)
+
+
+def _latin(caption: str) -> str:
+    """Return a caption in the letters that can be drawn, in one line."""
+    return caption.encode("latin-1", "replace").decode("latin-1").replace("\n", " ")
 
 
 def captioned_png(images: Tensor, captions: Sequence[str], **layout: int) -> bytes:
