@@ -379,7 +379,8 @@ def test_every_text_has_its_share_of_one() -> None:
 
 def test_options_that_do_not_fit_are_refused() -> None:
     for options, match in (
-        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "shares"), ({"variance": "learned"}, "no classes"), ({"label_dropout": 0.3}, "hide texts by text_dropout"),
+        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "shares"), ({"variance": "learned"}, "no classes"),
+        ({"label_dropout": 0.3}, "hide texts by text_dropout"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=match):
             Transfusion(net(), SHAPE, **{"alphabet": ALPHABET, **options})
