@@ -184,7 +184,8 @@ class Mean(JointEmbedding):
     """Features that are the means of patches, so that what is nearest is known."""
 
     def features(self, x: Tensor, *, pool: str | None = "mean") -> Tensor:
-        return torch.stack([x.flatten(1).mean(1), x.flatten(1).std(1)], 1)
+        angle = 4 * x.flatten(1).mean(1)
+        return torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def test_neighbours_are_the_nearest_others() -> None:

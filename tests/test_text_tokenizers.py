@@ -21,7 +21,7 @@ from zoo.families.gated_quantised_vae import GatedQuantisedVAE
 from zoo.families.token_prior import TokenPrior
 from zoo.families.transformer import Transformer
 from zoo.maths.distributions import gaussian_kl
-from zoo.maths.spans import before, hard_gates, left_packed, span_masks, written
+from zoo.maths.spans import before, hard_gates, left_packed, span_chances, span_masks, written
 from zoo.spec import build
 
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyz"
@@ -152,11 +152,10 @@ def test_bounds_grow_with_draws_and_stay_below_the_likelihood() -> None:
     exact = float(
         (log_p.detach() - z[:, 0].square() / 2 - math.log(math.sqrt(2 * math.pi)) + math.log(16 / 2000)).logsumexp(0)
     )
-    many = x.expand(400, -1)
-    elbo, iwae = (float(model.log_prob(many, k=k, seed=0).mean()) for k in (1, 50))
-    assert elbo < iwae + 1e-6 < exact + 1e-2 and iwae == pytest.approx(exact, abs=5e-3)
-    mean, log_var = model.posterior(x)
-    assert exact - elbo < 2 * float(gaussian_kl(mean, log_var).sum().detach()) + 0.5
+    elbo, iwae = (float(model.log_prob(x.expand(2000, -1), k=k, seed=0).mean()) for k in (1, 200))
+    assert elbo < exact - 0.1 and iwae == pytest.approx(exact, abs=0.01)
+    mean, log_var = (part.detach() for part in model.posterior(x))
+    assert elbo == pytest.approx(exact - float(gaussian_kl(mean, log_var).sum()), abs=0.01), "z hardly matters yet"
     with pytest.raises(ConfigError, match="k must"):
         model.log_prob(x, k=0)
 
@@ -179,17 +178,24 @@ def test_hard_gates_give_masks_that_tile_the_text() -> None:
     assert span_masks(ends, 4)[0].tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]
 
 
-def test_soft_masks_are_the_chances_of_hard_ones() -> None:
-    g = torch.tensor([[0.2, 0.7, 0.4, 1.0]], dtype=torch.float64)
-    mean = torch.zeros(4, 3, dtype=torch.float64)
-    for bits in product((0.0, 1.0), repeat=4):
-        b = torch.tensor([bits], dtype=torch.float64)
-        mean += torch.where(b > 0, g, 1 - g).prod() * (b[..., None] * span_masks(b, 3))[0]
-    soft = g[..., None] * span_masks(g, 3)
-    assert torch.allclose(soft[0], mean)
-    assert soft.sum() <= 4 + 1e-12 and float((g[..., None] * span_masks(g, 4)).sum()) == pytest.approx(4), (
-        "all is covered"
-    )
+def test_soft_gates_have_the_chances_of_hard_ones() -> None:
+    g = torch.tensor([[0.2, 0.7, 0.4, 0.5, 0.3]], dtype=torch.float64)
+    for reach in (1, 2, 3, 5):
+        mean = torch.zeros(5, reach, dtype=torch.float64)
+        for bits in product((0.0, 1.0), repeat=5):
+            b = torch.tensor([bits], dtype=torch.float64)
+            ends = hard_gates(b, reach)
+            lengths = span_masks(ends.double(), reach).sum(2)[0].long()
+            for t in ends[0].nonzero()[:, 0].tolist():
+                mean[t, lengths[t] - 1] += torch.where(b > 0, g, 1 - g).prod()
+        w = span_chances(g, reach)
+        assert torch.allclose(w[0], mean)
+        for s in range(5):
+            holds = sum(float(w[0, t, n:].sum()) for t in range(s, 5) if (n := t - s) < reach)
+            assert holds == pytest.approx(1), "each place lies in one token"
+    closed = torch.cat([g[:, :-1], torch.ones(1, 1, dtype=torch.float64)], 1)  # the last place ends a token
+    masks = closed[..., None] * span_masks(closed, 5)
+    assert torch.allclose(span_chances(g, 5).flip(2).cumsum(2).flip(2), masks), "the paper's, without a longest length"
 
 
 def test_tokens_end_where_gates_open_and_nowhere_too_late() -> None:
@@ -210,7 +216,7 @@ def test_tokens_are_written_out_one_after_the_other() -> None:
 
 
 def test_with_hard_gates_the_loss_is_the_bound_that_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = gated(price=math.log(7), length_weight=0.0, commitment=0.0)
+    model = gated(price=math.log(7), commitment=0.0)
     x = torch.randint(5, (4, 9), generator=torch.Generator().manual_seed(0)).double() / 4
     whole = model.encoded
 
@@ -219,11 +225,10 @@ def test_with_hard_gates_the_loss_is_the_bound_that_is_reported(monkeypatch: pyt
         return z, hard_gates(g, 3).double()
 
     monkeypatch.setattr(model, "encoded", hard)
-    told = model.told(model._vectors(model.tokens(x).clamp(min=0)))[1]
-    ends = model.tokens(x) >= 0
-    lengths = span_masks(ends.double(), 3).sum(2).long()
-    of_lengths = (told.gather(2, lengths[..., None] - 1)[..., 0] * ends).sum(1).mean()
-    assert torch.allclose(-model.log_prob(x).mean(), model.loss((x, None))["loss"] - of_lengths)
+    assert torch.allclose(-model.log_prob(x).mean(), model.loss((x, None))["loss"])
+    model.cost_steps, model.steps_done = 10, 5
+    half = model.loss((x, None))
+    assert torch.allclose(half["loss"], -model.log_prob(x).mean() - math.log(7) / 2 * half["tokens"])
 
 
 def test_probabilities_of_short_texts_sum_to_less_than_one() -> None:
@@ -233,20 +238,19 @@ def test_probabilities_of_short_texts_sum_to_less_than_one() -> None:
     assert 0 < total <= 1
 
 
-def test_a_price_of_nothing_opens_all_gates_and_a_high_one_closes_them() -> None:
-    counts = {}
-    for price in (0.0, 12.0):
-        model = gated(price=price, lr=0.02, longest=3).train()
+def test_tokens_that_cost_nothing_are_short_and_dear_ones_as_long_as_can_be() -> None:
+    counts = []
+    for price, cost_steps in ((0.0, 10**6), (12.0, 0)):
+        model = gated(price=price, cost_steps=cost_steps, lr=0.01).train()
         model.set_noise([torch.Generator().manual_seed(0)])
         optimizer, g = model.configure_optimizers()[0], torch.Generator().manual_seed(1)
-        for i in range(60):
+        for i in range(100):
             x = torch.randint(5, (16, 9), generator=g).double() / 4
             model.training_step((x, None), i).backward()
             optimizer.step()
             optimizer.zero_grad()
-        counts[price] = float((model.eval().tokens(x) >= 0).sum(1).double().mean())
-    assert counts[0.0] > 8.5, "each character is a token"
-    assert counts[12.0] == 3, "as few as there can be"
+        counts.append(float((model.eval().tokens(x) >= 0).sum(1).double().mean()))
+    assert counts[0] > 4 and counts[1] == 3
 
 
 def test_codes_are_words_of_a_vocabulary() -> None:
@@ -255,7 +259,7 @@ def test_codes_are_words_of_a_vocabulary() -> None:
     tokens, _ = model.tokenised(x)
     strings, lengths = model.spelling()
     assert strings.shape == (7, 3) and lengths.min() >= 1 and lengths.max() <= 3
-    told, n = model.told(model.quantiser.book()[0])
+    told, n = model.said_of(model.quantiser.book()[0])
     for k in range(7):
         last = [int(told[k, j].argmax()) for j in range(3)]
         assert strings[k, : lengths[k]].tolist() == last[: int(n[k].argmax()) + 1][::-1]

@@ -46,6 +46,7 @@ __all__ = [
     "ReadsCodes",
     "Refines",
     "RunsChains",
+    "ScoresByCritic",
     "SeesThroughNoise",
     "Settles",
     "StoresExamples",
@@ -66,6 +67,7 @@ __all__ = [
     "is_conditional",
     "latents",
     "map_grid_of",
+    "network_of",
     "prior_of",
     "reconstruct",
     "refining",
@@ -382,6 +384,15 @@ class HasCritic(Protocol):
 
 
 @runtime_checkable
+class ScoresByCritic(HasCritic, Protocol):
+    """The critic is a network of examples as ``given`` brings them into its range: of a batch, x and labels."""
+
+    critic: nn.Module
+
+    def given(self, batch: Any) -> tuple[Tensor, Tensor | None]: ...
+
+
+@runtime_checkable
 class Inverts(Encodes, Protocol):
     """``decode`` is the inverse of ``encode``, up to rounding or to the steps of a solver: ``invertible`` is true."""
 
@@ -557,6 +568,11 @@ def autoencoder_of(model: Any) -> Any | None:
 def prior_of(model: Any) -> Any | None:
     """Return the model of the codes or latents of `autoencoder_of`, if there is one."""
     return getattr(model, "prior", None) if autoencoder_of(model) is not None else None
+
+
+def network_of(model: Any) -> nn.Module | None:
+    """Return the network of a model that has a single one, of noise, of a velocity or of an energy, if it has."""
+    return getattr(model, "network", None)
 
 
 def map_grid_of(model: HasMapLatents) -> tuple[int, ...]:

@@ -103,13 +103,13 @@ def hidden_patches(model: PredictsPatches, x: Tensor, count: int = 10, bank: int
         model.set_noise(before)
     context = torch.where(mask.seen, mask.context, -1)
     asked = torch.where(mask.asked, mask.targets, -1)  # (n, G, P)
-    told = torch.stack([model.predict(shown, context, places) for places in asked.unbind(1)], 1)  # (n, G, P, D)
+    predicted = torch.stack([model.predict(shown, context, places) for places in asked.unbind(1)], 1)  # (n, G, P, D)
     features = in_batches(model, model.targets, others)  # (M, N, D)
     own = model.targets(shown).cpu()
     cut = F.unfold(x.float(), side, stride=side).transpose(1, 2)  # (., N, C p p)
     cut_shown, cut_others = cut[:count], cut[len(x) - len(others) :]
-    told, asked, context = told.cpu().float(), asked.cpu(), context.cpu()
-    nearest = torch.cdist(told.flatten(0, 2), features.float().flatten(0, 1)).argmin(1).view(asked.shape)
+    predicted, asked, context = predicted.cpu().float(), asked.cpu(), context.cpu()
+    nearest = torch.cdist(predicted.flatten(0, 2), features.float().flatten(0, 1)).argmin(1).view(asked.shape)
     empty = torch.full_like(cut_shown, _GREY)
     rows, wrong, spread = [cut_shown, empty.clone(), empty.clone(), empty.clone()], 0.0, 0.0
     centre = features.float().mean(0)  # (N, D)
@@ -120,7 +120,7 @@ def hidden_patches(model: PredictsPatches, x: Tensor, count: int = 10, bank: int
             places = asked[i, g][there]
             rows[2][i, places] = cut_shown[i, places]
             rows[3][i, places] = cut_others.flatten(0, 1)[nearest[i, g][there]]
-            wrong += float((told[i, g][there] - own[i, places]).square().sum())
+            wrong += float((predicted[i, g][there] - own[i, places]).square().sum())
             spread += float((own[i, places] - centre[places]).square().sum())
     pictures = [F.fold(row.transpose(1, 2), (H, W), side, stride=side) for row in rows]
     return Hidden(torch.stack(pictures), 1 - wrong / max(spread, 1e-30))

@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from zoo.abilities import (
     Embeds,
     Encodes,
-    HasCritic,
     HasEnergy,
     HasFeatures,
     HasMapLatents,
     HasPosterior,
+    ScoresByCritic,
     SeesThroughNoise,
     autoencoder_of,
     diagnosed_examples,
     is_conditional,
     latents,
+    network_of,
 )
 
 __all__ = ["Encoder", "encoder_of", "last_input", "middle_output"]
@@ -54,7 +55,7 @@ def encoder_of(model: Any) -> Encoder | None:
     """Return the features that a model has, or None."""
     if isinstance(model, HasFeatures):
         return Encoder("features", model.features)
-    if isinstance(model, SeesThroughNoise) and _middle(getattr(model, "network", None)) is not None:
+    if isinstance(model, SeesThroughNoise) and _middle(network_of(model)) is not None:
         return Encoder("middle of the denoiser", lambda x: _denoised(model, x))
     if is_conditional(model):
         return None
@@ -62,7 +63,7 @@ def encoder_of(model: Any) -> Encoder | None:
         return Encoder("posterior mean", lambda x: model.posterior(x)[0].flatten(1))
     if isinstance(model, (Embeds, HasMapLatents)) or isinstance(autoencoder_of(model), Embeds):
         return Encoder("vectors of codes" if not isinstance(model, HasMapLatents) else "map of latents", _flat(model))
-    if isinstance(model, HasCritic) and hasattr(model, "critic"):
+    if isinstance(model, ScoresByCritic):
         return Encoder("last layer of the critic", lambda x: last_input(model.critic, model.given((x, None))[0]))
     if isinstance(model, HasEnergy):
         return Encoder("last layer of the energy", lambda x: last_input(model, x, model.energy))
@@ -87,7 +88,7 @@ def _denoised(model: Any, x: Tensor) -> Tensor:
     view = model.noisy_view(None)
     log_snr = torch.tensor(min(max(_LOG_SNR, view.ends[0]), view.ends[1]), device=x.device, dtype=x.dtype)
     seen = view.into(x) * torch.sigmoid(log_snr).sqrt()
-    middle = _middle(model.network)
+    middle = _middle(network_of(model))
     assert middle is not None
     return middle_output(middle, lambda: view.denoise(seen, log_snr))
 

@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,15 @@ from zoo.sampling import Labels
 __all__ = ["BytePairs"]
 
 _TEXTS = 20_000  # of the training texts, so many are looked at for merges where no data module knows them all
+
+
+@runtime_checkable
+class HasWindows(Protocol):
+    """Data whose training texts are windows, one for each place where one may begin."""
+
+    def split(self, name: str) -> Any: ...
+
+    def to_float(self, x: Any, dtype: Any) -> Tensor: ...
 
 
 class BytePairs(LikelihoodModel):
@@ -97,9 +106,8 @@ class BytePairs(LikelihoodModel):
 
     def _training_texts(self) -> Tensor:
         data = self.trainer.datamodule
-        if hasattr(data, "split") and hasattr(data, "to_float"):
-            x = data.split("train")[0]
-            return data.to_float(x[:: self.shape[0]], self.dtype)  # windows begin at every character
+        if isinstance(data, HasWindows):
+            return data.to_float(data.split("train")[0][:: self.shape[0]], self.dtype)
         return self.first_examples(_TEXTS)
 
     @torch.no_grad()
@@ -166,7 +174,7 @@ class BytePairs(LikelihoodModel):
         counts = torch.zeros(len(x), self.vocabulary + 1, device=x.device, dtype=self.logits.dtype)
         counts.scatter_add_(1, tokens + 1, torch.ones_like(tokens, dtype=counts.dtype))  # the first is of no token
         counts = counts[:, 1:]
-        return -(counts @ self.logits.log_softmax(0)), counts.sum(1)
+        return -(counts @ self.logits.log_softmax(0)[:, None])[:, 0], counts.sum(1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return -log p(x) in nats an example, and how many tokens a text has."""

@@ -2,19 +2,21 @@
 
     z_t = encoder(x)_t,   c_t its nearest code,   g_t in (0, 1): a token ends at t
     head(e_{c_t}) = the last J characters, and how many of them the token has
-    L = sum_t g_t [ sum_j m_{t,j} (-log p(x_{t-j} | c_t)) + a + gamma BCE(P(length > j | c_t), m_{t,j}) ]
-        + log(levels) (characters in no token) + commitment
+    L = sum_{t,l} w_{t,l} [ a - log p(l | c_t) - sum_{j < l} log p(x_{t-j} | c_t) ] + commitment
 
-m are the soft masks of `zoo.maths.spans`, a the price of a token: few tokens are dear in characters that are told
-wrong, many in price. A token's text depends on its code alone, so that codes are words of a fixed vocabulary, and with
-hard gates, cut where g > 1/2,
+w_{t,l} is the chance that a token of length l ends at t, see `zoo.maths.spans`, and a the price of a token: few tokens
+are dear in characters that are told wrong, many in price. So L is the mean over all ways in which the gates cut the
+text up. A token's text depends on its code alone, so that codes are words of a fixed vocabulary, and with hard gates,
+cut where g > 1/2,
 
-    log p(x) >= sum_tokens [ log p(c) + log p(length | c) + sum_j log p(x_j | c) ]
+    log p(x) >= sum_tokens [ log p(c) + log p(length | c) + sum_j log p(x_j | c) ],
+
+which is -L for such gates and a = -log p(c).
 
 References:
     T. Datta, K. Huang, S. Kakade, D. Brandfonbrener, GQ-VAE: A gated quantized VAE for learning variable length tokens,
-    2025, arXiv:2512.21913. Characters in no token are told uniformly here, and a text's last character always ends one;
-    otherwise gates that never open would cost nothing. The gates read the encoder's vectors here, both ways.
+    2025, arXiv:2512.21913. There a token's characters are weighted by soft masks, which are these chances where tokens
+    have no longest length, and its length is told by binary cross-entropies; the gates read the encoder's vectors.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from torch import Tensor, nn
 
 from zoo.checking import check_within
 from zoo.errors import ConfigError
+from zoo.maths.annealing import linear
 from zoo.maths.noise import rand
 from zoo.maths.quantisers import straight_through
-from zoo.maths.spans import before, hard_gates, left_packed, span_masks, written
+from zoo.maths.spans import before, hard_gates, left_packed, span_chances, span_masks, written
 from zoo.model import Batch, LikelihoodModel
 from zoo.nets.quantisers import Quantised, VectorQuantiser
 from zoo.nets.sequence_encoder import SequenceBlocks, SequenceEncoder
@@ -56,7 +59,8 @@ class GatedQuantisedVAE(LikelihoodModel):
         longest: J, characters of a token at most.
         hidden: width of the head, the network from a code to its characters.
         price: a, nats a token.
-        length_weight: gamma.
+        cost_steps: training steps in which what a token costs, its price and the nats of its length, rises from 0 for
+            the gates, which else close before the codes tell anything; the head learns lengths meanwhile.
         commitment: weight of the squared distance of z from its code, where a token ends.
         alphabet: the L characters; none for values that are no text.
         lr: peak learning rate.
@@ -82,7 +86,7 @@ class GatedQuantisedVAE(LikelihoodModel):
         longest: int = 8,
         hidden: int = 128,
         price: float = 3.0,
-        length_weight: float = 1.0,
+        cost_steps: int = 0,
         commitment: float = 0.25,
         alphabet: str | None = None,
         lr: float = 1.0e-3,
@@ -98,7 +102,7 @@ class GatedQuantisedVAE(LikelihoodModel):
             raise ConfigError(f"an alphabet has one character a level, each once: {levels}, got {len(alphabet)}")
         self.shape, self.levels, self.alphabet = tuple(shape), levels, alphabet
         self.vocabulary, self.longest = vocabulary, longest
-        self.price, self.length_weight, self.commitment = price, length_weight, commitment
+        self.price, self.cost_steps, self.commitment = price, cost_steps, commitment
         self.lr, self.betas = lr, tuple(betas)
         self.encoder = SequenceEncoder(levels, width, depth, heads)
         self.to_code = nn.Linear(width, dim)
@@ -137,10 +141,9 @@ class GatedQuantisedVAE(LikelihoodModel):
         return ["".join(self.alphabet[i] for i in row) for row in self.quantize(x).tolist()]
 
     def encoded(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return vectors before quantisation and gates: int64 (B, T) -> (B, T, dim), (B, T) in (0, 1], 1 at the end."""
+        """Return vectors before quantisation, and gates: int64 (B, T) -> (B, T, dim), (B, T) in (0, 1)."""
         h = self.encoder(values)
-        g = self.gate(self.gater(h).transpose(1, 2))[:, 0].sigmoid()
-        return self.to_code(h), F.pad(g[:, :-1], (0, 1), value=1.0)
+        return self.to_code(h), self.gate(self.gater(h).transpose(1, 2))[:, 0].sigmoid()
 
     def _nearest(self, z: Tensor) -> Tensor:
         return self.quantiser.codes(z.mT[:, :, None])[:, 0, 0]  # (B, T)
@@ -148,7 +151,7 @@ class GatedQuantisedVAE(LikelihoodModel):
     def _vectors(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self.quantiser.book()[0])
 
-    def told(self, e: Tensor) -> tuple[Tensor, Tensor]:
+    def said_of(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a code's vector says: (..., dim) -> log-probabilities of the last J characters, (..., J, L), the
         last one first, and of the lengths 1 to J, (..., J)."""
         out = self.head(e).unflatten(-1, (self.longest, -1))
@@ -163,25 +166,24 @@ class GatedQuantisedVAE(LikelihoodModel):
         with torch.no_grad():
             codes = self._nearest(z)
         e = self._vectors(codes)
-        characters, lengths = self.told(straight_through(z, e))
-        m = span_masks(g, self.longest)  # (B, T, J)
-        wrong = -characters.gather(3, before(values, self.longest)[..., None])[..., 0]  # (B, T, J)
-        share = g[..., None] * m
-        uncovered = values.shape[1] - share.sum((1, 2))
-        reconstruction = ((share * wrong).sum((1, 2)) + math.log(self.levels) * uncovered).mean()
-        longer = (1 - lengths.exp().cumsum(2)).clamp(1e-6, 1 - 1e-6)[..., :-1]  # P(length > j), j = 1, ..., J - 1
-        off = -(m[..., 1:] * longer.log() + (1 - m[..., 1:]) * (1 - longer).log()).sum(2)  # (B, T), 0 for J = 1
+        characters, lengths = self.said_of(straight_through(z, e))
+        w = span_chances(g, self.longest)  # (B, T, J)
+        wrong = -characters.gather(3, before(values, self.longest)[..., None])[..., 0].cumsum(2)  # of l characters
+        ends = w.sum(2)  # (B, T)
         terms = {
-            "reconstruction": reconstruction,
-            "tokens": g.sum(1).mean(),
-            "length": (g * off).sum(1).mean(),
-            "commitment": (g.detach()[..., None] * (z - e.detach()).square()).sum((1, 2)).mean(),
+            "reconstruction": (w * wrong).sum((1, 2)).mean(),
+            "length": -(torch.lerp(w.detach(), w, self._cost_share()) * lengths).sum((1, 2)).mean(),
+            "tokens": ends.sum(1).mean(),
+            "commitment": (ends.detach()[..., None] * (z - e.detach()).square()).sum((1, 2)).mean(),
         }
-        loss = reconstruction + self.price * terms["tokens"] + self.length_weight * terms["length"]
+        loss = terms["reconstruction"] + terms["length"] + self._cost_share() * self.price * terms["tokens"]
         loss = loss + self.commitment * terms["commitment"]
-        ended = g.detach()[..., None] * F.one_hot(codes, self.vocabulary).to(g.dtype)  # (B, T, K)
+        ended = ends.detach()[..., None] * F.one_hot(codes, self.vocabulary).to(g.dtype)  # (B, T, K)
         learned = z.detach().flatten(0, 1)[None], ended.flatten(0, 1)[None]
         return {"loss": loss, **terms}, Quantised(z, codes[:, None, None], learned=learned)
+
+    def _cost_share(self) -> float:
+        return linear(self.steps_done, self.cost_steps) if self.cost_steps else 1.0
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of the objective; ``tokens`` is how many a text has."""
@@ -210,7 +212,7 @@ class GatedQuantisedVAE(LikelihoodModel):
         """
         values, codes = self.quantize(x), self.tokens(x)
         ends = (codes >= 0).to(self.dtype)
-        characters, lengths = self.told(self._vectors(codes.clamp(min=0)))
+        characters, lengths = self.said_of(self._vectors(codes.clamp(min=0)))
         m = span_masks(ends, self.longest)
         log_p = (m * characters.gather(3, before(values, self.longest)[..., None])[..., 0]).sum(2)
         log_p = log_p + lengths.gather(2, m.sum(2, keepdim=True).long() - 1)[..., 0]
@@ -219,7 +221,7 @@ class GatedQuantisedVAE(LikelihoodModel):
     @torch.no_grad()
     def spelling(self) -> tuple[Tensor, Tensor]:
         """Return what each token most probably stands for: int64 (K, J) from the left, and its length, int64 (K,)."""
-        characters, lengths = self.told(self.quantiser.book()[0])
+        characters, lengths = self.said_of(self.quantiser.book()[0])
         backwards, n = characters.argmax(2), lengths.argmax(1) + 1  # (K, J), (K,)
         place = n[:, None] - 1 - torch.arange(self.longest, device=n.device)
         return backwards.gather(1, place.clamp(min=0)), n

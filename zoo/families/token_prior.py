@@ -61,10 +61,12 @@ class TokenPrior(SecondStage, LikelihoodModel):
     def __init__(self, tokenizer: nn.Module, prior: nn.Module) -> None:
         if not isinstance(tokenizer, TokenisesText):
             raise ConfigError(f"a {type(tokenizer).__name__} is no tokenizer of texts; one is bpe-shakespeare")
-        if not isinstance(prior, SequenceModel) or len(prior.shape) != 1 or prior.levels != tokenizer.vocabulary:
+        if not isinstance(prior, SequenceModel) or len(prior.shape) != 1:
+            raise ConfigError(f"a {type(prior).__name__} is no model of sequences, (S,), as Transformer is one")
+        if prior.levels != tokenizer.vocabulary:
             raise ConfigError(
-                f"the prior is a {type(prior).__name__} of {getattr(prior, 'levels', None)} levels; it must be a model "
-                f"of sequences, such as Transformer, of the {tokenizer.vocabulary} tokens of the tokenizer"
+                f"the prior has {prior.levels} levels, but the tokenizer {tokenizer.vocabulary} tokens; set the one to "
+                f"the other"
             )
         super().__init__(tokenizer, prior)
         self.alphabet = tokenizer.alphabet

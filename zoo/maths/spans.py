@@ -1,11 +1,14 @@
 """Spans of a sequence that end where gates say so, soft or hard, and what is written of rows of tokens.
 
-With g_t the chance that a token ends at place t, and nothing before the first place, the character j places before the
-end of a token at t belongs to it with chance
+With g_t the chance that a token ends at place t, where it ends in any case after J places and at the end of the
+sequence, a token of length l ends at t with the chance w_{t,l}:
 
-    m_{t,j} = prod_{1 <= i <= j} (1 - g_{t-i}),   0 where t - j lies before the sequence
+    w_{t,l} = a_{t,l} g_t (l < J),   w_{t,J} = a_{t,J};   a_{t+1,1} = sum_l w_{t,l},   a_{t+1,l+1} = a_{t,l} - w_{t,l}
 
-so that g_t m_{t,j}, summed over all t with t - j = s, is the chance that place s lies in a token of at most J places.
+a_{t,l} being the chance that place t is the l-th of its token, a_{1,1} = 1. Every place lies in one token: the chances
+of all that hold it sum to 1. Without the bound J, a place j before the end of a token at t is in it with the chance
+
+    m_{t,j} = prod_{1 <= i <= j} (1 - g_{t-i}),   g_t m_{t,j} = sum_{l > j} w_{t,l}
 
 References:
     T. Datta, K. Huang, S. Kakade, D. Brandfonbrener, GQ-VAE: A gated quantized VAE for learning variable length tokens,
@@ -18,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["before", "hard_gates", "left_packed", "span_masks", "written"]
+__all__ = ["before", "hard_gates", "left_packed", "span_chances", "span_masks", "written"]
 
 
 def before(values: Tensor, reach: int, fill: float = 0) -> Tensor:
@@ -31,6 +34,19 @@ def span_masks(gates: Tensor, reach: int) -> Tensor:
     """Return m: gates in [0, 1], (B, T) -> (B, T, J), J being ``reach``."""
     apart = before(1 - gates, reach + 1)[:, :, 1:reach]  # 1 - g at 1, ..., J - 1 places before; 0 before the first
     return torch.cat([torch.ones_like(gates)[:, :, None], apart.cumprod(2)], 2)
+
+
+def span_chances(gates: Tensor, reach: int) -> Tensor:
+    """Return w: gates in [0, 1], (B, T) -> (B, T, J), J being ``reach`` and the lengths 1 to J in order."""
+    B, T = gates.shape
+    at = F.pad(gates.new_ones(B, 1), (0, reach - 1))  # a, (B, J)
+    chances = []
+    for t, g in enumerate(gates.unbind(1)):
+        open_gates = F.pad(g[:, None].expand(-1, reach - 1), (0, 1), value=1.0) if t < T - 1 else torch.ones_like(at)
+        ends = at * open_gates
+        chances.append(ends)
+        at = torch.cat([ends.sum(1, keepdim=True), (at - ends)[:, :-1]], 1)
+    return torch.stack(chances, 1)
 
 
 def hard_gates(gates: Tensor, reach: int) -> Tensor:
