@@ -37,7 +37,7 @@ class Repeats(ImplicitModel):
     def draw(
         self, n: int, generator: torch.Generator, labels: Tensor | None, *, given: Any = None, known: Any = None
     ) -> Tensor:
-        x = given.clone() if self.truth is None else self.truth[:n].clone()
+        x = given.expand(n, *self.shape).clone() if self.truth is None else self.truth[:n].clone()
         if self.truth is None:
             x[:, :, known:] = x[:, :, known - 1 : known]
         x[:, :, known:] += self.shift
