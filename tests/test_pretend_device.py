@@ -55,7 +55,7 @@ def test_steps_and_their_gradients_stay_on_the_device_and_wait_for_nothing(name:
     x = torch.rand(SMALL, *model.shape, generator=torch.Generator().manual_seed(0))
     if model.levels is not None:
         x = (x * (model.levels - 1)).round() / (model.levels - 1)
-    labels = torch.arange(SMALL) % max(2, model.num_classes)
+    labels = warm.conditions(model, SMALL)
     send(model)
     model.turn = MethodType(_turn, model)  # type: ignore[method-assign]
     with pretend_device() as device:

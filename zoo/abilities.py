@@ -51,6 +51,7 @@ __all__ = [
     "Tokenises",
     "Travels",
     "Unmasks",
+    "WritesCaptions",
     "WritesSound",
     "WritesText",
     "autoencoder_of",
@@ -137,6 +138,20 @@ class WritesText(Protocol):
     alphabet: str | None
 
     def text(self, x: Tensor) -> list[str]: ...
+
+
+@runtime_checkable
+class WritesCaptions(Protocol):
+    """Images and texts of one model, both ways: ``caption`` writes of images (B, *shape), ``joint`` draws n of both.
+
+    ``text_log_prob`` is log p(text), or of a text about an image that is ``given``, in nats, (B,).
+    """
+
+    def caption(self, x: Tensor) -> list[str]: ...
+
+    def joint(self, n: int, *, seed: Any = None) -> tuple[list[str], Tensor]: ...
+
+    def text_log_prob(self, texts: Any, *, given: Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable

@@ -212,6 +212,10 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         """Shape of the latents or codes of one example, as ``decode`` takes them; None where nothing is known of it."""
         return None
 
+    def fits_latent(self, shape: Sequence[int]) -> bool:
+        """Tell whether ``decode`` takes latents of this shape."""
+        return self.latent_shape is None or tuple(shape) == tuple(self.latent_shape)
+
     @property
     def latent_values(self) -> int | None:
         """How many values a code has, 0, 1, ...; None where latents are real numbers, or there are none."""
@@ -398,10 +402,12 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all sampling options as they take effect: those given, and the defaults.
 
-        Where the default of an option is none, the model's attribute of that name is what counts.
+        Where the default of an option is none, the model's attribute of that name is what counts, or ``default_`` and
+        that name where it is another thing's.
         """
         whole = {**self.sampling_options(), **options}
-        return {name: getattr(self, name, None) if value is None else value for name, value in whole.items()}
+        own = {name: getattr(self, f"default_{name}", getattr(self, name, None)) for name in whole}
+        return {name: own[name] if value is None else value for name, value in whole.items()}
 
     @property
     def calls_per_sample(self) -> int:

@@ -28,6 +28,7 @@ from zoo.abilities import (
     RunsChains,
     Travels,
     Unmasks,
+    WritesCaptions,
     draws_images,
     in_batches,
     prior_of,
@@ -38,6 +39,13 @@ from zoo.abilities import (
     takes_option,
 )
 from zoo.diagnostics.chains import chains, landscape, plot_chains, plot_landscape
+from zoo.diagnostics.clips import (
+    continuations,
+    drawn_strips,
+    plot_continuations,
+    reconstructed_strips,
+    written_captions,
+)
 from zoo.diagnostics.codes import codebook_usage, plot_usage, refinement
 from zoo.diagnostics.energies import energies, plot_energies
 from zoo.diagnostics.figures import sheet_of
@@ -282,6 +290,27 @@ def _feature_map(subject: Subject) -> Finding:
     return Finding({"examples": rows.shape[1]}, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
 
 
+def _clips(subject: Subject) -> Finding:
+    return Finding(*drawn_strips(subject.model))
+
+
+def _continuations(subject: Subject) -> Finding:
+    found = continuations(subject.model, subject.x, subject.labels)
+    return Finding(found.summary(), plot_continuations(found))
+
+
+def _clip_reconstructions(subject: Subject) -> Finding:
+    return Finding(*reconstructed_strips(subject.model, subject.x[:500], subject.labels[:500]))
+
+
+def _captions(subject: Subject) -> Finding:
+    return Finding(*written_captions(subject.model, subject.x[:1000], subject.labels[:1000]))
+
+
+def _is_video(model: Any) -> bool:
+    return len(model.shape) == 4 and medium(model) == "video"
+
+
 def _decodes(model: Any) -> bool:
     return isinstance(model, Encodes) and len(model.shape) == 3
 
@@ -291,6 +320,20 @@ def _generates(model: Any) -> bool:
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {
+    "clips": Diagnostic("Clips that were drawn, one a row", lambda m: m.generates and _is_video(m), _clips),
+    "continuations": Diagnostic(
+        "Test clips, and below what is drawn after the first half of their frames",
+        lambda m: m.generates and _is_video(m) and m.shape[1] > 1 and takes_option(m, "given"),
+        _continuations,
+    ),
+    "clip_reconstructions": Diagnostic(
+        "Test clips, and below what the codes keep of them",
+        lambda m: _is_video(m) and isinstance(m, HasCodes) and isinstance(m, Encodes),
+        _clip_reconstructions,
+    ),
+    "captions": Diagnostic(
+        "Test images, and the captions that are written of them", lambda m: isinstance(m, WritesCaptions), _captions
+    ),
     "trajectories": Diagnostic("From noise to data", lambda m: isinstance(m, Travels), _trajectories),
     "denoising": Diagnostic(
         "From noise to samples: the states, and below what is seen in them",

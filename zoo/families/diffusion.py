@@ -218,8 +218,9 @@ class Diffusion(Guided, ScoreModel):
             solver: of ``ode``: euler, midpoint, heun or rk4.
             snr: of ``predictor_corrector``.
             clip: keep what the network takes for the data in their range.
-            given: partly known images in [0, 1] to complete, (C, H, W) or (n, C, H, W), NaN where a pixel is unknown.
-            known: which pixels of ``given`` are kept, instead of NaN: a number of rows from the top, or a mask.
+            given: partly known examples in [0, 1] to complete, *shape or (n, *shape), NaN where a pixel is unknown.
+            known: which pixels of ``given`` are kept, instead of NaN: a number of rows from the top of images, or of
+                first frames of videos, or a mask.
 
         Raises:
             ConfigError: a sampler that does not work with this model, or numbers out of range.
@@ -230,7 +231,7 @@ class Diffusion(Guided, ScoreModel):
         log_snrs, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
         kept = known_pixels(self, n, given, known)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        denoise = Denoise(self, labels, scale, clip and self.levels is not None, kept)
+        denoise = self.denoiser(labels, scale, clip and self.levels is not None, kept)
         x = self._start(log_snrs[0], noise, kept)
         run: dict[str, Callable[[], Tensor]] = {
             "ancestral": lambda: samplers.ancestral(denoise, x, log_snrs, self.reverse(denoise), noise),
@@ -258,8 +259,9 @@ class Diffusion(Guided, ScoreModel):
             of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
         )
 
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super().sampler(options), "sampler": options.get("sampler") or self.default_sampler}
+    def denoiser(self, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None) -> Denoise:
+        """Return the model as the samplers see it."""
+        return Denoise(self, labels, scale, clip, known)
 
     def check_sampler(self, sampler: str, **options: Any) -> None:
         """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no such option."""

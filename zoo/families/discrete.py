@@ -269,7 +269,8 @@ class DiscreteAutoencoder(LikelihoodModel):
         ``k`` and ``seed`` have no effect: the codes are a function of x.
         """
         self.given_labels(len(x), labels)
-        return self.log_likelihood(x, self.codes(x)) - math.prod(self.grid) * math.log(self.codebook_size)
+        codes = self.codes(x)
+        return self.log_likelihood(x, codes) - codes[0].numel() * math.log(self.codebook_size)
 
     def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return log p(x | codes) in nats: (B, *shape) in data range, int64 (B, *grid) -> (B,)."""

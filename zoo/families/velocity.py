@@ -89,6 +89,7 @@ class VelocityModel(Guided, FlowModel):
         _check_solver(solver)
         self.set_guidance(network, num_classes, label_dropout, guidance_scale, weak_batches)
         self.network, self.shape, self.levels = network, tuple(shape), levels
+        self.steps_to_move = getattr(network, "steps_to_move", 2)
         self.steps, self.solver, self.time_scale, self.data_scale = steps, solver, time_scale, data_scale
         self.path = path_of("linear")
         self.lr, self.betas = lr, betas

@@ -79,7 +79,10 @@ def measured(result: Result) -> str:
     )
 
 
-_DISTANCES = {"fid": ("", "{:.2f}"), "frechet_lite0": ("Fréchet, lite0 ", "{:.2f}"), "kid": ("KID ", "{:.4f}")}
+_DISTANCES = {
+    "fid": ("", "{:.2f}"), "frechet_lite0": ("Fréchet, lite0 ", "{:.2f}"),
+    "frechet_clips": ("Fréchet, clips ", "{:.2f}"), "kid": ("KID ", "{:.4f}"),
+}  # fmt: skip
 """Metric -> what stands before its number, and its format; the first that a result has is shown."""
 
 

@@ -7,7 +7,7 @@
   const byId = new Map(rows.map((row) => [row.id, row]));
   const families = [...new Set(rows.map((row) => row.family))].sort();
   const narrow = matchMedia("(max-width: 760px)");
-  const PARTS = { speed: "hardware", samples: "samples", likelihood: "likelihood", features: "features", energies: "energies" };
+  const PARTS = { speed: "hardware", samples: "samples", likelihood: "likelihood", features: "features", energies: "energies", prediction: "prediction", captions: "captions" };
   const state = { table: data.tables[0] && data.tables[0].key, hidden: new Set(), query: "", sort: null, up: null, all: false };
 
   // -- small tools ---------------------------------------------------------------------------------------------------
@@ -521,7 +521,7 @@
         el("h3", {}, "Protocol of this number"));
       const own = part === "samples" ? SAMPLING : part === "likelihood" ? LIKELIHOOD : [];
       const pairs = part === "speed" ? [["hardware", cost.hardware], ["batch_size", protocol.batch_size], ["sampler", protocol.sampler]]
-        : part === "features" || part === "energies" ? Object.entries(protocol.estimators[part] || {})
+        : ["features", "energies", "prediction", "captions"].includes(part) ? Object.entries(protocol.estimators[part] || {})
         : part ? own.map((name) => [name, protocol[name]])
         : key === "training_tflop" ? Object.entries({ counted: "forward, backward and penalties of all stages and players", ...cost.training })
         : [["counted", "trainable parameters, and calls of the network for one batch of samples"]];

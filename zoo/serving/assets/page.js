@@ -21,7 +21,7 @@ function body() {
     options.temperature = Number($("temperature").value);
   }
   if (m.text !== null && $("prompt").value) asked.labels = $("prompt").value;
-  if ("prompt" in m.options && $("prompt").value) options.prompt = $("prompt").value;
+  else if ("prompt" in m.options && $("prompt").value) options.prompt = $("prompt").value;
   if (Object.keys(options).length) asked.options = options;
   if (m.medium === "image" || m.medium === "video") asked.scale = 2;
   return asked;
