@@ -63,6 +63,7 @@ FOREIGN = {
     "args",
     "feature",
     "strategy",
+    "picture",
 }
 """Objects of other libraries, which may be asked by name; `zoo.checking` is the base class asking itself."""
 OWN = {"self", "question", "network", "quantiser"}
