@@ -64,6 +64,7 @@ FOREIGN = {
     "feature",
     "strategy",
     "picture",
+    "data_class",
 }
 """Objects of other libraries, which may be asked by name; `zoo.checking` is the base class asking itself."""
 OWN = {"self", "question", "network", "quantiser"}
