@@ -108,6 +108,13 @@ def run(shown: Shown, capsys: Capture, needs: bool = True) -> None:
         assert Path(file).exists(), f"{shown.document}:{shown.line} says that it writes {file}"
 
 
+NAMED = {
+    "cond": "sn_gan_cond-mnist", "first": "flow_matching_small-mnist", "codes": "vq_vae-mnist",
+    "soft": "softvq-mnist",
+}  # fmt: skip
+"""What runs of the documents are of, where it is not a VAE."""
+
+
 def prepare(text: str) -> None:
     """Train for a step what a command names as a run that is there."""
     for folder in re.findall(
@@ -121,8 +128,7 @@ def prepare(text: str) -> None:
         if Path(folder).exists():
             continue
         made = folder.split("/")[1]
-        model = made if made in load_registry() else {"cond": "sn_gan_cond-mnist", "first": "flow_matching_small-mnist",
-                                                      "codes": "vq_vae-mnist", "soft": "softvq-mnist"}.get(made, "vae-mnist")  # fmt: skip
+        model = made if made in load_registry() else NAMED.get(made, "vae-mnist")
         data = {"cond": "--data image_folder --data.folder pics --data.size 28 --data.channels 1"}.get(made, "")
         assert main(shortened(f"zoo fit --model {model} {data} --run {folder}")) == 0
 
