@@ -558,12 +558,14 @@ def test_moving_sheets_hold_the_frames() -> None:
 def test_captions_stand_below_their_images() -> None:
     images = torch.ones(3, 1, 8, 8)
     plain, told = (
-        captioned_sheet(images, ["", "", ""], scale=2),
+        captioned_sheet(images, ["", "b" * 99, ""], scale=2),
         captioned_sheet(images, ["a", "b" * 99, "ü\n漢"], scale=2),
     )
     assert plain.shape == told.shape and plain.shape[2] == 3
     changed = np.argwhere((plain != told).any(2))
     assert len(changed) and changed[:, 0].min() >= 4 + 16  # below the first row of images
+    short, long = (captioned_sheet(images, [text] * 3) for text in ("a", "a bold three slanted right"))
+    assert short.shape[1] < long.shape[1] < told.shape[1], "a cell is as wide as its caption, within bounds"
 
 
 def test_files_of_samples_by_kind(models: dict[str, GenerativeModel], tmp_path: Path) -> None:

@@ -292,20 +292,6 @@ def _feature_map(subject: Subject) -> Finding:
     return Finding({"examples": rows.shape[1]}, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
 
 
-def _neighbours(subject: Subject) -> Finding:
-    report = nearest_examples(subject.model, subject.x, subject.classes)
-    summary = {"same_class": report.same_class, "same_class_pixels": report.same_class_pixels,
-               "classes": report.labels.tolist()}  # fmt: skip
-    return Finding(summary, sheet_of(report.examples.flatten(0, 1), columns=report.examples.shape[1]))
-
-
-def _masks(subject: Subject) -> Finding:
-    report = hidden_patches(subject.model, subject.x)
-    return Finding(
-        {"explained": report.explained}, sheet_of(report.rows.flatten(0, 1), columns=report.rows.shape[1])
-    )  # fmt: skip
-
-
 def _clips(subject: Subject) -> Finding:
     return Finding(*drawn_strips(subject.model))
 
@@ -325,6 +311,20 @@ def _captions(subject: Subject) -> Finding:
 
 def _is_video(model: Any) -> bool:
     return len(model.shape) == 4 and medium(model) == "video"
+
+
+def _neighbours(subject: Subject) -> Finding:
+    report = nearest_examples(subject.model, subject.x, subject.classes)
+    summary = {"same_class": report.same_class, "same_class_pixels": report.same_class_pixels,
+               "classes": report.labels.tolist()}  # fmt: skip
+    return Finding(summary, sheet_of(report.examples.flatten(0, 1), columns=report.examples.shape[1]))
+
+
+def _masks(subject: Subject) -> Finding:
+    report = hidden_patches(subject.model, subject.x)
+    return Finding(
+        {"explained": report.explained}, sheet_of(report.rows.flatten(0, 1), columns=report.rows.shape[1])
+    )  # fmt: skip
 
 
 def _decodes(model: Any) -> bool:

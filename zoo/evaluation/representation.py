@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.abilities import in_batches
 from zoo.errors import ConfigError, ResultError, ZooError, check_choice
 from zoo.evaluation.encoders import Encoder, encoder_of
+from zoo.evaluation.motion import MOTION, HasMotion, motion_estimates
 from zoo.metrics.distribution import Estimate, packed, unpacked
 from zoo.metrics.fidelity import cached
 from zoo.metrics.probes import (
@@ -50,7 +51,7 @@ class FeatureProtocol:
         model: one that `zoo.evaluation.encoders.encoder_of` finds features of, in eval mode when it is measured.
         data: whose training examples fit the probe, whose validation examples choose its penalty, and whose examples
             of ``split`` are counted.
-        quick: take only the first 5,000 training examples.
+        quick: take only the first 5,000 training examples, as of clips always.
         limit: take only the first so many examples of the split.
         split: what is counted. Where that is ``validation``, the last tenth of the training examples chooses the
             penalty in its place, and fits nothing.
@@ -59,7 +60,8 @@ class FeatureProtocol:
     def __init__(self, model: Any, data: TensorData, quick: bool, limit: int | None, split: str = "test") -> None:
         self.model, self.data = model, data
         generator = torch.Generator().manual_seed(_SEED)
-        images, labels = (part[: _FEW if quick else None] for part in data.read("train"))
+        few = quick or len(data.shape) == 4  # clips are larger than memory
+        images, labels = (part[: _FEW if few else None] for part in data.read("train"))
         counted = tuple(part[:limit] for part in data.split(split))
         fitted, choosing = (data.transform(images, generator), labels), data.split("validation")
         if split == "validation":
@@ -71,7 +73,8 @@ class FeatureProtocol:
     def summary(self) -> dict[str, Any]:
         """Return what the numbers depend on."""
         names = ("training_examples", "validation_examples", "test_examples")
-        return {**dict(zip(names, (len(x) for x, _ in self.splits), strict=True)), **PROBE}
+        of_motion = {"motion": MOTION} if self._of_motion else {}
+        return {**dict(zip(names, (len(x) for x, _ in self.splits), strict=True)), **PROBE, **of_motion}
 
     def measure(self) -> dict[str, Estimate]:
         """Return the estimates of `of_features` of the encoder, of the ``_untrained`` one and of the ``_pixels``."""
@@ -82,7 +85,15 @@ class FeatureProtocol:
             controls["untrained"] = self.of_features(self._encoded(_encoder(untrained)))
         for name, estimates in controls.items():
             found |= {f"{key}_{name}": value for key, value in estimates.items()}
+        if self._of_motion:
+            before = None if untrained is None else _encoder(untrained).encode
+            found |= motion_estimates(self.model, self.data, _encoder(self.model).encode, before)
         return found
+
+    @property
+    def _of_motion(self) -> bool:
+        """Whether the examples are clips whose direction is known."""
+        return len(self.data.shape) == 4 and isinstance(self.data, HasMotion)
 
     def _of_pixels(self) -> dict[str, Estimate]:
         """Return the estimates of the values themselves, which depend on the data alone and are cached."""
