@@ -345,7 +345,7 @@ def test_estimates_of_log_z_are_not_ranked(runs: dict[str, Path], tmp_path: Path
 
 
 def test_diagnoses_or_a_true_refusal(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fitting = {"springs": {"energies"}, "patches": {"features", "feature_map"}, "flipbook": {"clips"}}
+    fitting = {"springs": {"energies"}, "patches": {"features", "feature_map", "neighbours"}, "flipbook": {"clips"}}
     for kind in KINDS:
         code = main(["diagnose", str(runs[kind]), "--out", str(tmp_path / kind), "--examples", "60"])
         said = capsys.readouterr()

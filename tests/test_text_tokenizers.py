@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.abilities import TokenisesText
 from zoo.data.text import read_shakespeare
 from zoo.errors import ConfigError
+from zoo.export.parts import parts
 from zoo.families.autoregressive import scores
 from zoo.families.byte_pairs import BytePairs
 from zoo.families.dual_path_vae import DualPathVAE
@@ -395,6 +396,16 @@ def test_samples_are_as_long_as_asked_and_begin_as_told() -> None:
     assert all(len(t) == 30 and t.startswith("the cat") for t in told)
     with pytest.raises(ConfigError, match="prompt holds"):
         model.sample(1, prompt="THE")
+
+
+def test_of_a_prior_its_step_is_exported_and_of_texts_at_once_nothing() -> None:
+    model = prior(BytePairs([6], len(ALPHABET), 40, ALPHABET), tokens=6)
+    assert [(name, part.kind) for name, part in parts(model).items()] == [
+        (name, part.kind) for name, part in parts(model.prior).items()
+    ]
+    for other in (dual(), gated(), BytePairs([6], len(ALPHABET), 40, ALPHABET)):
+        with pytest.raises(ConfigError, match="nothing to export"):
+            parts(other)
 
 
 def test_what_is_no_tokenizer_or_no_prior_is_refused() -> None:

@@ -621,23 +621,27 @@ def _embedding(model: Any) -> Embeds | None:
 
 def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the latent of each example, (N, *shape) -> (N, ...): of a posterior the mean, of codes their vectors."""
+    embedding, z = _embedding(model), None
     if isinstance(model, MapsCodes):
-        return in_batches(model, model.latents, x)
-    embedding = _embedding(model)
-    if embedding is not None:
-        return in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
-    z = in_batches(model, model.encode, x, labels)
-    return z[0] if isinstance(z, tuple) else z
+        z = in_batches(model, model.latents, x)
+    elif embedding is not None:
+        z = in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
+    else:
+        z = in_batches(model, model.encode, x, labels)
+    first: Tensor = z[0] if isinstance(z, tuple) else z
+    return first
 
 
 def decode(model: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the example that each latent stands for, in data range: (N, ...) -> (N, *shape)."""
-    if isinstance(model, MapsCodes):
-        return in_batches(model, model.images, z)
     embedding = _embedding(model)
-    if embedding is not None:
-        return in_batches(model, lambda z: embedding.observation(z).mean, z)
-    return in_batches(model, model.decode, z, labels)
+    if isinstance(model, MapsCodes):
+        x: Tensor = in_batches(model, model.images, z)
+    elif embedding is not None:
+        x = in_batches(model, lambda z: embedding.observation(z).mean, z)
+    else:
+        x = in_batches(model, model.decode, z, labels)
+    return x
 
 
 def reconstruct(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:

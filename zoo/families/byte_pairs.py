@@ -79,7 +79,7 @@ class BytePairs(LikelihoodModel):
         self.lr, self.betas = lr, tuple(betas)
         self.logits = nn.Parameter(torch.zeros(vocabulary))
         self.register_buffer("merges", torch.full((vocabulary - levels, 2), -1))  # -1: not learnt, or not found
-        self._known: tuple[Tensor, Any, Tensor, Tensor] | None = None
+        self._known: tuple[Any, Tensor, Tensor] | None = None
 
     @classmethod
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,15 +114,19 @@ class BytePairs(LikelihoodModel):
     def learn_merges(self, texts: Sequence[str]) -> None:
         """Learn as many merges as the vocabulary has room for, or as the texts have. Raises `ConfigError`."""
         found = learned_merges(texts, self.alphabet or "", self.vocabulary)
+        self._known = None
         self.merges.fill_(-1)
         if found:
             self.merges[: len(found)] = torch.tensor(found, device=self.merges.device)
 
-    def _state(self) -> tuple[Tensor, Any, Tensor, Tensor]:
-        """Return the merges on the CPU, the function from strings to tokens, and the spelling, made once for each."""
-        merges = self.merges.cpu()
-        if self._known is None or not torch.equal(self._known[0], merges):
-            pairs = [(a, b) for a, b in merges.tolist() if a >= 0]
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._known = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _state(self) -> tuple[Any, Tensor, Tensor]:
+        """Return the function from strings to tokens, none where they are characters, and the spelling, made once."""
+        if self._known is None:
+            pairs = [(a, b) for a, b in self.merges.tolist() if a >= 0]
             strings = strings_of(self.alphabet or "", pairs)
             place = {c: i for i, c in enumerate(self.alphabet or "")}
             rows = torch.zeros(self.vocabulary, max(map(len, strings)), dtype=torch.int64)
@@ -131,7 +135,7 @@ class BytePairs(LikelihoodModel):
                 rows[i, : len(string)] = torch.tensor([place[c] for c in string])
                 lengths[i] = len(string)
             encode = encoder_of(self.alphabet or "", pairs) if pairs else None
-            self._known = merges.clone(), encode, rows, lengths
+            self._known = encode, rows, lengths
         return self._known
 
     # -- tokens -------------------------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ class BytePairs(LikelihoodModel):
         Raises:
             ConfigError: the library ``tokenizers`` is not installed.
         """
-        values, encode = self.quantize(x), self._state()[1]
+        values, encode = self.quantize(x), self._state()[0]
         if encode is None:
             return values, x.new_zeros(len(x))
         found = torch.full(values.shape, -1)
@@ -163,7 +167,7 @@ class BytePairs(LikelihoodModel):
 
     def spelling(self) -> tuple[Tensor, Tensor]:
         """Return what each token stands for, int64 (V, J) from the left, and its length, int64 (V,)."""
-        _, _, strings, lengths = self._state()
+        _, strings, lengths = self._state()
         return strings.to(self.device), lengths.to(self.device)
 
     # -- the model of tokens ------------------------------------------------------------------------------------------
