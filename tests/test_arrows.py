@@ -56,11 +56,13 @@ MAY = {
     "evaluation": {"model", "abilities", "metrics", "results", "plain_sampling"},
     "diagnostics": {"model", "abilities", "images", "media", "maths", "metrics", "diagnostics"},
     "tuning": {"names", "registry", "searches", "reproduce", "hub", "training"},
-    "leaderboard": {"results", "registry", "leaderboard", "plain_sampling"},
+    "leaderboard": {"citations", "results", "registry", "leaderboard", "plain_sampling"},
     "reproduce": {"names", "overlays", "registry", "results", "runs", "trained_parts", "training"},
     "serving": {"devices", "sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
     "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
     "plain_sampling": set(),
+    "citations": set(),
+    "documentation": {"citations", "images", "leaderboard", "registry", "results", "trained_parts"},
     "hub": {"names", "registry", "model", "abilities", "runs", "hub", "results", "images", "media"}
     | {"searches", "plain_sampling"},
 }
@@ -87,7 +89,9 @@ LIGHT = {
     "results",
     "searches",
     "plain_sampling",
+    "citations",
     "leaderboard",
+    "documentation",
 }
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 

@@ -19,6 +19,7 @@ _PUBLIC = {
     "diagnose": "zoo.api",
     "evaluate": "zoo.api",
     "fit": "zoo._cli.from_python",
+    "leaderboard": "zoo.leaderboard",
     "restore": "zoo.api",
     "tune": "zoo.tuning",
     "GenerativeModel": "zoo.model",
@@ -35,6 +36,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "fit",
+    "leaderboard",
     "list",
     "load",
     "pull",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from zoo.api import diagnose, evaluate, restore
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push
+    from zoo.leaderboard.frame import leaderboard
     from zoo.model import GenerativeModel
     from zoo.registry import create, list
     from zoo.trainings import Training
@@ -57,7 +60,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    module = importlib.import_module(_PUBLIC[name])
+    value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)  # a package that can be called
     globals()[name] = value
     return value
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import sys
 
 from zoo.errors import ZooError
-from zoo.leaderboard import bundled_folder, collect, home_table, model_table, pins_of, published_table, rewrite
+from zoo.leaderboard import (
+    best_table,
+    bundled_folder,
+    collect,
+    home_table,
+    model_table,
+    pins_of,
+    published_table,
+    rewrite,
+)
 from zoo.registry import load_registry
 
 
@@ -16,6 +25,7 @@ def main(paths: list[str]) -> int:
         registry = load_registry()
         results, left_out = collect([bundled] if bundled.is_dir() else [], pins_of(registry))
         content = {"models": model_table(registry, results), "home": home_table(registry, results)}
+        content["best"] = best_table(registry, results)
         content["published"] = published_table(registry, results)
         for path in paths or ["README.md"]:
             changed = rewrite(path, content)
