@@ -50,7 +50,7 @@ def pin(name: str, folder: Path) -> None:
     rest = text[start.end() :]
     end = re.search(r"^  \S", rest, re.MULTILINE)
     block, after = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
-    block = re.sub(r"^    weights: .*\n", "", block, flags=re.MULTILINE).rstrip("\n") + "\n" + line
+    block = re.sub(r"^    (weights|untrained): .*\n", "", block, flags=re.MULTILINE).rstrip("\n") + "\n" + line
     path.write_text(text[: start.end()] + block + ("\n" if after else "") + after, encoding="utf-8")
 
 

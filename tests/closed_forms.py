@@ -87,7 +87,25 @@ def timed_mlp(args: Mapping[str, Any], size: int) -> tuple[int, int]:
     return (2 + 3 * args["depth"]) * w * w + (args["features"] + out) * w, args["features"] * w + w * w
 
 
-TOLD = {"UNet": unet, "DiT": dit, "TimedMLP": timed_mlp}
+def timed_conv_time(args: Mapping[str, Any]) -> int:
+    """The maps of the time: its own, one of each block, that of the end."""
+    widths, E = args["widths"], args["embedding"]
+    return 2 * E * E + sum(args["blocks"] * E * w for w in widths) + E * widths[-1]
+
+
+def timed_conv(args: Mapping[str, Any], size: int) -> tuple[int, int]:
+    """The stem, two convolutions of each block, the maps between stages and those of the time."""
+    widths, E, blocks, stride = args["widths"], args["embedding"], args["blocks"], args["stride"]
+    sides = [(size - stride) // stride + 1]
+    for _ in widths[1:]:
+        sides.append(-(-sides[-1] // 2))
+    stem = (stride + 2) ** 2 * args["channels"] * widths[0] * sides[0] ** 2
+    maps = sum(blocks * 2 * 9 * w * w * s * s for w, s in zip(widths, sides, strict=True))
+    between = sum(a * b * s * s for (a, b), s in zip(pairwise(widths), sides[1:], strict=True))
+    return stem + timed_conv_time(args) + maps + between, stem + E * E
+
+
+TOLD = {"UNet": unet, "DiT": dit, "TimedMLP": timed_mlp, "TimedConv": timed_conv}
 
 
 def told(spec: Mapping[str, Any], size: int = 28) -> tuple[int, int]:

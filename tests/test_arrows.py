@@ -59,7 +59,7 @@ MAY = {
     "leaderboard": {"citations", "results", "registry", "leaderboard", "plain_sampling"},
     "reproduce": {"names", "overlays", "registry", "results", "runs", "trained_parts", "training"},
     "serving": {"devices", "sampling", "model", "abilities", "names", "registry", "hub", "media", "images"},
-    "export": {"model", "abilities", "context", "names", "registry", "hub", "nets"},
+    "export": {"checking", "model", "abilities", "context", "names", "registry", "hub", "nets"},
     "plain_sampling": set(),
     "citations": set(),
     "documentation": {"citations", "images", "leaderboard", "registry", "results", "trained_parts"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def keeps_its_word(model: GenerativeModel) -> None:
         model.sample(0)
     with pytest.raises(ConfigError, match="no sampling option 'temperatur'"):
         model.sample(1, temperatur=1.0)
+    assert json.loads(json.dumps(model.sampler({}), allow_nan=False)).keys() == model.sampling_options().keys()
 
 
 def test_saved_and_loaded_model_gives_equal_samples(trained: tuple[str, GenerativeModel, Path], tmp_path: Path) -> None:

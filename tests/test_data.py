@@ -85,8 +85,25 @@ def test_ranks_share_the_batches_of_one_process() -> None:
     alone = [x for x, _ in BatchStream(data, 8, seed=0)]
     ranks = [[x for x, _ in BatchStream(data, 4, seed=0, rank=r, world=2)] for r in (0, 1)]
     assert all(torch.equal(a, torch.cat(halves)) for a, *halves in zip(alone, *ranks, strict=True))
-    whole = torch.cat([x for r in (0, 1) for x, _ in SequentialBatches(data, 5, rank=r, world=2)])
-    assert torch.equal(whole.sort().values, torch.arange(48))
+
+
+@pytest.mark.parametrize(("n", "world"), [(48, 2), (48, 1), (6, 4), (5, 2), (4, 4), (9, 2)])
+def test_every_rank_has_a_batch_of_a_small_split_and_no_example_comes_twice(n: int, world: int) -> None:
+    ranks = [list(SequentialBatches((torch.arange(n), torch.arange(n)), 5, rank=r, world=world)) for r in range(world)]
+    assert all(ranks)
+    whole = torch.cat([x for batches in ranks for x, _ in batches])
+    assert torch.equal(whole.sort().values, torch.arange(n))
+
+
+def test_a_split_too_small_for_all_ranks_is_refused() -> None:
+    from types import SimpleNamespace
+
+    data = MNIST(limit=4)
+    data.split("validation")
+    data._splits["validation"] = tuple(part[:1] for part in data._splits["validation"])  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=None))  # type: ignore[assignment]
+    with pytest.raises(DataError, match="validation split of mnist has 1 examples, too few for 2 devices"):
+        data.val_dataloader()
 
 
 def test_levels_become_numbers_once() -> None:

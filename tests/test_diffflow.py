@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from closed_forms import told
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
@@ -15,16 +16,9 @@ from zoo.families.diffflow import DiffFlow
 from zoo.nets.timed_mlp import TimedMLP
 
 
-def _points(args: Mapping[str, Any]) -> tuple[int, int]:
-    """Multiply-adds of one pass, and those of them whose input needs no gradient."""
-    w, depth, features = args["width"], args["depth"], args["features"]
-    total = (2 + 3 * depth) * w * w + features * w + w * (args.get("out_features") or features)
-    return total, features * w + w * w
-
-
 def diffflow_flops(args: Mapping[str, Any]) -> float:
     """The score moves the particles and is trained; the discriminator is trained on noised data and on particles."""
-    (score, first), (logit, start) = (_points(args[part]["init_args"]) for part in ("score", "discriminator"))
+    (score, first), (logit, start) = (told(args[part], args["shape"][-1]) for part in ("score", "discriminator"))
     return 2.0 * (args["steps"] * score + 3 * score - first + 2 * (3 * logit - start))
 
 

@@ -18,6 +18,7 @@ from test_serve import tiny_models
 import zoo
 from zoo.errors import ConfigError
 from zoo.export import export, parts
+from zoo.export.gradients import gradient_of
 from zoo.export.writing import ExportError, _compare
 from zoo.families.denoising import Denoise
 from zoo.maths.decoding import inverse_cdf
@@ -163,7 +164,7 @@ def _sample_outside(written: list[Path], folder: Path) -> Any:
 
     for path in written:
         metadata = {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
-        if metadata["kind"] in ("encoder", "energy"):
+        if metadata["kind"] in ("encoder", "energy", "score"):
             continue  # nothing is drawn by it
         script = {"decoder": "onnx_decoder.py", "step": "onnx_autoregressive.py"}.get(
             metadata["kind"], "onnx_denoiser.py"
@@ -216,3 +217,44 @@ def test_denoisers_and_velocities_are_the_guided_ones(name: str) -> None:
     found = part.module(x, level, later, *told)
     torch.testing.assert_close(found[0], b * x_0 + r * (x - a * x_0) / s)
     torch.testing.assert_close(found[1], model.uncentre(x_0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nce-eight_gaussians"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("ebm-mnist", "ebm_cond-mnist", "ebm_drl-mnist", "ebm_drl-eight_gaussians", "energy_matching-mnist")
+    ],
+)
+def test_energies_and_scores(name: str, tmp_path: Path) -> None:
+    """Both are compared with the model's own at other batches before they are written; the score is the slope."""
+    _onnx_needed()
+    torch.manual_seed(0)
+    model = load_registry()[name].build_model().eval().requires_grad_(False)
+    found = parts(model)
+    assert {"energy", "score"} <= set(found)
+    given = found["score"].examples(5)
+    labels = {"labels": given[1]} if len(given) > 1 else {}
+    slope, seen = model.score(given[0], **labels), found["score"].module(*given)
+    torch.testing.assert_close(seen, slope, rtol=0, atol=1e-5 * float(slope.abs().amax()))
+    assert not torch.allclose(seen, -seen, atol=1e-3)
+    written = {form: export(model, form, tmp_path) for form in ("onnx", "pt2")}
+    assert all(any(".score." in path.name for path in paths) for paths in written.values())
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 5)])
+@pytest.mark.parametrize("layer", ["strided", "grouped", "transposed", "mean", "rounded up"])
+def test_derivatives_written_out_are_autograds(layer: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    first = {
+        "strided": torch.nn.Conv2d(2, 4, 3, 2, 1), "grouped": torch.nn.Conv2d(2, 4, 2, 2, groups=2, dilation=2),
+        "transposed": torch.nn.ConvTranspose2d(2, 4, 4, 2, 1), "mean": torch.nn.AvgPool2d(2),
+        "rounded up": torch.nn.AvgPool2d(3, 2, ceil_mode=True),
+    }[layer].double().requires_grad_(False)  # fmt: skip
+    function = lambda x: first(x).sin().flatten(1).square().sum(1)  # noqa: E731
+    graph = gradient_of(function, (torch.randn(3, 2, *size, dtype=torch.float64),))
+    x = torch.randn(5, 2, *size, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(function(x).sum(), x)
+    torch.testing.assert_close(graph(x.detach()), slope)
+    assert not any("_backward" in str(node.target) for node in graph.graph.nodes)

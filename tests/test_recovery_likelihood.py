@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from closed_forms import timed_conv, timed_conv_time
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
@@ -25,15 +25,7 @@ def _points(args: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, int, in
 
 
 def _image(args: Mapping[str, Any], shape: Sequence[int]) -> tuple[int, int, int]:
-    widths, E, blocks, stride = args["widths"], args["embedding"], args["blocks"], args["stride"]
-    sides = [(shape[-1] - stride) // stride + 1]
-    for _ in widths[1:]:
-        sides.append(-(-sides[-1] // 2))
-    stem = (stride + 2) ** 2 * args["channels"] * widths[0] * sides[0] ** 2
-    time = 2 * E * E + sum(blocks * E * w for w in widths) + E * widths[-1]
-    maps = sum(blocks * 2 * 9 * w * w * s * s for w, s in zip(widths, sides, strict=True))
-    between = sum(a * b * s * s for (a, b), s in zip(pairwise(widths), sides[1:], strict=True))
-    return stem + time + maps + between, stem + E * E, time
+    return (*timed_conv(args, shape[-1]), timed_conv_time(args))
 
 
 def recovery_flops(args: Mapping[str, Any]) -> float:

@@ -20,6 +20,8 @@ from zoo.maths.scheduled_sampling import mix, teacher_probability
 from zoo.nets.attention import attention_mask, rotary_tables, rotate
 from zoo.nets.compiled import tanh_ratio
 from zoo.nets.dilated import receptive_field
+from zoo.nets.linear_attention import linear_attention
+from zoo.nets.selective_scan import SelectiveBlock, scan, scan_by_steps
 
 SMALL = {"shape": (9,), "levels": 4, "width": 8, "depth": 2, "heads": 2}
 VARIANTS: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
@@ -31,6 +33,9 @@ VARIANTS: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     "classes": (Transformer, {**SMALL, "num_classes": 3, "positions": "learned"}),
     "pixels": (Transformer, {**SMALL, "shape": (1, 3, 4), "levels": 3}),
     "colours": (Transformer, {**SMALL, "shape": (3, 2, 2), "levels": 3, "mask": "prefix", "prefix": 6}),
+    "linear": (Transformer, {**SMALL, "mixer": "linear"}),
+    "linear, learned": (Transformer, {**SMALL, "mixer": "linear", "positions": "learned", "num_classes": 3}),
+    "selective": (Transformer, {**SMALL, "mixer": "selective"}),
     "wavenet": (WaveNet, {"shape": (12,), "levels": 5, "width": 6, "skip": 7, "stacks": 2, "depth": 2}),
     "wavenet, kernel 3": (WaveNet, {"shape": (12,), "levels": 4, "width": 4, "skip": 5, "depth": 2, "kernel": 3}),
     "wavenet, classes": (
@@ -231,6 +236,42 @@ def test_text_goes_in_and_out() -> None:
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("length", [1, 5, 64, 150])
+def test_linear_attention_in_chunks_is_the_sum_over_the_past(length: int) -> None:
+    q, k, v = (torch.randn(2, 3, length, 4, dtype=torch.float64) for _ in range(3))
+    f, g = F.elu(q) + 1, F.elu(k) + 1
+    weights = (f @ g.transpose(-1, -2)).tril()
+    expected = weights @ v / weights.sum(-1, keepdim=True)  # without positions, weights that sum to one
+    y, products, keys = linear_attention(q, k, v)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(products, torch.einsum("bhtd,bhte->bhde", g, v))
+    torch.testing.assert_close(keys, g.sum(2))
+    softmax = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert length == 1 or not torch.allclose(y, softmax, atol=1e-3)  # another law, where there is a past
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 100])
+def test_a_scan_in_rounds_is_the_recurrence(length: int) -> None:
+    a, b = torch.rand(2, length, 3, 4, dtype=torch.float64), torch.randn(2, length, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(scan(a, b), scan_by_steps(a, b))
+    far = torch.full((1, 3_000, 1), 0.5, dtype=torch.float64)  # whose product of all factors is no number any more
+    torch.testing.assert_close(scan(far, torch.ones_like(far))[:, -1], torch.tensor([[2.0]], dtype=torch.float64))
+
+
+def test_a_selective_step_keeps_what_its_values_say() -> None:
+    """With D = 0 nothing is read and nothing forgotten; with a large D the past is forgotten."""
+    block = SelectiveBlock(8, 1, 8, 1).double()
+    with torch.no_grad():
+        block.step_size.weight.zero_()
+        u = torch.randn(1, 6, 16, dtype=torch.float64)
+        block.step_size.bias.fill_(-100.0)
+        a, b, _ = block._chosen(u)
+        assert torch.allclose(a, torch.ones_like(a)) and b.abs().max() < 1e-30
+        block.step_size.bias.fill_(100.0)
+        assert block._chosen(u)[0].max() < 1e-30
+    assert not hasattr(SelectiveBlock(8, 1, 8, 1).cache(2, 9, u), "keys")  # its state has no length
+
+
 def test_masks_say_who_sees_whom() -> None:
     assert attention_mask(3) is None
     sliding, prefix = attention_mask(5, window=2), attention_mask(4, prefix=2)
@@ -404,6 +445,8 @@ def test_dropout_is_off_outside_training_and_keeps_the_mean() -> None:
         ({"window": 4}, "window belongs to the sliding mask"),
         ({"mask": "prefix", "prefix": 300}, "prefix must be between 1 and the 256"),
         ({"positions": "sine"}, "learned or rotary"),
+        ({"mixer": "mean"}, "mixer must be one of softmax, linear, selective"),
+        ({"mixer": "linear", "mask": "sliding", "window": 4}, "all but softmax are causal"),
         ({"width": 9, "heads": 3}, "a head has 3"),
         ({"dropout": 1.0}, "dropout must lie in"),
         ({"scheduled": "never"}, "scheduled must be one of"),

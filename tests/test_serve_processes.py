@@ -40,13 +40,14 @@ def truth() -> dict[tuple[int, int], np.ndarray]:
     return truth_of(NAME)
 
 
-def test_workers_under_kills_overload_and_drain(truth: Any) -> None:
-    """One server for all of it: starting it is what takes long."""
+@pytest.mark.parametrize("proxied", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_workers_under_kills_overload_and_drain(proxied: bool, truth: Any) -> None:
+    """One server for all of it: starting it is what takes long; kills and overload go through the proxy."""
     with running(NAME, options=["--deadline", str(DEADLINE)]) as (server, _):
         assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()  # the supervisor
         assert len(server.worker_pids()) == 2
         _answers(server, truth)
-        if serving.haproxy() is not None:
+        if proxied and serving.haproxy() is not None:
             proxy = Proxy(server.port)
             try:
                 _limits(proxy)

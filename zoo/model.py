@@ -398,10 +398,12 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all sampling options as they take effect: those given, and the defaults.
 
-        Where the default of an option is none, the model's attribute of that name is what counts.
+        Where the default of an option is none, the model's attribute of that name is what counts, or ``default_`` and
+        that name where it is another thing's.
         """
         whole = {**self.sampling_options(), **options}
-        return {name: getattr(self, name, None) if value is None else value for name, value in whole.items()}
+        own = {name: getattr(self, f"default_{name}", getattr(self, name, None)) for name in whole}
+        return {name: own[name] if value is None else value for name, value in whole.items()}
 
     @property
     def calls_per_sample(self) -> int:

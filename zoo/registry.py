@@ -53,11 +53,11 @@ NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 _TOP = {"format", "aliases", "deprecated", "data", "models", "allow"}
 _ENTRY = {
     *("extends", "family", "summary", "paper", "model", "data", "trainer", "training"),
-    *("evaluation", "expected", "weights", "gpu"),
+    *("evaluation", "expected", "weights", "untrained", "gpu"),
 }
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
-_KINDS = {"family": str, "summary": str, "extends": str}  # all other fields of an entry are mappings
+_KINDS = {"family": str, "summary": str, "extends": str, "untrained": str}  # all other fields of an entry are mappings
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Entry:
         gpu: what the recipe changes on a GPU, see `zoo.recipes`.
         expected: metric -> [low, high], the band that a retrained model should fall into.
         weights: pins of the weights: bundled, repo, revision, sha256, size.
+        untrained: why there are no weights, where there are none.
         allow: prefixes of class paths that the user's own overlays allow, all of them together.
         overlays: the registry files beside the one that ships that the entry comes from, or that allow its classes.
     """
@@ -93,6 +94,7 @@ class Entry:
     gpu: Mapping[str, Any] = field(default_factory=dict)
     expected: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
+    untrained: str = ""
     allow: tuple[str, ...] = ()
     overlays: tuple[Overlay, ...] = ()
 
@@ -445,7 +447,7 @@ def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...
         raise RegistryError(
             f"registry: entry {name!r} extends {str(parent)[:100]!r}, which does not exist or extends it in turn"
         )
-    own = {"weights", "expected", "gpu"} | ({"paper"} & set(entry))
+    own = {"weights", "untrained", "expected", "gpu"} | ({"paper"} & set(entry))
     inherited = {k: v for k, v in _extended(parent, raw, (*seen, name)).items() if k not in own}
     return _merge(inherited, {k: v for k, v in entry.items() if k != "extends"})
 

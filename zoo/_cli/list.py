@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from zoo.errors import ZooError
 from zoo.registry import load_registry
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
             "family": e.family,
             "dataset": e.dataset,
             "weights": e.pretrained,
+            "untrained": e.untrained or None,
             "alias": short.get(e.name),
             "summary": e.summary,
         }
@@ -41,11 +43,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     columns = ("name", "family", "dataset", "weights")
     shown = [dict(zip(columns, columns, strict=True), summary="summary")]
-    shown += [{**r, "weights": "yes" if r["weights"] else "-"} for r in rows]
+    shown += [{**r, "weights": "yes" if r["weights"] else "no", "summary": _summary(r)} for r in rows]
     widths = [max(len(r[k]) for r in shown) for k in columns]
     for r in shown:
         print("  ".join([*(f"{r[k]:<{w}}" for k, w in zip(columns, widths, strict=True)), r["summary"]]))
     return 0
+
+
+def _summary(row: dict[str, Any]) -> str:
+    return row["summary"] if row["untrained"] is None else f"{row['summary']} (no weights: {row['untrained']})"
 
 
 def _hub(args: argparse.Namespace) -> int:

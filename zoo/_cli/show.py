@@ -111,7 +111,7 @@ def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPar
     lines = [
         f"{entry.name}: {entry.summary}",
         f"family    {entry.family}",
-        f"weights   {'yes' if entry.pretrained else 'none yet'}",
+        f"weights   {'yes' if entry.pretrained else f'none: {entry.untrained}' if entry.untrained else 'none yet'}",
     ]
     paper = entry.paper
     if paper:

@@ -134,10 +134,11 @@ def _decoded(rows: Rows, indices: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 class SequentialBatches:
-    """Every example once, in order; ranks take turns by batch."""
+    """Every example once, in order; ranks take turns by batch, and each has one where there is an example for each."""
 
     def __init__(self, data: Split, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
         self.x, self.labels = data
+        batch_size = min(batch_size, max(1, len(self.x) // world))
         self.starts = range(rank * batch_size, len(self.x), batch_size * world)
         self.batch_size = batch_size
 
@@ -337,7 +338,13 @@ class TensorData(Recorded, LightningDataModule):
         rank, world = self._place()
         size = max(1, math.prod(self.shape)) * (4 if self.levels is None else 1)
         most = min(_EVALUATED, max(1, _EVALUATED_BYTES // size))
-        return SequentialBatches(self._read(name), max(self.batch_size, most), rank=rank, world=world)
+        data = self._read(name)
+        if len(data[0]) < world:
+            raise DataError(
+                f"the {name} split of {self.name} has {len(data[0])} examples, too few for {world} devices; give it "
+                f"more, or train without it by --trainer.limit_val_batches 0"
+            )
+        return SequentialBatches(data, max(self.batch_size, most), rank=rank, world=world)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

@@ -6,7 +6,7 @@
 - *denoiser*: noisy data at one signal-to-noise ratio to what they are at the next, by DDIM, and the predicted data.
 - *velocity*: of a flow in continuous time; the solver stays outside, adaptive or not.
 - *encoder*: examples to features, of models that represent.
-- *energy*: examples to energies, nats up to a constant.
+- *energy*: examples to energies, nats up to a constant; *score*: to the gradient of the log-density.
 
 Nothing inside draws random numbers.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ from zoo.abilities import (
 )
 from zoo.context import PAD
 from zoo.errors import ConfigError
+from zoo.export.gradients import gradient_of
 
 __all__ = ["Part", "parts"]
 
@@ -55,7 +56,7 @@ class Part:
     """One function to export.
 
     Attributes:
-        kind: decoder, step, denoiser, velocity, encoder or energy.
+        kind: decoder, step, denoiser, velocity, encoder, energy or score.
         module: the function.
         inputs: name -> (shape without the batch, type); a shape of None is one number for the whole batch.
         outputs: names.
@@ -162,6 +163,18 @@ class _Energy(nn.Module):
         return self.model.energy(x) if labels is None else self.model.energy(x, labels=labels)
 
 
+class _Score(nn.Module):
+    """-grad E(x) / T, the gradient written out as a graph."""
+
+    def __init__(self, model: nn.Module, examples: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.temperature = float(model.temperature)
+        self.slope = gradient_of(_Energy(model), examples)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return -(self.slope(x) if labels is None else self.slope(x, labels)) / self.temperature
+
+
 class _Velocity(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -194,7 +207,8 @@ def parts(model: Any) -> dict[str, Part]:
     if isinstance(model, HasFeatures):
         found["encoder"] = _of_examples("encoder", _Encoder(model), {"features": model.feature_dim})
     if isinstance(model, HasEnergy):
-        found["energy"] = _of_examples("energy", _Energy(model), {"temperature": float(model.temperature)})
+        energy = _of_examples("energy", _Energy(model), {"temperature": float(model.temperature)})
+        found |= {"energy": energy, "score": _score(model, energy)}
     if not found:
         raise ConfigError(
             f"{type(model).__name__} has neither decoder, generator nor step, energy nor features, so there is nothing "
@@ -266,6 +280,11 @@ def _of_examples(kind: str, module: Any, metadata: dict[str, Any]) -> Part:
     output = "features" if kind == "encoder" else "energy"
     metadata = {**metadata, "shape": list(model.shape), "classes": model.num_classes}
     return Part(kind, module, inputs, (output,), example, metadata)
+
+
+def _score(model: Any, energy: Part) -> Part:
+    """Return the part whose inputs are those of the energy's."""
+    return replace(energy, kind="score", module=_Score(model, energy.examples(3)), outputs=("score",))
 
 
 def _guidance_inputs(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -258,9 +258,6 @@ class Diffusion(Guided, ScoreModel):
             of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
         )
 
-    def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {**super().sampler(options), "sampler": options.get("sampler") or self.default_sampler}
-
     def check_sampler(self, sampler: str, **options: Any) -> None:
         """Raise `ConfigError` where a sampler does not exist, does not work with this model, or has no such option."""
         name = type(self).__name__

@@ -124,7 +124,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         self.noise = math.sqrt(2 * step_size) if noise is None else noise
         self.temperature = temperature(step_size, self.noise)
         self.restart, self.regulariser, self.data_noise = restart, regulariser, data_noise
-        self.chain_sampler, self.steps, self.lr = sampler, steps, lr
+        self.default_sampler, self.steps, self.lr = sampler, steps, lr
         self.betas = (float(betas[0]), float(betas[1]))
         start = torch.Generator().manual_seed(0)
         rows = self.from_noise(buffer, lambda *s: torch.rand(s, generator=start), lambda *s: _normal(s, start))
@@ -156,7 +156,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
 
     def energies(self, x: Tensor) -> Tensor:
         """Return E(x, .), (B, *shape) -> (B, num_classes), or (B, 1)."""
-        f = self.network(x).reshape(len(x), -1)
+        f = self.network(x).reshape(x.shape[0], -1)  # no len: a graph of any batch is exported
         if self.bounded:
             return f
         return f + self.temperature * x.flatten(1).square().sum(1, keepdim=True) / (2 * self.spread**2)
@@ -165,11 +165,11 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         """Return E(x), or E(x, y); without labels a joint model gives -T log sum_y exp(-E(x, y) / T)."""
         E = self.energies(x)
         if not self.num_classes:
-            self._labels(len(x), labels)  # refuses them
+            self._labels(x.shape[0], labels)  # refuses them
             return E[:, 0]
         if labels is None:
             return -self.temperature * torch.logsumexp(-E / self.temperature, 1)
-        return E.gather(1, self._labels(len(x), labels)[:, None])[:, 0]  # type: ignore[index]
+        return E.gather(1, self._labels(x.shape[0], labels)[:, None])[:, 0]  # type: ignore[index]
 
     def classify(self, x: Tensor) -> Tensor:
         """Return p(y | x), (B, *shape) in data range -> (B, num_classes). Raises `ConfigError` without classes."""
@@ -264,7 +264,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
             init: ``noise``, or ``buffer`` for chains of training, which a published model does not have.
             step_size: alpha, by default that of training; a leap of ``hmc`` is sqrt(2 alpha T).
         """
-        sampler, steps = sampler or self.chain_sampler, self.steps if steps is None else steps
+        sampler, steps = sampler or self.default_sampler, self.steps if steps is None else steps
         check_choice("sampler", sampler, SAMPLERS)
         check_choice("init", init, STARTS)
         alpha = self.step_size if step_size is None else step_size
@@ -288,7 +288,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         steps, U = frames_of(self.steps, frames), self.potential(self._labels(n, labels))
         h = self.step_size * self.temperature
         x = self.from_noise(n, rand, randn)
-        return chain_states(self.chain_sampler, U, x, steps, h, randn, rand, self.bounded), torch.tensor(steps)
+        return chain_states(self.default_sampler, U, x, steps, h, randn, rand, self.bounded), torch.tensor(steps)
 
     def _noise_of(self, generator: torch.Generator) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
         there = (generator, self.device, self.dtype)
@@ -307,7 +307,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network, each with its gradient, for one batch."""
-        return evaluations(options.get("sampler") or self.chain_sampler, options.get("steps") or self.steps)
+        return evaluations(options.get("sampler") or self.default_sampler, options.get("steps") or self.steps)
 
     @property
     def calls_per_sample(self) -> int:

@@ -137,11 +137,11 @@ class EnergyMatching(HasEnergy, FlowModel):
 
     def inner(self, x: Tensor) -> Tensor:
         """Return V of examples as the model sees them, (B, *shape) -> (B,)."""
-        return self.scale * self.network(x).reshape(len(x))
+        return self.scale * self.network(x).reshape(x.shape[0])
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
         """Return V(x); the density is exp(-V / eps_max) in the model's own range, [-1, 1] for images."""
-        self._labels(len(x), labels)  # refuses them
+        self._labels(x.shape[0], labels)  # refuses them
         return self.inner(x if self.levels is None else 2 * x - 1)
 
     def velocity(self, x: Tensor, create_graph: bool = False) -> Tensor:

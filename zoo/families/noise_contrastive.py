@@ -78,7 +78,7 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
             )
         self.network, self.shape, self.levels = network, tuple(shape), levels
         self.noise_ratio, self.spread = noise_ratio, spread
-        self.chain_sampler, self.step_size, self.steps, self.lr = sampler, step_size, steps, lr
+        self.default_sampler, self.step_size, self.steps, self.lr = sampler, step_size, steps, lr
         self.betas = (float(betas[0]), float(betas[1]))
         start = 0.0 if self.bounded else math.prod(self.shape) * math.log(spread * math.sqrt(2 * math.pi))
         self.log_normaliser = nn.Parameter(torch.tensor(start))  # c of the noise itself, where f = 0
@@ -102,8 +102,8 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
         """Return E(x), (B, *shape) in data range -> (B,)."""
-        self._labels(len(x), labels)  # refuses them
-        f = self.network(x).reshape(len(x))
+        self._labels(x.shape[0], labels)  # refuses them
+        f = self.network(x).reshape(x.shape[0])
         return f if self.bounded else f + x.flatten(1).square().sum(1) / (2 * self.spread**2)
 
     def log_noise(self, x: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
         """
         count = self.steps if steps is None else count_of(steps, "steps")
         h = self.step_size if step_size is None else step_size
-        return self._states(n, generator, sampler or self.chain_sampler, [0, count], h)[-1]
+        return self._states(n, generator, sampler or self.default_sampler, [0, count], h)[-1]
 
     @torch.no_grad()
     def chains(
@@ -184,7 +184,7 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
         """Return states of the chains of ``sample``, (F, n, *shape), and after how many steps they are, (F,)."""
         self._labels(n, labels)  # refuses them
         steps = frames_of(self.steps, frames)
-        return self._states(n, seeded(seed), self.chain_sampler, steps, self.step_size), torch.tensor(steps)
+        return self._states(n, seeded(seed), self.default_sampler, steps, self.step_size), torch.tensor(steps)
 
     def _states(self, n: int, generator: torch.Generator, sampler: str, steps: list[int], h: float) -> Tensor:
         there = (generator, self.device, self.dtype)
@@ -194,7 +194,7 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network, each with its gradient, for one batch."""
-        return evaluations(options.get("sampler") or self.chain_sampler, options.get("steps") or self.steps)
+        return evaluations(options.get("sampler") or self.default_sampler, options.get("steps") or self.steps)
 
     @property
     def calls_per_sample(self) -> int:

@@ -103,15 +103,15 @@ class RecoveryLikelihood(HasEnergy, ImplicitModel):
 
     def values(self, y: Tensor, t: Tensor) -> Tensor:
         """Return f(y, t) of examples as the model sees them: (B, *shape), levels int64 (B,) -> (B,)."""
-        f = self.network(y, t.to(y.dtype)).reshape(len(y))
+        f = self.network(y, t.to(y.dtype)).reshape(y.shape[0])
         if self.levels is not None:
             return f
         return f - self._b[t].to(y.dtype) ** 2 * y.flatten(1).square().sum(1) / (2 * self.spread**2)
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
         """Return -f(a_1 x, 0) / b_0^2, (B, *shape) in data range -> (B,)."""
-        self._labels(len(x), labels)  # refuses them
-        t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self._labels(x.shape[0], labels)  # refuses them
+        t = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         return -self.values(self._a[0] * self.centre(x), t) / self._b[0] ** 2
 
     def centre(self, x: Tensor) -> Tensor:

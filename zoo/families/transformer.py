@@ -4,10 +4,13 @@
 
 The value at t is predicted from a start vector and the values before t. Under a prefix mask the first P values are read
 in both directions once all of them are known; they are themselves predicted causally, so that log p(x) is that of the
-whole sequence.
+whole sequence. Blocks that keep a state of fixed size in place of all keys (`zoo.nets.linear_attention`,
+`zoo.nets.selective_scan`) draw each value at the same cost and have no end.
 
 References:
     A. Vaswani and others, Attention Is All You Need, 2017, arXiv:1706.03762.
+    A. Katharopoulos and others, Transformers are RNNs, 2020, arXiv:2006.16236.
+    A. Gu, T. Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023, arXiv:2312.00752.
     M. Chen and others, Generative Pretraining from Pixels, 2020 (image-GPT).
     J. Su and others, RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021, arXiv:2104.09864.
 """
@@ -23,9 +26,13 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.sequence import SequenceModel
-from zoo.nets.attention import AttentionBlock, KeyValueCache, attention_mask, rotary_tables
+from zoo.nets.attention import AttentionBlock, attention_mask, rotary_tables
+from zoo.nets.linear_attention import LinearAttentionBlock
+from zoo.nets.selective_scan import SelectiveBlock
 
 __all__ = ["Transformer", "TransformerState"]
+
+_BLOCKS = {"softmax": AttentionBlock, "linear": LinearAttentionBlock, "selective": SelectiveBlock}
 
 
 class Transformer(SequenceModel):
@@ -45,6 +52,8 @@ class Transformer(SequenceModel):
         window: of the sliding mask.
         prefix: P, of the prefix mask.
         positions: ``learned`` or ``rotary``.
+        mixer: how a position reads those before it: ``softmax`` attention, or, under the causal mask, ``linear``
+            attention or ``selective``, a state space, which has no heads and needs no positions.
         tied: whether the embedding serves as the last layer's weights, too.
         dropout: share of what a block adds to the stream that is dropped in training.
         weight_decay: decoupled weight decay.
@@ -69,6 +78,7 @@ class Transformer(SequenceModel):
         window: int | None = None,
         prefix: int | None = None,
         positions: str = "rotary",
+        mixer: str = "softmax",
         tied: bool = False,
         dropout: float = 0.0,
         weight_decay: float = 0.0,
@@ -76,12 +86,18 @@ class Transformer(SequenceModel):
     ) -> None:
         super().__init__(shape, levels, **kwargs)
         _check(mask, window, prefix, positions, self.length, width, heads, dropout)
+        if mixer not in _BLOCKS or (mixer != "softmax" and mask != "causal"):
+            raise ConfigError(
+                f"mixer must be one of {', '.join(_BLOCKS)}, and all but softmax are causal; got {mixer!r} with the "
+                f"mask {mask!r}"
+            )
+        self.endless = mixer != "softmax" and positions == "rotary"
         self.mask, self.window, self.prefix, self.dropout = mask, window, prefix, dropout
         self.weight_decay, self.features = weight_decay, width // heads
         self.embedding = nn.Embedding(levels + 1, width)  # the last one is the start
         self.position = nn.Parameter(0.02 * torch.randn(self.length, width)) if positions == "learned" else None
         self.condition = nn.Embedding(self.num_classes, width) if self.num_classes else None
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads, hidden or 4 * width, depth) for _ in range(depth))
+        self.blocks = nn.ModuleList(_BLOCKS[mixer](width, heads, hidden or 4 * width, depth) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.out = None if tied else nn.Linear(width, levels, bias=False)
         for module in (self.embedding, self.condition, self.out):
@@ -139,7 +155,7 @@ class Transformer(SequenceModel):
     # -- one position at a time ---------------------------------------------------------------------------------------
 
     def reach(self, t: int) -> int:
-        if t < self.length or (self.mask == "sliding" and self.position is None):
+        if t < self.length or self.endless or (self.mask == "sliding" and self.position is None):
             return 0
         half = max(1, self.length // 2)
         return ((t - self.length) // half + 1) * half
@@ -169,8 +185,7 @@ class TransformerState:
         """Forget all keys and values."""
         model, like = self.model, self.model.norm.weight
         size = model.window or model.length
-        heads = model.blocks[0].heads
-        self.caches = [KeyValueCache(len(self.k), heads, size, model.features, like) for _ in model.blocks]
+        self.caches = [block.cache(len(self.k), size, like) for block in model.blocks]
         self.done = 0  # tokens evaluated, the start among them
 
     def logits(self) -> Tensor:

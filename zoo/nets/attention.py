@@ -133,6 +133,10 @@ class AttentionBlock(nn.Module):
         turned = (layer.weight.detach().T for layer in layers)
         return [(m.bias.detach(), w.contiguous() if n == 1 else w) for m, w in zip(layers, turned, strict=True)]
 
+    def cache(self, n: int, size: int, like: Tensor) -> KeyValueCache:
+        """Return storage for the keys and values of n sequences and ``size`` positions, of the type of ``like``."""
+        return KeyValueCache(n, self.heads, size, self.norm1.normalized_shape[0] // self.heads, like)
+
     def step(self, x: Tensor, maps: Maps, cache: KeyValueCache, tables: Tables | None) -> Tensor:
         """Evaluate the next position: (B, d) -> (B, d), from the keys and values of the earlier ones."""
         qkv, out, up, down = maps
