@@ -190,11 +190,11 @@ def test_dead_links_are_found(tmp_path: Path) -> None:
 
 
 def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
+    outputs = [{"data": {"text/plain": ["2"]}}, {"data": {"image/png": "aGVsbG8=", "text/plain": "p"}}]
     cells = [
         {"cell_type": "markdown", "source": ["# Title\n", "\n", "Words."]},
-        {"cell_type": "code", "source": ["1 + 1"], "outputs": [
-            {"data": {"text/plain": ["2"]}}, {"data": {"image/png": "aGVsbG8=", "text/plain": "p"}}, {"text": ["said\n"]}]},
-    ]  # fmt: skip
+        {"cell_type": "code", "source": ["1 + 1"], "outputs": [*outputs, {"text": ["said\n"]}]},
+    ]
     book = tmp_path / "one.ipynb"
     book.write_text(json.dumps({"cells": cells}))
     page = notebook_page(book, tmp_path / "out.md")
@@ -202,7 +202,7 @@ def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
     assert "```text\n2\n```" in page and "```text\nsaid\n```" in page and "](out-1-1.png)" in page
     assert (tmp_path / "out-1-1.png").read_bytes() == b"hello"
     book.write_text("[]")
-    with pytest.raises(ConfigError, match="no(t a)? notebook"):
+    with pytest.raises(ConfigError, match="not a notebook"):
         notebook_page(book, tmp_path / "out.md")
 
 

@@ -79,7 +79,7 @@ def _facts(entry: Entry, result: Result | None, parts: Mapping[str, Any]) -> lis
         ("family", f"[{FAMILIES.get(entry.family, entry.family)}](../families/{entry.family}.md)"),
         ("paper", f"[{cell(title)}]({where})" if where else cell(title) or "-"),
         ("data", f"`{entry.dataset}`, see [data](../data.md)"),
-        ("weights", weights if entry.pretrained else "none yet: the recipe below trains it"),
+        ("weights", weights if entry.pretrained else f"none yet: {cell(entry.untrained) or 'the recipe trains it'}"),
         ("class", f"{{py:class}}`{entry.model['class_path']}`"),
     ]
     if result is not None and result.cost.parameters:
