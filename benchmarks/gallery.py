@@ -2,7 +2,7 @@
 
     python benchmarks/gallery.py
 
-Pictures are those of the bundled ``samples.png``; points in the plane are drawn anew, as their models have no such sheet.
+Pictures are those of the bundled ``samples.png``; points in the plane are drawn anew, as they have no such sheet.
 In each family the model with the best distance of its data set is shown.
 """
 

@@ -30,7 +30,8 @@ from zoo.registry import load_registry, pretrained_folder
 
 ROOT = find_sources()
 FAMILY_PAGES = sorted(p for p in (ROOT / "docs" / "families").glob("*.md") if p.stem != "index")
-BUNDLED = sorted(site._results())
+RESULTS = site._results()
+KNOWN = recorded()
 Capture = pytest.CaptureFixture[str]
 
 
@@ -81,14 +82,13 @@ def test_models_of_a_family_are_listed_on_its_page() -> None:
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", sorted(RESULTS))
 def test_numbers_of_a_model_page_are_those_of_its_result(name: str) -> None:
-    entry, result = load_registry()[name], site._results()[name]
+    entry, result = load_registry()[name], RESULTS[name]
     page = model_page(entry, result, [], {})
     values = [f"{v.value:.{d}f}" for k, d in (("fid", 2), ("kid", 4)) if (v := result.metrics.get(k)) is not None]
     assert all(value in page for value in values), values
-    known = recorded()
-    assert not [n for n in told(page.split("::::")[0]) if not is_recorded(n, known)]
+    assert not [n for n in told(page.split("::::")[0]) if not is_recorded(n, KNOWN)]
     assert f'zoo.load("{name}")' in page and f"zoo fit --model {name}" in page and bibtex(entry.paper) in page
     assert (f"{name}-samples.png" in page) == (pretrained_folder(name) / "samples.png").is_file()
     assert ("## Licence" in page and "## Choices" in page) or not result.protocol.sampler
@@ -103,7 +103,7 @@ def test_page_of_a_model_without_weights_says_how_to_train_it() -> None:
 
 
 def test_pages_of_all_models_lead_to_each_of_them() -> None:
-    registry, results = load_registry(), site._results()
+    registry, results = load_registry(), RESULTS
     page = models_page(registry, results.values())
     assert all(f"[`{name}`]({name}.md)" in page for name in registry)
     board = leaderboard_page(registry, results.values())
@@ -127,10 +127,12 @@ def test_every_public_name_and_module_has_a_place_in_the_reference() -> None:
     pages = interface_pages()
     for name in zoo.__all__:
         if name != "__version__":
-            assert name in pages["reference/python.rst"]
-    for module in (*CONTRACT, *(m for room in ROOMS for m in modules_of(room))):
-        assert importlib.util.find_spec(module) is not None
-        assert f"automodule:: {module}\n" in pages[f"reference/modules/{module}.rst"]
+            assert f".{name}" in pages["reference/python.rst"]
+    for page, modules in {"contract": CONTRACT, **{room: modules_of(room) for room in ROOMS}}.items():
+        assert modules
+        for module in modules:
+            assert importlib.util.find_spec(module) is not None
+            assert f"automodule:: {module}\n" in pages[f"reference/{page}.rst"]
     families = {e.model["class_path"].rpartition(".")[0] for e in load_registry().values()}
     assert {m for m in families if m.startswith("zoo.families.")} <= set(modules_of("families"))
 

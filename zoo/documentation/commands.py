@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-from zoo.documentation.markup import cell, fence, table
+from zoo.documentation.markup import cell, fence, orphan, table
 
 __all__ = ["command_pages"]
 
@@ -21,7 +21,15 @@ def command_pages() -> dict[str, str]:
     pages = {}
     for name, about in COMMANDS.items():
         parser = _parser(name)
-        lines = [f"# zoo {name}", "", f"{about[0].upper()}{about[1:]}.", "", *fence("text", _usage(parser)), ""]
+        lines = [
+            *orphan(),
+            f"# zoo {name}",
+            "",
+            "[Command line](../commands.md)",
+            "",
+            f"{about[0].upper()}{about[1:]}.",
+        ]
+        lines += ["", *fence("text", _usage(parser)), ""]
         lines += _arguments(parser)
         if name in OWN_HELP:
             lines += _of_training()
@@ -29,12 +37,11 @@ def command_pages() -> dict[str, str]:
             lines += ["", "Options of the model, of its data and of the training are those of [zoo fit](fit.md)."]
         pages[f"reference/commands/{name}.md"] = "\n".join(lines) + "\n"
     rows = [(f"[`zoo {name}`](commands/{name}.md)", cell(about)) for name, about in COMMANDS.items()]
-    order = fence("{toctree}", "\n".join([":hidden:", "", *(f"commands/{name}" for name in COMMANDS)]))
     about = (
         "`zoo COMMAND --help` says the same in a terminal. `zoo -v COMMAND` tells more of what is done; exit codes are "
         "0, 2 for what you can mend, 1 for what came out otherwise, and 130 after Ctrl-C."
     )
-    head = ["# Command line", "", about, "", *table(("command", "what it does"), rows), "", *order]
+    head = ["# Command line", "", about, "", *table(("command", "what it does"), rows), ""]
     return {"reference/commands.md": "\n".join(head) + "\n", **pages}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.search.en import SearchEnglish
 from sphinx.util.docutils import SphinxDirective
 
 import zoo
@@ -17,7 +18,7 @@ from zoo.documentation.code_lines import place_of
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-__all__ = ["CodeLine", "setup"]
+__all__ = ["CachedEnglish", "CodeLine", "setup"]
 
 
 class CodeLine(SphinxDirective):
@@ -59,8 +60,23 @@ def _block(translator: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+class CachedEnglish(SearchEnglish):
+    """English, whose words are stemmed once for the whole site and not once for each page."""
+
+    def __init__(self, options: dict[str, str]) -> None:
+        super().__init__(options)
+        self._stems: dict[str, str] = {}
+
+    def stem(self, word: str) -> str:
+        """Return what is left of a word without its endings."""
+        if word not in self._stems:
+            self._stems[word] = super().stem(word)
+        return self._stems[word]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive and the formulas."""
     app.add_directive("code-line", CodeLine)
+    app.add_search_language(CachedEnglish)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

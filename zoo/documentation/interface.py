@@ -1,8 +1,9 @@
-"""The reference of the Python interface: which modules have a page, in which order; docstrings say the rest."""
+"""The reference of the Python interface: which modules are on which page; docstrings say the rest."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 
 import zoo
@@ -19,7 +20,7 @@ ROOMS = {
     "evaluation": "A model and data to a result with its protocol.",
     "export": "A model as a file for other runtimes.",
 }
-"""Rooms whose modules have pages, and what they hold."""
+"""Rooms that have a page with all of their modules, and what they hold."""
 
 CONTRACT = ("zoo.model", "zoo.abilities", "zoo.sampling", "zoo.restoration", "zoo.trained_parts", "zoo.trainings",
             "zoo.registry", "zoo.results", "zoo.searches", "zoo.media", "zoo.images", "zoo.errors")  # fmt: skip
@@ -44,40 +45,33 @@ def _public(path: Path) -> bool:
 def interface_pages() -> dict[str, str]:
     """Return path on the site -> text of the page, in reStructuredText, as Sphinx reads docstrings."""
     pages = {"reference/python.rst": _public_page()}
-    pages["reference/contract.rst"] = _listed("The contract", "What models promise, and what functions return.",
-                                              CONTRACT)  # fmt: skip
-    pages |= {_path(module): _module_page(module) for module in CONTRACT}
+    pages["reference/contract.rst"] = _page("The contract", "What models promise, and what functions return.", CONTRACT)
     for room, about in ROOMS.items():
-        own = modules_of(room)
-        pages[f"reference/{room}.rst"] = _listed(f"zoo.{room}", about, own)
-        pages |= {_path(module): _module_page(module) for module in own}
+        pages[f"reference/{room}.rst"] = _page(f"zoo.{room}", about, modules_of(room))
     return pages
 
 
-def _path(module: str) -> str:
-    return f"reference/modules/{module}.rst"
-
-
-def _title(text: str) -> str:
-    return f"{text}\n{'=' * len(text)}\n"
+def _title(text: str, line: str = "=") -> str:
+    return f"{text}\n{line * len(text)}\n"
 
 
 def _public_page() -> str:
     functions = [name for name in zoo.__all__ if name[0].islower()]
     parts = [_title("Python"), "Everything that ``import zoo`` gives. Importing it imports no torch.\n"]
-    parts += [f".. autofunction:: zoo.{name}\n" for name in functions]
+    parts += [f".. autofunction:: {_home(name)}\n" for name in functions]
     parts += ["Classes: " + ", ".join(f":py:class:`{_home(name)}`" for name in _CLASSES) + ".\n"]
     return "\n".join(parts)
 
 
 def _home(name: str) -> str:
-    return f"{zoo._PUBLIC[name]}.{name}"
+    """Return where a public name is defined; a package that can be called has its function in a module of its own."""
+    module = zoo._PUBLIC[name]
+    return f"{module}.frame.{name}" if module == f"zoo.{name}" else f"{module}.{name}"
 
 
-def _listed(title: str, about: str, modules: tuple[str, ...] | list[str]) -> str:
-    listed = "\n".join(f"   modules/{module}" for module in modules)
-    return f"{_title(title)}\n{about}\n\n.. toctree::\n   :maxdepth: 1\n\n{listed}\n"
-
-
-def _module_page(module: str) -> str:
-    return f"{_title(module)}\n.. automodule:: {module}\n   :members:\n   :show-inheritance:\n"
+def _page(title: str, about: str, modules: Iterable[str]) -> str:
+    """Return a page with a section for each module."""
+    parts = [_title(title), f"{about}\n"]
+    for module in modules:
+        parts += [_title(module, "-"), f".. automodule:: {module}\n   :members:\n   :show-inheritance:\n"]
+    return "\n".join(parts)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["card_of", "cell", "details", "fence", "grid", "table"]
+__all__ = ["card_of", "cell", "details", "fence", "grid", "orphan", "table"]
 
 
 def cell(text: str) -> str:
@@ -18,6 +18,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a table, whose cells are markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def orphan() -> list[str]:
+    """Return the first lines of a page that no table of contents names, as its list is a page of its own.
+
+    The navigation beside each page has all that tables of contents name: hundreds of names would hide the others there,
+    and cost more time than the pages.
+    """
+    return ["---", "orphan: true", "---", ""]
 
 
 def fence(language: str, text: str) -> list[str]:

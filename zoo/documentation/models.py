@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from zoo.citations import address, bibtex
-from zoo.documentation.markup import card_of, cell, details, fence, grid, table
+from zoo.documentation.markup import card_of, cell, details, fence, grid, orphan, table
 from zoo.leaderboard import home_table, model_table, tables
 from zoo.leaderboard.columns import COLUMNS
 from zoo.registry import Entry, pretrained_folder
@@ -46,7 +46,9 @@ def model_page(entry: Entry, result: Result | None, options: Iterable[Any], part
     """
     folder = pretrained_folder(entry.name)
     sheet = [f"![samples of {entry.name}, seed 0, not chosen]({entry.name}-samples.png)", ""]
-    lines = [f"# {entry.name}", "", f"{_sentence(entry.summary)}", "", *_facts(entry, result, parts), ""]
+    family = f"[{FAMILIES.get(entry.family, entry.family)}](../families/{entry.family}.md)"
+    lines = [*orphan(), f"# {entry.name}", "", f"[Models](index.md) / {family}", ""]
+    lines += [_sentence(entry.summary), "", *_facts(entry, result, parts), ""]
     lines += sheet if (folder / "samples.png").is_file() else []
     if (folder / "samples.txt").is_file():
         drawn = (folder / "samples.txt").read_text(encoding="utf-8").rstrip()
@@ -76,7 +78,6 @@ def _facts(entry: Entry, result: Result | None, parts: Mapping[str, Any]) -> lis
     title = f"{paper['title']}, {paper['authors']}, {paper['year']}" if paper else ""
     weights = "bundled, loaded with no network" if entry.weights.get("bundled") else "on the Hub"
     rows = [
-        ("family", f"[{FAMILIES.get(entry.family, entry.family)}](../families/{entry.family}.md)"),
         ("paper", f"[{cell(title)}]({where})" if where else cell(title) or "-"),
         ("data", f"`{entry.dataset}`, see [data](../data.md)"),
         ("weights", weights if entry.pretrained else f"none yet: {cell(entry.untrained) or 'the recipe trains it'}"),
@@ -112,13 +113,13 @@ def _numbers(entry: Entry, result: Result | None) -> list[str]:
     floor = {k: COLUMNS[k].show.format(v) for k, v in arranged.floor.items()}
     body = [(c.heading, row.shown[c.key], floor.get(c.key, ""), c.note) for c in shown if row.values[c.key] is not None]
     protocol = {k: v for k, v in asdict(result.protocol).items() if v not in (None, {}, [])}
-    told = yaml.safe_dump({"data": asdict(result.data), "protocol": protocol}, sort_keys=False, allow_unicode=True)
+    whole = yaml.safe_dump({"data": asdict(result.data), "protocol": protocol}, sort_keys=False, allow_unicode=True)
     head = ("what", "value", "floor", "meaning")
     return [
         "## Numbers", "",
         f"On the {result.data.split} split of `{result.data.name}`, {result.data.examples:,} examples; the floor is "
         "what as many real training examples score. Again: ", "", *fence("bash", f"zoo evaluate {entry.name}"), "",
-        *table(head, body), "", *details("The protocol of these numbers", fence("yaml", told.rstrip())), "",
+        *table(head, body), "", *details("The protocol of these numbers", fence("yaml", whole.rstrip())), "",
     ]  # fmt: skip
 
 
@@ -198,11 +199,7 @@ def models_page(registry: Mapping[str, Entry], results: Iterable[Result]) -> str
         "",
         whole,
     ]
-    return "\n".join([*lines, "", *_contents(registry)])
-
-
-def _contents(registry: Mapping[str, Entry]) -> list[str]:
-    return fence("{toctree}", "\n".join([":hidden:", ":maxdepth: 1", "", *registry]))
+    return "\n".join([*lines, ""])
 
 
 def leaderboard_page(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:

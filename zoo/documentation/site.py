@@ -146,15 +146,15 @@ def _run_sphinx(pages: Path, made: Path, work: Path) -> list[str]:
 
     extra = work / "extra"
     _write_leaderboard(extra / "leaderboard")
-    told = io.StringIO()
+    warned = io.StringIO()
     app = Sphinx(
         str(pages), None, str(made), str(work / "doctrees"), "html", confoverrides=settings(extra), status=None,
-        warning=told, freshenv=True,
+        warning=warned, freshenv=True,
     )  # fmt: skip
     app.build()
     for leftover in (".buildinfo", "objects.inv"):
         (made / leftover).unlink(missing_ok=True)
-    text = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue()).replace(f"{pages}{os.sep}", "")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", warned.getvalue()).replace(f"{pages}{os.sep}", "")
     return [line for line in text.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
 
 
