@@ -19,6 +19,7 @@ from zoo.citations import bibtex
 from zoo.documentation import site
 from zoo.documentation.code_lines import code_lines, place_of
 from zoo.documentation.commands import command_pages
+from zoo.documentation.docstrings import as_markup
 from zoo.documentation.families import family_picture, with_models
 from zoo.documentation.interface import CONTRACT, ROOMS, interface_pages, modules_of
 from zoo.documentation.links import dead_links
@@ -135,6 +136,21 @@ def test_every_public_name_and_module_has_a_place_in_the_reference() -> None:
             assert f"automodule:: {module}\n" in pages[f"reference/{page}.rst"]
     families = {e.model["class_path"].rpartition(".")[0] for e in load_registry().values()}
     assert {m for m in families if m.startswith("zoo.families.")} <= set(modules_of("families"))
+
+
+def test_signs_of_formulas_in_docstrings_are_no_markup() -> None:
+    said = [
+        "Return |x|, x_ and `zoo.load`, with ``a*b``.",
+        "",
+        "    L = |v|^2 * x_",
+        "",
+        "Args:",
+        "    x: of |y| *rows.",
+    ]
+    assert as_markup(said) == [
+        r"Return \|x\|, x\_ and `zoo.load`, with ``a*b``.", "", "::", "", "    L = |v|^2 * x_", "", "Args:",
+        r"    x: of \|y\| \*rows.",
+    ]  # fmt: skip
 
 
 # -- pages that people write, and their links -------------------------------------------------------------------------

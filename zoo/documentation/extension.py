@@ -14,6 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import zoo
 from zoo.documentation.code_lines import place_of
+from zoo.documentation.docstrings import process_docstring
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -78,5 +79,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive and the formulas."""
     app.add_directive("code-line", CodeLine)
     app.add_search_language(CachedEnglish)
+    app.connect("autodoc-process-docstring", process_docstring, priority=400)  # napoleon's is 500
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -52,6 +52,7 @@ class Sources:
         for notebook in sorted((root / "notebooks").glob("*.ipynb")):
             self.places[notebook] = f"notebooks/{notebook.stem}.md"
         self.missing: list[str] = []
+        self.folder: Path | None = None
 
     def write(self, folder: Path, read: Callable[[Path, Path], str]) -> None:
         """Write all pages and pictures below ``folder``, and the files that pages link to.
@@ -60,6 +61,7 @@ class Sources:
             folder: where Sphinx will look.
             read: (file, where it goes) -> the text of a page.
         """
+        self.folder = folder
         done: set[Path] = set()
         while waiting := [p for p in self.places if p not in done]:  # a page may bring further files
             for path in waiting:
@@ -97,7 +99,7 @@ class Sources:
 
     def _place(self, source: Path, name: str, here: str) -> str | None:
         made = os.path.normpath(os.path.join(here, name))
-        if made in self.generated:
+        if made in self.generated or (self.folder is not None and (self.folder / made).is_file()):
             return made
         path = Path(os.path.normpath(source.parent / name))
         if path not in self.places:
