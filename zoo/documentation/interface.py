@@ -58,7 +58,9 @@ def _title(text: str, line: str = "=") -> str:
 def _public_page() -> str:
     functions = [name for name in zoo.__all__ if name[0].islower()]
     parts = [_title("Python"), "Everything that ``import zoo`` gives. Importing it imports no torch.\n"]
-    parts += [f".. autofunction:: {_home(name)}\n" for name in functions]
+    for name in functions:
+        elsewhere = _home(name).rpartition(".")[0] in CONTRACT
+        parts.append(f".. autofunction:: {_home(name)}\n" + "   :no-index:\n" * elsewhere)
     parts += ["Classes: " + ", ".join(f":py:class:`{_home(name)}`" for name in _CLASSES) + ".\n"]
     return "\n".join(parts)
 

@@ -86,7 +86,7 @@ def _facts(entry: Entry, result: Result | None, parts: Mapping[str, Any]) -> lis
     if result is not None and result.cost.parameters:
         rows.append(("parameters", f"{result.cost.parameters:,}"))
     rows += [("needs", f"`--{name}`: {part.what}, such as `{part.example}`") for name, part in _needed(entry, parts)]
-    return table(("", ""), rows)
+    return table(("what", "which"), rows)
 
 
 def _needed(entry: Entry, parts: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -183,11 +183,11 @@ def settings(extra: Path) -> dict[str, Any]:
         "myst_dmath_double_inline": True,
         "default_role": "py:obj", "highlight_language": "text", "python_use_unqualified_type_names": True,
         "autodoc_typehints": "signature", "autodoc_typehints_format": "short", "autodoc_member_order": "bysource",
-        "autodoc_preserve_defaults": True, "napoleon_use_ivar": True, "napoleon_numpy_docstring": False,
+        "autodoc_inherit_docstrings": False, "napoleon_use_ivar": True, "napoleon_numpy_docstring": False,
         "add_module_names": False, "maximum_signature_line_length": 100, "toc_object_entries": False,
         "html_theme": "furo", "html_title": f"generative-zoo {__version__}", "html_math_renderer": "mathml",
         "html_static_path": [str(Path(__file__).resolve().parent / "assets")], "html_css_files": ["site.css"],
         "html_extra_path": [str(extra)], "html_copy_source": False, "html_show_sourcelink": False,
-        "html_show_sphinx": False, "html_last_updated_fmt": None, "html_use_index": True, "html_domain_indices": False,
+        "html_show_sphinx": False, "html_show_search_summary": False, "html_last_updated_fmt": None, "html_use_index": True, "html_domain_indices": False,
         "copybutton_prompt_text": "$ ",
     }  # fmt: skip
