@@ -17,9 +17,10 @@ from PIL import Image
 
 import zoo
 from zoo import results
+from zoo.bundled import pretrained_folder
 from zoo.documentation.families import family_strip
 from zoo.documentation.models import FAMILIES
-from zoo.registry import Entry, load_registry, pretrained_folder
+from zoo.registry import Entry, load_registry
 
 ACROSS, SCALE, MOST = 20, 2, 400_000
 OUT = Path(__file__).resolve().parent.parent / "docs" / "gallery.png"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,14 @@ def regression(args: Mapping[str, Any]) -> float:
     """One evaluation of the network ``network``, and its gradient with respect to the weights."""
     total, first = told(args["network"], args["shape"][-1])
     return 2.0 * (3 * total - first)
+
+
+def causal_half(args: Mapping[str, Any], n_in: int, n_out: int, grid: Sequence[int]) -> tuple[int, int]:
+    """Return multiply-adds of one half of the tokenizer, and those of its first layer."""
+    t, places, w = grid[0], math.prod(grid), args["width"]
+    first = 9 * n_in * w * places
+    attention = 4 * w * w * places + 2 * t * places * w
+    return first + args["blocks"] * (9 + 3) * w * w * places + attention + w * n_out * places, first
 
 
 # -- closed forms: operations of one training step on one example, averaged over the period ----------------------------

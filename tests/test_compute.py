@@ -25,7 +25,7 @@ def test_counted_operations_agree_with_the_closed_form(name: str) -> None:
     if cls not in forms:
         pytest.fail(f"{name}: class {cls} has no closed form of its training compute; give STEP_FLOPS in its test file")
     x = (torch.rand(2, *model.shape) > 0.5).float()
-    counted, _ = flops_per_step(model, (x, torch.zeros(2, dtype=torch.long)))
+    counted, _ = flops_per_step(model, (x, torch.zeros(2, *model.context, dtype=torch.long)))
     assert counted == pytest.approx(2 * forms[cls](model.spec["init_args"]), rel=0.02)
 
 

@@ -52,7 +52,7 @@ def used(name: str) -> GenerativeModel:
     """Return a model of the registry that has computed a loss and, where that is quick, a sample."""
     model = load_registry().resolve(name).build_model()
     model.set_noise([torch.Generator().manual_seed(0)])
-    terms = model.loss((torch.rand(2, *model.shape).round(), torch.zeros(2, dtype=torch.long)))
+    terms = model.loss((torch.rand(2, *model.shape).round(), torch.zeros(2, *model.context, dtype=torch.long)))
     model.terms = {key: value.detach() for key, value in terms.items()}
     if name.partition("-")[0] not in DEAR_TO_DRAW:
         options = {"steps": 2} if "steps" in model.sampling_options() else {}

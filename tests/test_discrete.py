@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from closed_forms import net, step_flops
+from closed_forms import causal_half, net, step_flops
 from torch import Tensor, nn
 
 import zoo
@@ -103,6 +103,9 @@ def code_prior(args: Mapping[str, Any]) -> float:
     inner = args["autoencoder"]["init_args"]
     if "quantiser_top" in inner:
         codes = _coded_twice(inner)
+    elif len(inner["shape"]) == 4:
+        one = inner["encoder"]["init_args"]
+        codes = causal_half(one, one["channels"] * 8 ** one.get("levels", 2), one["out"], inner["grid"])[0]
     else:
         codes = sum(encoder_layers(inner["encoder"], math.prod(inner["shape"][1:]))) + _coded(inner)
     return 2.0 * codes + step_flops()[args["prior"]["class_path"].rpartition(".")[2]](args["prior"]["init_args"])

@@ -15,7 +15,7 @@ from test_numbers import is_recorded, recorded, told
 
 import zoo
 from zoo._cli.main import COMMANDS, _parser, main
-from zoo.citations import bibtex
+from zoo.catalogue import bibtex
 from zoo.documentation import site
 from zoo.documentation.code_lines import code_lines, place_of
 from zoo.documentation.commands import command_pages
@@ -27,7 +27,8 @@ from zoo.documentation.models import FAMILIES, leaderboard_page, model_page, mod
 from zoo.documentation.notebooks import notebook_page
 from zoo.documentation.sources import Sources, find_sources
 from zoo.errors import ConfigError
-from zoo.registry import load_registry, pretrained_folder
+from zoo.leaderboard import bundled_folder
+from zoo.registry import load_registry
 
 ROOT = find_sources()
 FAMILY_PAGES = sorted(p for p in (ROOT / "docs" / "families").glob("*.md") if p.stem != "index")
@@ -91,7 +92,7 @@ def test_numbers_of_a_model_page_are_those_of_its_result(name: str) -> None:
     assert all(value in page for value in values), values
     assert not [n for n in told(page.split("::::")[0]) if not is_recorded(n, KNOWN)]
     assert f'zoo.load("{name}")' in page and f"zoo fit --model {name}" in page and bibtex(entry.paper) in page
-    assert (f"{name}-samples.png" in page) == (pretrained_folder(name) / "samples.png").is_file()
+    assert (f"{name}-samples.png" in page) == (bundled_folder() / name / "samples.png").is_file()
     assert ("## Licence" in page and "## Choices" in page) or not result.protocol.sampler
 
 

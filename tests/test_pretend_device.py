@@ -41,6 +41,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
 
 
 WAITS = {
+    "zoo.families.byte_pairs.BytePairs": "byte_pairs.py",  # strings are cut up by a library, on the CPU
     "zoo.families.energy_matching.EnergyMatching": "assignment.py",  # pairs are assigned by scipy, on the CPU
     "zoo.families.rectified_flow.RectifiedFlow": "noise.py",  # a pair's noise is of its own seed, alike on all devices
 }
@@ -55,7 +56,7 @@ def test_steps_and_their_gradients_stay_on_the_device_and_wait_for_nothing(name:
     x = torch.rand(SMALL, *model.shape, generator=torch.Generator().manual_seed(0))
     if model.levels is not None:
         x = (x * (model.levels - 1)).round() / (model.levels - 1)
-    labels = torch.arange(SMALL) % max(2, model.num_classes)
+    labels = warm.conditions(model, SMALL)
     send(model)
     model.turn = MethodType(_turn, model)  # type: ignore[method-assign]
     with pretend_device() as device:

@@ -499,8 +499,15 @@ def _transformer_flops(args: Mapping[str, Any]) -> float:
     """Maps of each position, and attention over all pairs of them: hidden ones are multiplied, too."""
     assert args["mask"] != "prefix", "the two passes of a prefix are not written down here"
     T, d, h = math.prod(args["shape"]), args["width"], args["hidden"] or 4 * args["width"]
-    block = T * (4 * d * d + 2 * d * h) + 2 * T * T * d
+    pairs = {"softmax": 2 * T * T * d, "linear": _linear_products(T, d, args["heads"])}
+    block = T * (4 * d * d + 2 * d * h) + pairs[args["mixer"]]
     return 6.0 * (args["depth"] * block + T * d * args["levels"])
+
+
+def _linear_products(T: int, d: int, heads: int, chunk: int = 64) -> float:
+    """All pairs within a chunk, twice; the sums, read and added to. Those of the first have no gradient, and what the
+    last one adds is not read."""
+    return T * (2 * chunk * d + 2 * d * d // heads) - chunk * d * d / heads
 
 
 def _wavenet_flops(args: Mapping[str, Any]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Hashable, Iterable
@@ -30,12 +29,14 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "maskgit", "maskgit_cond", "transformer_codes", "vq_vae2_prior", "vqgan_prior", "rq_transformer",
         "var", "var_cond", "infinity", "mar", "flowar",
         "var_tokenizer", "infinity_tokenizer", "ebm_drl",
-        "ebm_cond", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm")  # fmt: skip
+        "video_diffusion", "cosmos", "cosmos_prior", "transfusion", "v_jepa",
+        "ebm_cond", "energy_matching", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm",
+        "interpolant", "sn_gan_cond")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
 DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "dcgan", "nice", "realnvp",
-                 "ffjord", "autoencoder_kl", "vae", "score_sde")  # fmt: skip
+                 "ffjord", "autoencoder_kl", "vae", "vae_small", "score_sde", "fsq", "s_jko")  # fmt: skip
 """The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
 SLOW_SAMPLERS = ("pixelcnn_pp",)
@@ -82,6 +83,14 @@ def long(names: Iterable[str], dear: tuple[str, ...] = DEAR) -> list[Any]:
     return [pytest.param(n, marks=slow if n in dear or n.partition("-")[0] in dear else []) for n in names]
 
 
+def conditions(model: Any, n: int) -> torch.Tensor:
+    """Return what a batch of n tells a model: classes (n,), or texts (n, T) of different lengths."""
+    if not model.context:
+        return torch.arange(n) % max(2, model.num_classes)
+    place = torch.arange(*model.context)
+    return (place % len(model.alphabet)).masked_fill(place > torch.arange(n)[:, None] + 1, -1)
+
+
 def entry(name: str) -> dict[str, Any]:
     """Return a registry entry as the plain data that `zoo.training.fit.Run` takes."""
     whole = dataclasses.asdict(load_registry().resolve(name))
@@ -104,7 +113,8 @@ def train(
     run = fit.Run(entry(name), arguments, folder=folder, **options)
     run.ranks = ranks
     try:
-        with contextlib.nullcontext() if pictures else mock.patch.object(Pictures, "draw"):
+        few = mock.patch.dict(Pictures.__init__.__kwdefaults__, count=9)  # of each grid
+        with few if pictures else mock.patch.object(Pictures, "draw"):
             return str(run.start())
     except Stopped as stop:
         return f"stopped by {stop.signal_name} after {stop.step}"

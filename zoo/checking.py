@@ -196,7 +196,7 @@ def latents_of(model: Any, z: Any, what: str) -> Tensor:
     """
     z = _tensor(z, what, "latents")
     codes, shape = model.latent_values, model.latent_shape
-    if z.ndim < 1 or len(z) < 1 or (shape is not None and tuple(z.shape[1:]) != tuple(shape)):
+    if z.ndim < 1 or len(z) < 1 or (shape is not None and not model.fits_latent(z.shape[1:])):
         form = ", ".join(["B", *map(str, shape or ["..."])])
         raise DataError(f"{what} takes {'codes' if codes else 'latents'} of shape ({form}), got {tuple(z.shape)}")
     if codes:

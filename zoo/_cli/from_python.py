@@ -117,7 +117,8 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """Return what the command's own parser makes of the words."""
     parser = argparse.ArgumentParser(prog="zoo.fit", add_help=False, allow_abbrev=False, exit_on_error=False)
     command.add_arguments(parser)
-    args, args.rest = parser.parse_known_args(list(words))
+    args, rest = parser.parse_known_args(list(words))
+    args.rest = rest
     return args
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.citations import bibtex
+from zoo.catalogue import bibtex
 from zoo.errors import ModelFolderError, RunError
 from zoo.names import is_path
 from zoo.registry import Entry, load_registry, pretrained_folder

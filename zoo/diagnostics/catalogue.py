@@ -25,9 +25,11 @@ from zoo.abilities import (
     HasStraightness,
     HasStyles,
     Inverts,
+    PredictsPatches,
     RunsChains,
     Travels,
     Unmasks,
+    WritesCaptions,
     draws_images,
     in_batches,
     prior_of,
@@ -39,8 +41,16 @@ from zoo.abilities import (
     writes_sound,
 )
 from zoo.diagnostics.chains import chains, landscape, plot_chains, plot_landscape
+from zoo.diagnostics.clips import (
+    continuations,
+    drawn_strips,
+    plot_continuations,
+    reconstructed_strips,
+    written_captions,
+)
 from zoo.diagnostics.codes import codebook_usage, plot_usage, refinement
 from zoo.diagnostics.energies import energies, plot_energies
+from zoo.diagnostics.features import hidden_patches, nearest_examples
 from zoo.diagnostics.figures import sheet_of
 from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
 from zoo.diagnostics.latents import (
@@ -317,6 +327,41 @@ def training_of(run: str | None) -> Finding | None:
     return Finding({"steps": list(sheets)}, picture, frames, "The first samples of each step of the training")
 
 
+def _clips(subject: Subject) -> Finding:
+    return Finding(*drawn_strips(subject.model))
+
+
+def _continuations(subject: Subject) -> Finding:
+    found = continuations(subject.model, subject.x, subject.labels)
+    return Finding(found.summary(), plot_continuations(found))
+
+
+def _clip_reconstructions(subject: Subject) -> Finding:
+    return Finding(*reconstructed_strips(subject.model, subject.x[:500], subject.labels[:500]))
+
+
+def _captions(subject: Subject) -> Finding:
+    return Finding(*written_captions(subject.model, subject.x[:1000], subject.labels[:1000]))
+
+
+def _is_video(model: Any) -> bool:
+    return len(model.shape) == 4 and medium(model) == "video"
+
+
+def _neighbours(subject: Subject) -> Finding:
+    report = nearest_examples(subject.model, subject.x, subject.classes)
+    summary = {"same_class": report.same_class, "same_class_pixels": report.same_class_pixels,
+               "classes": report.labels.tolist()}  # fmt: skip
+    return Finding(summary, sheet_of(report.examples.flatten(0, 1), columns=report.examples.shape[1]))
+
+
+def _masks(subject: Subject) -> Finding:
+    report = hidden_patches(subject.model, subject.x)
+    return Finding(
+        {"explained": report.explained}, sheet_of(report.rows.flatten(0, 1), columns=report.rows.shape[1])
+    )  # fmt: skip
+
+
 def _decodes(model: Any) -> bool:
     return isinstance(model, Encodes) and len(model.shape) == 3
 
@@ -330,6 +375,20 @@ def _sounds(model: Any) -> bool:
 
 
 DIAGNOSTICS: dict[str, Diagnostic] = {
+    "clips": Diagnostic("Clips that were drawn, one a row", lambda m: m.generates and _is_video(m), _clips),
+    "continuations": Diagnostic(
+        "Test clips, and below what is drawn after the first half of their frames",
+        lambda m: m.generates and _is_video(m) and m.shape[1] > 1 and takes_option(m, "given"),
+        _continuations,
+    ),
+    "clip_reconstructions": Diagnostic(
+        "Test clips, and below what the codes keep of them",
+        lambda m: _is_video(m) and isinstance(m, HasCodes) and isinstance(m, Encodes),
+        _clip_reconstructions,
+    ),
+    "captions": Diagnostic(
+        "Test images, and the captions that are written of them", lambda m: isinstance(m, WritesCaptions), _captions
+    ),
     "trajectories": Diagnostic("From noise to data", lambda m: isinstance(m, Travels), _trajectories),
     "denoising": Diagnostic(
         "From noise to samples: the states, and below what is seen in them",
@@ -360,6 +419,16 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
         "Test images, and three principal components of their features as colours",
         lambda m: isinstance(m, HasFeatures) and medium(m) == "image",
         _feature_map,
+    ),
+    "neighbours": Diagnostic(
+        "Test images, and those nearest to each by their features",
+        lambda m: isinstance(m, HasFeatures) and medium(m) == "image",
+        _neighbours,
+    ),
+    "masks": Diagnostic(
+        "Test images; what is seen; what is asked for; and the patches that look like what is told of these places",
+        lambda m: isinstance(m, PredictsPatches) and medium(m) == "image" and len(m.token_grid or ()) == 2,
+        _masks,
     ),
     "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
     "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),

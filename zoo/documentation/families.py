@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zoo.documentation.models import family_grid
-from zoo.registry import Entry, pretrained_folder
+from zoo.leaderboard import bundled_folder
+from zoo.registry import Entry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +46,7 @@ def family_strip(entry: Entry, across: int = _ACROSS, scale: int = 1) -> Image |
 
     from zoo.images import read_png, sheet
 
-    path = pretrained_folder(entry.name) / "samples.png"
+    path = bundled_folder() / entry.name / "samples.png"
     if entry.dataset not in _SHAPES or not path.is_file():
         return None
     images = read_png(path, _SHAPES[entry.dataset])[:across]

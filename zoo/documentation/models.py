@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from zoo.citations import address, bibtex
+from zoo.catalogue import bibtex
 from zoo.documentation.markup import card_of, cell, details, fence, grid, orphan, table
-from zoo.leaderboard import home_table, model_table, tables
+from zoo.leaderboard import bundled_folder, home_table, model_table, tables
 from zoo.leaderboard.columns import COLUMNS
-from zoo.registry import Entry, pretrained_folder
+from zoo.leaderboard.readme import address
+from zoo.registry import Entry
 from zoo.results import Result
 
 __all__ = ["FAMILIES", "family_grid", "leaderboard_page", "linked", "model_page", "models_page", "small_sheet"]
@@ -28,6 +29,9 @@ FAMILIES = {
     "diffusion": "Diffusion and score models",
     "energy": "Energy-based models",
     "transport": "Transport and gradient flows",
+    "world": "Videos and world models",
+    "representation": "Representations",
+    "multimodal": "Texts and images together",
 }
 """Family of the registry -> what the site calls it, in the order in which they are shown."""
 
@@ -44,7 +48,7 @@ def model_page(entry: Entry, result: Result | None, options: Iterable[Any], part
         options: of the model (`zoo._cli.arguments.Option`), each with name, value and meaning.
         parts: option -> trained part that the model's class takes.
     """
-    folder = pretrained_folder(entry.name)
+    folder = bundled_folder() / entry.name
     sheet = [f"![samples of {entry.name}, seed 0, not chosen]({entry.name}-samples.png)", ""]
     family = f"[{FAMILIES.get(entry.family, entry.family)}](../families/{entry.family}.md)"
     lines = [*orphan(), f"# {entry.name}", "", f"[Models](index.md) / {family}", ""]
@@ -173,7 +177,7 @@ def family_grid(entries: Iterable[Entry], folder: str) -> list[str]:
     """Return a grid of cards of models, those with samples by their picture; ``folder`` leads to the models' pages."""
     with_samples, others = [], []
     for entry in entries:
-        has = (pretrained_folder(entry.name) / "samples.png").is_file()
+        has = (bundled_folder() / entry.name / "samples.png").is_file()
         (with_samples if has else others).append(entry)
     cards = [(e.name, f"{folder}{e.name}", f"{folder}{e.name}-small.png", e.summary) for e in with_samples]
     lines = grid(cards) if cards else []

@@ -22,7 +22,8 @@ from zoo.documentation.models import FAMILIES, leaderboard_page, model_page, mod
 from zoo.documentation.notebooks import notebook_page
 from zoo.documentation.sources import Sources, find_sources
 from zoo.errors import ConfigError
-from zoo.registry import Entry, load_registry, pretrained_folder
+from zoo.leaderboard import bundled_folder
+from zoo.registry import Entry, load_registry
 from zoo.results import Result
 
 __all__ = ["build_site", "site_folder", "stale"]
@@ -110,7 +111,7 @@ def write_pages(folder: Path) -> list[str]:
 
 def _results() -> dict[str, Result]:
     """Return name -> result of the bundled weights, on the test split of their own data."""
-    from zoo.leaderboard import bundled_folder, collect
+    from zoo.leaderboard import collect
 
     known, _ = collect([bundled_folder()] if bundled_folder().is_dir() else [])
     return {r.identity.name: r for r in known if r.data.split == "test" and not r.protocol.quick}
@@ -128,7 +129,7 @@ def _generated(registry: Mapping[str, Entry], results: Mapping[str, Result]) -> 
         parts = declared(entry.model["class_path"], tuple(entry.allow))
         texts[f"models/{name}.md"] = model_page(entry, results.get(name), options_of(entry)["model"], parts)
         for kind in ("samples", "diagnostics"):
-            path = pretrained_folder(name) / f"{kind}.png"
+            path = bundled_folder() / name / f"{kind}.png"
             if path.is_file():
                 pictures[f"models/{name}-{kind}.png"] = path.read_bytes()
                 if kind == "samples":
@@ -160,7 +161,7 @@ def _run_sphinx(pages: Path, made: Path, work: Path) -> list[str]:
 
 def _write_leaderboard(folder: Path) -> None:
     """Write the page of the leaderboard that can be sorted."""
-    from zoo.leaderboard import bundled_folder, find, pins_of, tables, write_site
+    from zoo.leaderboard import find, pins_of, tables, write_site
 
     registry = load_registry()
     found, left_out = find([bundled_folder()], pins_of(registry))
@@ -188,6 +189,7 @@ def settings(extra: Path) -> dict[str, Any]:
         "html_theme": "furo", "html_title": f"generative-zoo {__version__}", "html_math_renderer": "mathml",
         "html_static_path": [str(Path(__file__).resolve().parent / "assets")], "html_css_files": ["site.css"],
         "html_extra_path": [str(extra)], "html_copy_source": False, "html_show_sourcelink": False,
-        "html_show_sphinx": False, "html_show_search_summary": False, "html_last_updated_fmt": None, "html_use_index": True, "html_domain_indices": False,
+        "html_show_sphinx": False, "html_show_search_summary": False, "html_last_updated_fmt": None,
+        "html_use_index": True, "html_domain_indices": False,
         "copybutton_prompt_text": "$ ",
     }  # fmt: skip

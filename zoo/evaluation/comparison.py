@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ResultError
+from zoo.evaluation.captions import Describes, classes_asked, prompt_exact
 from zoo.evaluation.views import VIEWS, fitted_view
 from zoo.metrics import fidelity as compare
+from zoo.metrics.clips import DigitClips, frame_consistency
 from zoo.metrics.distribution import ESTIMATORS, Estimate, accuracy, class_shares, frechet, packed, unpacked
 from zoo.metrics.efficientnet_lite import lite0_weights
 from zoo.metrics.extractors import Digits, Extractor, as_extractor, inception_weights
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DIGITS", "Reference", "choose"]
 
-DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold")
+DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold", "mnist_captions")
 """Data sets that the digit classifier is a sensible extractor for."""
+
+CLIPS = ("moving_digits",)
+"""The same of clips, frame by frame."""
 
 _FLOOR_SEED = 0
 
@@ -45,6 +50,8 @@ def choose(asked: Any, data: TensorData) -> Extractor | None:
     if asked is None:
         if data.name in DIGITS:
             return Digits()
+        if data.name in CLIPS:
+            return DigitClips()
         if len(data.shape) != 3 or data.shape[0] != 3:
             return None
         if inception_weights().is_file():
@@ -97,15 +104,24 @@ class Reference:
             )
 
     def compare(self, x: Tensor, asked: Tensor | None) -> dict[str, Estimate]:
-        """Return the metrics of samples (N, *shape); ``asked`` are the labels that conditional ones were drawn for."""
+        """Return the metrics of samples (N, *shape); conditional ones were drawn for ``asked``, classes or texts."""
         drawn = self._extract(x, "sample features")
         found = self._fidelity(drawn)
         found |= self._copying(drawn["features"])
-        if isinstance(self.extractor, Digits):
-            found |= class_shares(drawn["logits"])
-            if asked is not None:
-                found["accuracy"] = accuracy(drawn["logits"], asked)
+        found |= self._of_digits(drawn)
+        classes = classes_asked(self.data, asked)
+        if isinstance(self.extractor, Digits) and classes is not None:
+            found["accuracy"] = accuracy(drawn["logits"], classes)
+            if asked.ndim == 2 and isinstance(self.data, Describes):
+                found["prompt_exact"] = prompt_exact(self.data, x, drawn["logits"].argmax(1), asked)
         return found
+
+    def _of_digits(self, drawn: dict[str, Tensor]) -> dict[str, Estimate]:
+        """Return what the digit classifier says of the classes of pictures, and of the frames of clips."""
+        if not isinstance(self.extractor, Digits):
+            return {}
+        moving = {"frame_consistency": frame_consistency(drawn["frames"])} if "frames" in drawn else {}
+        return class_shares(drawn["logits"]) | moving
 
     @property
     def frechet_name(self) -> str:
@@ -165,9 +181,7 @@ class Reference:
 
         def compute() -> dict[str, Tensor]:
             drawn = self._extract(self.data.to_float(x), "floor features")
-            found = self._fidelity(drawn)
-            if isinstance(self.extractor, Digits):
-                found |= class_shares(drawn["logits"])
+            found = self._fidelity(drawn) | self._of_digits(drawn)
             return {name: packed(m) for name, m in found.items()}
 
         found = {**self._cached("floor", key, compute), **self._unseen_copying()}

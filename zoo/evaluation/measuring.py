@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zoo import results
-from zoo.abilities import HasControls, HasEnergy, HasFeatures, has_likelihood, is_conditional
+from zoo.abilities import HasControls, HasEnergy, HasFeatures, WritesCaptions, has_likelihood, is_conditional
 from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError, check_choice
+from zoo.evaluation.captions import CAPTIONED, caption_metrics
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
+from zoo.evaluation.clips import PREDICTED, frames_given, prediction_metrics, predicts
 from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
@@ -153,12 +155,17 @@ def measure(
     if isinstance(model, HasEnergy):
         against = {"other": other.name, "other_digest": other.digest(split)} if other is not None else {}
         constants |= {"energies": {"examples": len(stored), **against}}
+    constants |= _both_ways(model, len(data.split(split)[0][:asked_limit]))
     constants |= {"sinkhorn": cloud_protocol(drawn, len(data.split(split)[0]))} if cloud else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
     def examples(start: int, stop: int) -> tuple[Tensor, Tensor]:
         return data.to_float(stored[start:stop], model.dtype), labels[start:stop]
+
+    def whole(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        x, conditions = data.split(split)
+        return data.to_float(x[start:stop], model.dtype), conditions[start:stop]
 
     training = model.training
     model.eval()
@@ -185,6 +192,10 @@ def measure(
             found |= _energies(task, plan, store, len(stored), numbers, beside)
         if cloud:
             found |= _clouds(task, plan, store, data.to_float(data.split(split)[0][:drawn], model.dtype), numbers)
+        if "prediction" in constants:
+            found |= prediction_metrics(model, whole, constants["prediction"]["clips"], seed)
+        if "captions" in constants:
+            found |= caption_metrics(model, whole, constants["captions"]["examples"])
         if features is not None:
             found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}
@@ -214,6 +225,16 @@ def measure(
         results.write(result, out)
     store.clear()
     return result
+
+
+def _both_ways(model: GenerativeModel, examples: int) -> dict[str, Any]:
+    """Return what the numbers of continued clips and of written captions depend on."""
+    found: dict[str, Any] = {}
+    if predicts(model):
+        found["prediction"] = {"clips": min(PREDICTED, examples), "frames_given": frames_given(model)}
+    if isinstance(model, WritesCaptions):
+        found["captions"] = {"examples": min(CAPTIONED, examples)}
+    return found
 
 
 # -- the plan ---------------------------------------------------------------------------------------------------------
@@ -247,7 +268,8 @@ def _reference(
                 stacklevel=3,
             )
         return None
-    reference = Reference(data, extractor, bar, _FEW if quick else None, split)
+    few = quick or len(data.shape) == 4  # all training clips at once are larger than memory
+    reference = Reference(data, extractor, bar, _FEW if few else None, split)
     reference.check(samples)
     return reference
 
@@ -329,7 +351,7 @@ def _samples(
         if reference is not None:
             asked = content.get("asked")
             x = _drawn(task, content)
-            runs.append(reference.compare(x, asked if asked is not None and asked.ndim == 1 else None))
+            runs.append(reference.compare(x, asked))
             runs[-1] |= dict(view.distance(x) for view in views)
     metrics = {name: _over_seeds([run[name] for run in runs], independent=True) for name in (runs[0] if runs else ())}
     return metrics, {"samples_per_second": drawn / seconds, "latency_seconds": _latency(task, seeds[0])}

@@ -28,7 +28,7 @@ from zoo.sampling import Labels, interruptible_loop, interruption_point
 
 __all__ = ["AutoregressiveModel", "scores"]
 
-_FORMS = {1: "(T,)", 3: "(C, H, W)"}
+_FORMS = {1: "(T,)", 3: "(C, H, W)", 4: "(C, T, H, W)"}
 
 
 def scores(logits: Tensor, values: Tensor) -> Tensor:
@@ -125,15 +125,16 @@ class AutoregressiveModel(LikelihoodModel):
         return values
 
     def to_sequence(self, x: Tensor) -> Tensor:
-        """Arrange examples (B, *shape) as sequences (B, T): images pixel by pixel, the colours of one side by side."""
-        return x if len(self.shape) == 1 else x.permute(0, 2, 3, 1).flatten(1)
+        """Arrange examples (B, *shape) as sequences (B, N): images pixel by pixel, the colours of one side by side, and
+        videos frame by frame."""
+        return x if len(self.shape) == 1 else x.movedim(1, -1).flatten(1)
 
     def from_sequence(self, x: Tensor) -> Tensor:
-        """Turn sequences (B, T) back into examples (B, *shape)."""
+        """Turn sequences (B, N) back into examples (B, *shape)."""
         if len(self.shape) == 1:
             return x
-        C, H, W = self.shape
-        return x.unflatten(1, (H, W, C)).permute(0, 3, 1, 2)  # (B, C, H, W)
+        C, *sides = self.shape
+        return x.unflatten(1, (*sides, C)).movedim(-1, 1)  # (B, C, H, W)
 
     # -- likelihood ---------------------------------------------------------------------------------------------------
 

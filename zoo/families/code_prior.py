@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import DrawsCodes, FitsCodes, ReadsCodes, Tokenises, has_likelihood
+from zoo.abilities import DrawsCodes, DrawsValues, FitsCodes, ReadsCodes, Tokenises, has_likelihood
 from zoo.errors import ConfigError
 from zoo.families.second_stage import SecondStage
 from zoo.maths.completion import covered, known_values
@@ -199,6 +199,9 @@ class CodePrior(SecondStage, LikelihoodModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {**super().option_words(), "codes": ("prior", "uniform"), "observe": ("mean", "sample")}
+
     def draw(
         self,
         n: int,
@@ -234,9 +237,11 @@ class CodePrior(SecondStage, LikelihoodModel):
     def option_parameters(self) -> dict[str, inspect.Parameter]:
         """Return those of a second stage; and ``given`` and ``known`` examples where the prior completes codes.
 
-        What is known of an example stays as it is. Those codes are known of which all pixels are, see `known_codes`.
+        What is known of an example stays as it is. Those codes are known of which all pixels are, see `known_codes`. A
+        prior that draws code after code continues the codes of clips, which are in the order of time.
         """
-        of_prior = self.prior.option_parameters() if getattr(self.prior, "completes", False) else {}
+        in_time = len(self.grid) == 4 and isinstance(self.prior, DrawsValues)
+        of_prior = self.prior.option_parameters() if in_time or getattr(self.prior, "completes", False) else {}
         completing = {name: of_prior[name] for name in ("given", "known") if name in of_prior}
         return {**super().option_parameters(), **completing}
 
@@ -246,9 +251,9 @@ class CodePrior(SecondStage, LikelihoodModel):
         Raises:
             ConfigError: codes that have no place in the example.
         """
-        G, h, w = self.grid
         if hasattr(self.autoencoder, "known_codes"):
             return self.autoencoder.known_codes(mask)
+        G, h, w = self.grid
         if mask.ndim != 4 or (h == 1 and w > 1):
             raise ConfigError(
                 f"codes of shape {tuple(self.grid)} have no place in an image, so none is known of a part"

@@ -269,7 +269,8 @@ class DiscreteAutoencoder(LikelihoodModel):
         ``k`` and ``seed`` have no effect: the codes are a function of x.
         """
         self.given_labels(len(x), labels)
-        return self.log_likelihood(x, self.codes(x)) - math.prod(self.grid) * math.log(self.codebook_size)
+        codes = self.codes(x)
+        return self.log_likelihood(x, codes) - codes[0].numel() * math.log(self.codebook_size)
 
     def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return log p(x | codes) in nats: (B, *shape) in data range, int64 (B, *grid) -> (B,)."""
@@ -279,6 +280,9 @@ class DiscreteAutoencoder(LikelihoodModel):
         return "elbo"
 
     # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"observe": ("mean", "sample")}
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, *, observe: str = "mean") -> Tensor:
         """Decode codes that are drawn uniformly, each by itself, for want of a prior.

@@ -42,7 +42,8 @@ class Transformer(SequenceModel):
     position 0. A sliding window with rotary positions has no such end. A class adds a learnt vector at every position.
 
     Args:
-        shape: (T,) of a sequence, or (C, H, W) of an image, read pixel by pixel.
+        shape: (T,) of a sequence, (C, H, W) of an image, read pixel by pixel, or (C, T, H, W) of a video, read frame
+            by frame.
         levels: L, values of a pixel or characters.
         width: d, of the stream.
         depth: blocks.
@@ -64,6 +65,7 @@ class Transformer(SequenceModel):
         ConfigError: numbers that do not fit together.
     """
 
+    dimensions: ClassVar[tuple[int, ...]] = (1, 3, 4)
     sized: ClassVar[Mapping[str, str]] = {"width": "width", "heads": "width", "hidden": "width", "depth": "depth"}
 
     def __init__(

@@ -41,7 +41,7 @@ class VQVAE(DiscreteAutoencoder):
         quantiser: between the two: `VectorQuantiser`, `FSQ`, `ResidualQuantiser`, `LFQ`, `BSQ`, or another of
             `zoo.nets`.
         shape: of an example.
-        grid: (h, w), positions of the codes.
+        grid: (h, w), positions of the codes; (t, h, w) of clips.
         likelihood: ``bernoulli`` (data 0 or 1) or ``discretized_logistic`` (8-bit data).
 
     The other arguments are those of `zoo.families.discrete.DiscreteAutoencoder`.
@@ -60,8 +60,10 @@ class VQVAE(DiscreteAutoencoder):
         likelihood: str = "discretized_logistic",
         **kwargs: Any,
     ) -> None:
-        if len(grid) != 2 or min(grid) < 1:
-            raise ConfigError(f"grid must be two positive numbers (h, w), got {tuple(grid)}")
+        if len(grid) not in (2, len(shape) - 1) or min(grid) < 1:
+            raise ConfigError(
+                f"grid must be two positive numbers (h, w), or three (t, h, w) of clips, got {tuple(grid)}"
+            )
         codes = (quantiser.groups, *grid)
         super().__init__(shape, codes, quantiser.size, likelihood, **kwargs)
         self.encoder, self.decoder, self.quantiser = encoder, decoder, quantiser

@@ -123,14 +123,21 @@ def gives_of(model: GenerativeModel) -> str:
 
 
 def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
-    """Return samples as files: a sheet of 64 images, or of 8 clips, two pages of text, or eight recordings with their
-    spectrogram; nothing of what draws none, or draws for texts that only its data know."""
+    """Return samples as files: a sheet of 64 images, a moving one of 16 clips (a PNG that browsers play), two pages of
+    text, or eight recordings with their spectrogram; of what writes captions 36 images and theirs. Nothing of what
+    draws none, or draws for texts that only its data know."""
+    from zoo.abilities import WritesCaptions
     from zoo.media import medium, samples_of
 
     kind = medium(model)
+    if kind == "image" and isinstance(model, WritesCaptions):
+        texts, drawn = model.joint(36, seed=0)
+        return {f"samples{end}": content for end, content in samples_of(model, drawn, captions=texts).items()}
+    if kind == "video" and model.generates and not model.context:
+        return {"samples.png": samples_of(model, model.sample(16, seed=0), ending=".apng")[".apng"]}
     if kind == "points" or not model.generates or model.context:
         return {}
-    number, options = {"text": (2, {"length": 1500}), "audio": (8, {}), "video": (8, {})}.get(kind, (64, {}))
+    number, options = {"text": (2, {"length": 1500}), "audio": (8, {})}.get(kind, (64, {}))
     drawn = model.sample(number, seed=0, **options)
     return {f"samples{ending}": content for ending, content in samples_of(model, drawn, ending=".png").items()}
 

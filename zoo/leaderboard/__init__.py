@@ -17,7 +17,7 @@ from zoo.leaderboard.frame import leaderboard
 from zoo.leaderboard.page import site, write_site
 from zoo.leaderboard.published import published_table
 from zoo.leaderboard.readme import best_table, home_table, model_table, rewrite
-from zoo.leaderboard.render import to_json, to_markdown, to_text
+from zoo.leaderboard.render import to_csv, to_json, to_markdown, to_text
 from zoo.leaderboard.table import TRACKS, Table, tables
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "rewrite",
     "site",
     "tables",
+    "to_csv",
     "to_json",
     "to_markdown",
     "to_text",

@@ -19,7 +19,7 @@ class Column:
     Attributes:
         best: ``low`` or ``high``, the direction in which rows are sorted.
         part: which protocol its numbers depend on: ``samples``, ``plain``, ``views``, ``likelihood``, ``features``,
-            ``energies``, ``speed`` or none.
+            ``energies``, ``prediction``, ``captions``, ``speed`` or none.
         narrow: shown where width is short.
         note: what it is, in a sentence.
     """
@@ -94,6 +94,39 @@ _ALL = (
         note="Fréchet distance between the first principal components of pixels.",
     ),
     Column(
+        "frechet_clips", "Fréchet, clips", _metric("frechet_clips"), "{:.2f}", "low", "samples",
+        note="Fréchet distance between the digit classifier's features of clips, mean and deviation over their frames; "
+        "it is not the FVD of papers.",
+    ),
+    Column(
+        "frame_consistency", "consistency", _metric("frame_consistency"), "{:.3f}", "high", "samples",
+        note="Share of neighbouring frames of a clip that the classifier takes for the same digit.",
+    ),
+    Column(
+        "prediction_error", "prediction", _metric("prediction_error"), "{:.4f}", "low", "prediction",
+        note="Mean squared error a pixel of the later half of test clips, drawn given the first half.",
+    ),
+    Column(
+        "prediction_error_copy", "copying", _metric("prediction_error_copy"), "{:.4f}", "low", "prediction", False,
+        note="The same of the last given frame, copied: what a prediction has to beat.",
+    ),
+    Column(
+        "prompt_exact", "as asked", _metric("prompt_exact"), "{:.3f}", "high", "samples", False,
+        note="Share of samples of which the data would say the very words that they were drawn for.",
+    ),
+    Column(
+        "caption_exact", "captions", _metric("caption_exact"), "{:.3f}", "high", "captions",
+        note="Share of test images that the model gives their own caption, letter by letter.",
+    ),
+    Column(
+        "caption_nats", "-log p(text | image)", _metric("caption_nats"), "{:.2f}", "low", "captions", False,
+        note="Negative log-likelihood of a test caption given its image, exact, in nats.",
+    ),
+    Column(
+        "text_nats", "-log p(text)", _metric("text_nats"), "{:.2f}", "low", "captions", False,
+        note="Negative log-likelihood of a test caption, exact, in nats.",
+    ),
+    Column(
         "kid", "KID", _metric("kid"), "{:.4f}", "low", "samples",
         note="Kernel distance (unbiased squared MMD) between the same features; may fall below 0.",
     ),
@@ -154,6 +187,10 @@ _ALL = (
         note="Accuracy of the majority of the 20 training examples whose features are nearest by cosine.",
     ),
     Column(
+        "motion_accuracy", "motion", _metric("motion_accuracy"), "{:.3f}", "high", "features",
+        note="Accuracy of a linear probe of the direction in which a clip's digit sets out, one of eight.",
+    ),
+    Column(
         "effective_rank", "rank", _metric("effective_rank"), "{:.1f}", "high", "features", False,
         note="Exponential of the entropy of the features' singular values; 1 after collapse.",
     ),
@@ -189,7 +226,7 @@ _ALL = (
     ),
 )  # fmt: skip
 COLUMNS = {c.key: c for c in _ALL}
-DISTANCES = ("fid", "frechet_lite0", "kid", "fid_plain")
+DISTANCES = ("fid", "frechet_lite0", "frechet_clips", "kid", "fid_plain")
 """Columns whose numbers say how their samples were drawn, and how far other seeds move them."""
 ALIASES = {
     "bits_per_dim": "likelihood", "nats": "likelihood", "is": "inception_score", "model": "name",

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.citations import address
 from zoo.errors import ResultError
 from zoo.leaderboard.columns import COLUMNS, likelihood, mark_of
 from zoo.leaderboard.render import to_markdown
@@ -19,9 +18,9 @@ from zoo.results import Result
 if TYPE_CHECKING:
     from zoo.registry import Entry
 
-__all__ = ["BLOCKS", "best_table", "block", "home_table", "measured", "model_table", "rewrite"]
+__all__ = ["BLOCKS", "address", "best_table", "block", "home_table", "measured", "model_table", "rewrite"]
 
-BLOCKS = ("models", "home", "best", "published")
+BLOCKS = ("models", "home", "best", "published", "representations")
 """Generated blocks: between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
 
 _HEAD = ("name", "family", "paper", "data", "-log p", "FID (floor)", "parameters", "TFLOP", "weights")
@@ -67,6 +66,11 @@ def _paper(paper: Mapping[str, Any]) -> str:
     return f"[{text}]({url})" if url else text
 
 
+def address(paper: Mapping[str, Any]) -> str:
+    """Return where a paper of the registry is, or an empty text."""
+    return f"https://arxiv.org/abs/{paper['arxiv']}" if paper.get("arxiv") else str(paper.get("url") or "")
+
+
 def _likelihood(result: Result) -> str:
     found = likelihood(result)
     if found is None:
@@ -83,7 +87,10 @@ def measured(result: Result) -> str:
     )
 
 
-_DISTANCES = {"fid": ("", "{:.2f}"), "frechet_lite0": ("Fréchet, lite0 ", "{:.2f}"), "kid": ("KID ", "{:.4f}")}
+_DISTANCES = {
+    "fid": ("", "{:.2f}"), "frechet_lite0": ("Fréchet, lite0 ", "{:.2f}"),
+    "frechet_clips": ("Fréchet, clips ", "{:.2f}"), "kid": ("KID ", "{:.4f}"),
+}  # fmt: skip
 """Metric -> what stands before its number, and its format; the first that a result has is shown."""
 
 

@@ -126,7 +126,9 @@ def _check(what: str, asked: str | None, known: set[str]) -> None:
 def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | None) -> Table:
     columns = tuple(c for c in COLUMNS.values() if any(c.value(r) is not None for r in results))
     has = {name for r in results for name in r.metrics}
-    usual = next((n for n in ("fid", "frechet_lite0", "kid", "probe_accuracy") if n in has), "likelihood")
+    usual = next(
+        (n for n in ("fid", "frechet_lite0", "frechet_clips", "kid", "probe_accuracy") if n in has), "likelihood"
+    )
     usual = "likelihood" if usual == "probe_accuracy" and any(likelihood(r) for r in results) else usual
     by = COLUMNS[sort or usual]
     quality = by.key if by.part in ("samples", "likelihood", "features") else usual
@@ -159,7 +161,10 @@ def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | N
     return Table(dataset, of_track, by.key, quality, columns, rows, floor, common, notes, how)
 
 
-_PARTS = ("samples", "plain", "views", "likelihood", "features", "energies", "speed")
+_OWN = ("features", "energies", "prediction", "captions")
+"""Parts whose protocol is an entry of the estimators."""
+
+_PARTS = ("samples", "plain", "views", "likelihood", *_OWN, "speed")
 """What the numbers of a row depend on, each with a protocol of its own."""
 
 _AXES = {"speed": "samples_per_second", "compute": "training_tflop"}
@@ -199,7 +204,7 @@ def _protocol(part: str, result: Result) -> dict[str, Any]:
         own = p.estimators.get(part)
         found = {**data, **{n: asdict(p)[n] for n in ("samples", "reference", "conditional")}} if own else {}
         return found | (dict(own) if own and part == "views" else {})
-    if part in ("features", "energies"):
+    if part in _OWN:
         own = p.estimators.get(part)
         return {**data, **own, "conditional": p.conditional} if own else {}
     if part == "samples" and p.samples is not None:
@@ -210,9 +215,7 @@ def _protocol(part: str, result: Result) -> dict[str, Any]:
         return {}
     found = data | {n: asdict(p)[n] for n in names}
     if part == "samples":  # the constants of other numbers are no part of it
-        found["estimators"] = {
-            k: v for k, v in p.estimators.items() if k not in ("features", "energies", "views", "plain")
-        }
+        found["estimators"] = {k: v for k, v in p.estimators.items() if k not in (*_OWN, "views", "plain")}
     return found
 
 

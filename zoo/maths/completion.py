@@ -19,11 +19,12 @@ def known_values(
     """Return what is given of n examples, (n, *shape), 0 where it is not, and where it is, bool of that shape.
 
     Args:
-        shape: of an example, (C, H, W) or (T,); of a sequence any number m of values may be given.
+        shape: of an example, (C, H, W), (C, T, H, W) or (T,); of a sequence any number m of values may be given.
         n: number of examples.
         given: partly known examples, *shape or (n, *shape), NaN where a value is unknown.
-        known: what of ``given`` is kept, beside NaN: a number of rows of an image from the top, or of values of a
-            sequence from the beginning; or a mask that broadcasts to the shape of ``given``. A sequence needs none.
+        known: what of ``given`` is kept, beside NaN: a number of rows of an image from the top, or of frames of a
+            video or values of a sequence from the beginning; or a mask that broadcasts to the shape of ``given``. A
+            sequence needs none.
         device: of what is returned.
 
     Returns:
@@ -40,7 +41,7 @@ def known_values(
     )
     if given is None:
         raise ConfigError(both)
-    given, image = torch.as_tensor(given, device=device), len(shape) == 3
+    given, image = torch.as_tensor(given, device=device), len(shape) > 1
     own = tuple(shape) if image else given.shape[-1:]
     if given.shape not in (own, (1, *own), (n, *own)) or given.ndim == 0:
         expected = (own, (n, *own)) if image else ("(m,)", f"({n}, m)")
@@ -48,10 +49,10 @@ def known_values(
     given = given.expand(n, *own)
     mask = ~given.isnan()
     if isinstance(known, int):
-        rows, unit = (own[1], "rows") if image else (own[0], "values")
+        rows, unit = (own[1], "rows" if len(own) == 3 else "frames") if image else (own[0], "values")
         if not 0 <= known <= rows:
             raise ConfigError(f"known must be between 0 and {rows} {unit}, got {known}")
-        mask = mask & (torch.arange(rows, device=device) < known).view(-1, *[1] * image)
+        mask = mask & (torch.arange(rows, device=device) < known).view(-1, *[1] * max(0, len(own) - 2))
     elif known is not None:
         try:
             mask = mask & torch.as_tensor(known, device=device).bool().expand(mask.shape)

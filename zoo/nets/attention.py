@@ -89,17 +89,19 @@ class AttentionBlock(nn.Module):
         keep: Callable[[Tensor], None] | None = None,
         causal: bool = True,
         places: Tensor | None = None,
+        past: Tensor | None = None,
     ) -> Tensor:
         """Evaluate all positions, or some.
 
         Args:
             x: (B, T, d).
-            mask: bool (T, T), or None for what ``causal`` says.
-            tables: of rotary positions.
+            mask: bool (T, T) or (B, 1, T, T), or None for what ``causal`` says; with a past (.., T, T' + T).
+            tables: of rotary positions, (T, D) or (B, 1, T, D) each.
             drop: applied to what is added to the stream.
             keep: told keys and values (2, B, H, T, D).
             causal: without a mask, whether a position sees those up to itself, or all.
             places: int64 (m,): return these positions alone, (B, m, d), each of which sees all.
+            past: what ``keep`` was told of T' earlier positions, (2, B, H, T', D), which stand before x.
         """
         if places is not None:
             return self._at(x, places)
@@ -109,7 +111,8 @@ class AttentionBlock(nn.Module):
             qk = rotate(qk, tables)
         if keep is not None:
             keep(torch.stack([qk[1], v]))
-        y = F.scaled_dot_product_attention(qk[0], qk[1], v, attn_mask=mask, is_causal=causal and mask is None)
+        k, v = (qk[1], v) if past is None else torch.cat([past, torch.stack([qk[1], v])], 3)
+        y = F.scaled_dot_product_attention(qk[0], k, v, attn_mask=mask, is_causal=causal and mask is None)
         y = self.out(y.transpose(1, 2).flatten(2))  # (B, T, d)
         x = x + (y if drop is None else drop(y))
         y = self.down(F.gelu(self.up(self.norm2(x))))
