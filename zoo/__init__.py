@@ -21,7 +21,7 @@ _PUBLIC = {
     "evaluate": "zoo.api",
     "evaluate_features": "zoo.api",
     "fit": "zoo._cli.from_python",
-    "leaderboard": "zoo.leaderboard",
+    "leaderboard": "zoo.leaderboard.frame",
     "restore": "zoo.api",
     "transforms": "zoo.api",
     "tune": "zoo.tuning",
@@ -70,9 +70,9 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     module = importlib.import_module(_PUBLIC[name])
-    value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)  # a package that can be called
-    globals()[name] = value
-    return value
+    if name not in globals():  # `leaderboard` is: importing the module binds its package here, which can be called
+        globals()[name] = getattr(module, name)
+    return globals()[name]
 
 
 def __dir__() -> Any:

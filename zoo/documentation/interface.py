@@ -66,9 +66,8 @@ def _public_page() -> str:
 
 
 def _home(name: str) -> str:
-    """Return where a public name is defined; a package that can be called has its function in a module of its own."""
-    module = zoo._PUBLIC[name]
-    return f"{module}.frame.{name}" if module == f"zoo.{name}" else f"{module}.{name}"
+    """Return where a public name is defined."""
+    return f"{zoo._PUBLIC[name]}.{name}"
 
 
 def _page(title: str, about: str, modules: Iterable[str]) -> str:
