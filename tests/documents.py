@@ -132,6 +132,7 @@ _SHORT = {
     "sample": ["-n", "2", "--force"],
     "evaluate": ["--quick", "--samples", "64", "--limit", "8"],
     "diagnose": ["--examples", "200"],
+    "features": ["--quick", "--limit", "50"],
     "push": ["--dry_run"],
     "tune": ["--samples", "64", "--seeds", "1"],
 }

@@ -19,6 +19,7 @@ _PUBLIC = {
     "push": "zoo.hub",
     "diagnose": "zoo.api",
     "evaluate": "zoo.api",
+    "evaluate_features": "zoo.api",
     "fit": "zoo._cli.from_python",
     "restore": "zoo.api",
     "transforms": "zoo.api",
@@ -36,6 +37,7 @@ __all__ = [
     "create",
     "diagnose",
     "evaluate",
+    "evaluate_features",
     "fit",
     "info",
     "list",
@@ -49,7 +51,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from zoo._cli.from_python import fit
-    from zoo.api import diagnose, evaluate, restore, transforms
+    from zoo.api import diagnose, evaluate, evaluate_features, restore, transforms
     from zoo.catalogue import info, list
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from zoo.diagnostics import Diagnosis
     from zoo.model import GenerativeModel
     from zoo.registry import Entry
+    from zoo.representations import Representation
     from zoo.results import Result
 
 __all__ = [
     "diagnose",
     "evaluate",
+    "evaluate_features",
     "restore",
     "second_stage",
     "start_from",
@@ -133,6 +135,51 @@ def evaluate(
              "batch_size": batch_size, "limit": limit, "split": split if split != "test" else None},
         ), out=out, work=work, progress=progress,
     )  # fmt: skip
+
+
+def evaluate_features(
+    model: GenerativeModel | str | Path,
+    data: TensorData | str | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    quick: bool = False,
+    device: str | None = None,
+    out: str | Path | None = None,
+) -> Representation:
+    """Measure the features of a model of any family: ``zoo.evaluate_features("vae-mnist")``.
+
+    A linear probe, 20 neighbours by cosine, a probe on one label in a hundred, the effective rank and the spread; the
+    same of the model before training, and of the pixels themselves.
+
+    Args:
+        model: an object, or what `zoo.load` takes: a name, an address on the Hub, a folder.
+        data: a data module with classes, or the name of a data set; by default what the model was trained on.
+        split: ``test``, or ``validation``, on which choices are made.
+        limit: take only the first so many examples of the split.
+        quick: take 5,000 training and 1,000 test examples, and mark the result so.
+        device: where a model that is given by name goes; an object stays where it is.
+        out: JSON file to write the result into, beside those of other models that it holds.
+
+    Raises:
+        ZooError: what `zoo.load` and `zoo.evaluation.measure_features` raise, or a model whose data are not known.
+    """
+    from zoo import representations
+    from zoo.evaluation import measure_features
+
+    asked = str(model) if isinstance(model, (str, Path)) else None
+    built, spec, _ = _load(model, device) if asked is not None else (model, None, {})
+    module = _data(data, spec, _entry(built.source.name), asked or type(built).__name__)
+    name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
+    words = [f"zoo features {name}", f"--data {data}" if isinstance(data, str) else "", "--quick" if quick else ""]
+    words += [f"--split {split}" if split != "test" else "", f"--limit {limit}" if limit is not None else ""]
+    row = measure_features(
+        built, module, name=name, weights_sha256=weights_digest(built), split=split, limit=limit, quick=quick,
+        command=" ".join(word for word in words if word) if name is not None else "",
+    )  # fmt: skip
+    if out is not None:
+        representations.write(out, [row])
+    return row
 
 
 def restore(
@@ -260,7 +307,7 @@ def transforms(model: GenerativeModel | str | Path, *, resize: str = "crop", bac
     else:  # what the model says of its examples
         described = model if parsed is None else _load(str(model), None)[0]
         name, levels = type(described).__name__, described.levels
-    alphabet = getattr(described, "alphabet", None) if len(described.shape) == 1 else None
+    alphabet = described.alphabet if len(described.shape) == 1 else None
     return ModelInput(name, described.shape, levels, alphabet, resize=resize, background=background)
 
 

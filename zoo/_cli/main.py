@@ -27,6 +27,7 @@ COMMANDS = {
     "test": "losses of a trained model on the test split",
     "sample": "draw samples from a trained model into a PNG or NPZ file",
     "evaluate": "measure a trained model and write eval.json",
+    "features": "what a probe and neighbours read off the features of trained models",
     "tune": "choose options on validation data: of the sampler, or of short trainings",
     "diagnose": "look into the latents of a trained model: pictures and one JSON file",
     "reproduce": "train a registered model again and compare it with the recorded band",

@@ -25,6 +25,7 @@ from zoo.abilities import (
     HasStraightness,
     HasStyles,
     Inverts,
+    PredictsPatches,
     RunsChains,
     Travels,
     Unmasks,
@@ -48,6 +49,7 @@ from zoo.diagnostics.clips import (
 )
 from zoo.diagnostics.codes import codebook_usage, plot_usage, refinement
 from zoo.diagnostics.energies import energies, plot_energies
+from zoo.diagnostics.features import hidden_patches, nearest_examples
 from zoo.diagnostics.figures import sheet_of
 from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
 from zoo.diagnostics.latents import (
@@ -311,6 +313,20 @@ def _is_video(model: Any) -> bool:
     return len(model.shape) == 4 and medium(model) == "video"
 
 
+def _neighbours(subject: Subject) -> Finding:
+    report = nearest_examples(subject.model, subject.x, subject.classes)
+    summary = {"same_class": report.same_class, "same_class_pixels": report.same_class_pixels,
+               "classes": report.labels.tolist()}  # fmt: skip
+    return Finding(summary, sheet_of(report.examples.flatten(0, 1), columns=report.examples.shape[1]))
+
+
+def _masks(subject: Subject) -> Finding:
+    report = hidden_patches(subject.model, subject.x)
+    return Finding(
+        {"explained": report.explained}, sheet_of(report.rows.flatten(0, 1), columns=report.rows.shape[1])
+    )  # fmt: skip
+
+
 def _decodes(model: Any) -> bool:
     return isinstance(model, Encodes) and len(model.shape) == 3
 
@@ -363,6 +379,16 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
         "Test images, and three principal components of their features as colours",
         lambda m: isinstance(m, HasFeatures) and medium(m) == "image",
         _feature_map,
+    ),
+    "neighbours": Diagnostic(
+        "Test images, and those nearest to each by their features",
+        lambda m: isinstance(m, HasFeatures) and medium(m) == "image",
+        _neighbours,
+    ),
+    "masks": Diagnostic(
+        "Test images; what is seen; what is asked for; and the patches that look like what is told of these places",
+        lambda m: isinstance(m, PredictsPatches) and medium(m) == "image" and len(m.token_grid or ()) == 2,
+        _masks,
     ),
     "posterior": Diagnostic("Posterior collapse", lambda m: isinstance(m, HasPosterior), _posterior),
     "codebook": Diagnostic("Use of the codebook", lambda m: isinstance(m, HasCodes), _codebook),

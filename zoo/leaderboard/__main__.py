@@ -23,6 +23,7 @@ from zoo.leaderboard import (
     to_csv,
 )
 from zoo.registry import load_registry
+from zoo.representations import shipped, to_table
 from zoo.results import Result
 
 
@@ -43,6 +44,7 @@ def main(paths: list[str]) -> int:
         results, left_out = collect([bundled] if bundled.is_dir() else [], pins_of(registry))
         content = {"models": model_table(registry, results), "home": home_table(registry, results)}
         content["published"] = published_table(registry, results)
+        content["representations"] = to_table(shipped())
         for path in paths or ["README.md"]:
             changed = _csv(path, results) if path.endswith(".csv") else rewrite(path, content)
             sys.stdout.write(f"{path}: {'rewritten' if changed else 'up to date'}\n")

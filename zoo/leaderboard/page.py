@@ -22,6 +22,7 @@ from zoo.leaderboard.columns import COLUMNS, DISTANCES, Column, likelihood, mark
 from zoo.leaderboard.markdown import to_html
 from zoo.leaderboard.table import TRACKS, Row, Table
 from zoo.plain_sampling import of_plain_model, short_departures
+from zoo.representations import shipped, to_table
 from zoo.results import Result
 
 if TYPE_CHECKING:
@@ -94,7 +95,14 @@ def site(
         data = data.replace(character, escape)
     script, style, page = (_asset(name) for name in ("page.js", "page.css", "page.html"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    for mark, text in (("{{digest}}", digest), ("{{style}}", style), ("{{data}}", data), ("{{script}}", script)):
+    features = to_html(to_table(shipped()))
+    for mark, text in (
+        ("{{digest}}", digest),
+        ("{{style}}", style),
+        ("{{data}}", data),
+        ("{{script}}", script),
+        ("{{features}}", features),
+    ):
         head, _, tail = page.partition(mark)
         page = head + text + tail
     return {"index.html": page, "README.md": _SPACE}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCKS", "block", "home_table", "measured", "model_table", "rewrite"]
 
-BLOCKS = ("models", "home", "published")
+BLOCKS = ("models", "home", "published", "representations")
 """Generated blocks: between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
 
 _HEAD = ("name", "family", "paper", "data", "-log p", "FID (floor)", "parameters", "TFLOP", "weights")
