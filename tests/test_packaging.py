@@ -136,14 +136,17 @@ def test_weights_load_from_the_other_package_or_are_told_of(
     name, here = separate[0], bundled.pretrained_folder(separate[0])
     package = tmp_path / "site" / "zoo" / "pretrained" / name
     package.mkdir(parents=True)
-    shutil.copy(here / "eval.json", package)
+    for file in ("eval.json", "config.json"):
+        shutil.copy(here / file, package)
     monkeypatch.setattr(bundled, "__file__", str(tmp_path / "site" / "zoo" / "bundled.py"))
     monkeypatch.setattr(bundled, "WEIGHTS_PACKAGE", "nowhere-zoo-weights")
+    monkeypatch.setattr("zoo._cli.show.WEIGHTS_PACKAGE", "nowhere-zoo-weights")
     for act in (zoo.load, zoo.pull):
         with pytest.raises(ModelFolderError, match=f"{name!r} come with the package nowhere-zoo-weights.*pip install"):
             act(name)
     assert main(["sample", name, "--out", str(tmp_path / "x.png")]) == 2 and not (tmp_path / "x.png").exists()
     assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main(["show", name]) == 0 and "yes, in the package nowhere-zoo-weights" in capsys.readouterr().out
     other = tmp_path / "site" / "nowhere_zoo_weights"
     shutil.copytree(here, other / "pretrained" / name)
     (other / "__init__.py").touch()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoo.errors import ModelFolderError
 
-__all__ = ["WEIGHTS_PACKAGE", "pretrained_folder", "require_weights"]
+__all__ = ["WEIGHTS_PACKAGE", "lacks_weights", "pretrained_folder", "require_weights"]
 
 WEIGHTS_PACKAGE = "generative-zoo-weights"
 _FILE = "model.safetensors"
@@ -29,13 +29,19 @@ def pretrained_folder(name: str) -> Path:
     return inside
 
 
+def lacks_weights(name: str) -> bool:
+    """Tell whether a name's card and results are here without its weights, which the other package brings."""
+    folder = pretrained_folder(name)
+    return folder.is_dir() and not (folder / _FILE).is_file()
+
+
 def require_weights(name: str, folder: Path) -> None:
     """Say which package brings the weights of a model whose card and results are here without them.
 
     Raises:
         ModelFolderError: they are not installed.
     """
-    if folder.is_dir() and not (folder / _FILE).is_file() and folder == pretrained_folder(name):
+    if folder == pretrained_folder(name) and lacks_weights(name):
         raise ModelFolderError(
             f"the weights of {name!r} come with the package {WEIGHTS_PACKAGE}, which is not installed; install it "
             f"beside generative-zoo: `pip install {WEIGHTS_PACKAGE}`, or `pip install PATH/weights` from a checkout"

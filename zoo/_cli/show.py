@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.bundled import WEIGHTS_PACKAGE, lacks_weights
 from zoo.catalogue import bibtex
 from zoo.errors import ModelFolderError, RunError
 from zoo.names import is_path
@@ -111,7 +112,7 @@ def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPar
     lines = [
         f"{entry.name}: {entry.summary}",
         f"family    {entry.family}",
-        f"weights   {'yes' if entry.pretrained else f'none: {entry.untrained}' if entry.untrained else 'none yet'}",
+        f"weights   {_weights(entry)}",
     ]
     paper = entry.paper
     if paper:
@@ -142,6 +143,12 @@ def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPar
     if paper:
         lines += ["", "cite", bibtex(paper)]
     return lines
+
+
+def _weights(entry: Entry) -> str:
+    if not entry.pretrained:
+        return f"none: {entry.untrained}" if entry.untrained else "none yet"
+    return f"yes, in the package {WEIGHTS_PACKAGE}, which is not installed" if lacks_weights(entry.name) else "yes"
 
 
 def _tree(arguments: Mapping[str, Any], write: Callable[[str], str] = str, depth: int = 0) -> list[str]:

@@ -203,7 +203,7 @@
     const good = goodness(table, row, key);
     const [, number, how] = /^(.*?)(?: \((.*)\))?$/.exec(text);
     const said = key === "likelihood" ? [row.unit, [row.kind, how].filter(Boolean).join(", ")] : [how];
-    const smalls = said.filter(Boolean).map((small) => small.replaceAll("+", "+\u200b")); // where it may break
+    const smalls = said.filter(Boolean).map((small) => small.replace(/[+_]/g, "$&\u200b")); // where it may break
     return el("td", { ...label, class: best !== null && row.values[key] === best && !differs ? "best" : null },
       el("button", { type: "button", class: "num", title: "How was this measured?", on: { click: () => open(row, "protocol", key) } },
         el("b", {}, number), differs ? el("sup", {}, String(marks.get(differs))) : null, smalls.map((small) => el("small", {}, ` ${small}`)),
