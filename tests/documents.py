@@ -6,6 +6,7 @@ a test is in `NOT_HERE`, by its beginning and with the reason, and its options a
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 NOT_HERE = {
     "zoo serve": "answers until it is stopped; tests/test_serve*.py start it",
@@ -24,6 +25,8 @@ NOT_HERE = {
     "zoo evaluate vae-mnist wgan_gp-mnist me/mine@v1": "asks the Hub; tests/test_evaluate.py evaluates several at once",
     "zoo evaluate vae-mnist --option temperature=0.8 --extractor inception": "weights of Inception are not shipped",
     "zoo evaluate vae-mnist --seeds 3 --devices 2": "two processes; tests/test_evaluate.py",
+    "zoo evaluate runs/ebm-mnist/DATE --other fashion_mnist": "files that are not shipped; tests/test_evaluate.py",
+    "zoo evaluate runs/mine --samples 1500": "draws for minutes; tests/test_evaluate.py measures pictures in colour",
     "zoo fit vae --trainer.logger my_package.": "a package of the reader's own; tests/test_trainer_options.py",
     "zoo fit vae --logger wandb": "a library that asks a server; tests/test_trainer_options.py",
     "zoo fit --model pixelcnn --training.compile": "compiles for minutes; tests/test_recipes.py",
@@ -37,6 +40,7 @@ NOT_HERE = {
 }
 """Beginnings of commands that no test here runs, and why."""
 
+_FILE = re.compile(r"# (\w+\.(?:py|yaml))")
 _PROGRAM = re.compile(r"zoo +(?:-v +)?[a-z]\w+")
 _TWO = re.compile(r" {2,}(?=zoo )")
 _PYTHON = re.compile(r"(?:[a-z_]\w* = (?:zoo|torch)\.|model\.|zoo\.)\S")
@@ -114,12 +118,24 @@ def commands(path: Path) -> list[Shown]:
 
 
 def python(path: Path) -> list[Shown]:
-    """Return the indented lines of Python that a document shows, one block each."""
+    """Return the Python that a document shows: its indented lines, one block each, and its fenced blocks whole."""
     found = []
     for first, language, lines in _blocks(path):
         code = [line for line in lines if _PYTHON.match(line)]
         if language == "" and code:
             found.append(Shown(path.name, first, "\n".join(code)))
+        elif language == "python" and path.name != "README.md":  # which tests/test_readme.py runs
+            found.append(Shown(path.name, first, "\n".join(lines)))
+    return found
+
+
+def files(path: Path) -> dict[str, str]:
+    """Return name -> content of the files that a document shows: fenced blocks that begin with ``# name``."""
+    found = {}
+    for _, language, lines in _blocks(path):
+        name = _FILE.fullmatch(lines[0]) if language in ("python", "yaml") and lines else None
+        if name:
+            found[name[1]] = "\n".join(lines) + "\n"
     return found
 
 
@@ -132,10 +148,18 @@ _SHORT = {
     "sample": ["-n", "2", "--force"],
     "evaluate": ["--quick", "--samples", "64", "--limit", "8"],
     "diagnose": ["--examples", "200"],
+    "features": ["--quick", "--limit", "50"],
     "push": ["--dry_run"],
     "tune": ["--samples", "64", "--seeds", "1"],
 }
 _IN_STEPS = ("ddpm", "flow_matching", "latent_diffusion")
+
+
+def missing(shown: Shown) -> bool:
+    """Tell whether a command names a logger of a package that is not installed."""
+    words = shlex.split(shown.text)
+    loggers = [name for i, word in enumerate(words) if word == "--logger" for name in words[i + 1].split(",")]
+    return any(importlib.util.find_spec(name) is None for name in loggers if name != "csv")
 
 
 def shortened(text: str) -> list[str]:

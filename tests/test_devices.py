@@ -46,6 +46,19 @@ def test_each_family_gets_the_strategy_that_it_needs(
     assert alone["strategy"] == strategy
 
 
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_notebook", "ddp_notebook_find_unused_parameters_false"])
+def test_forks_are_of_notebooks(strategy: str, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("sys.ps1", raising=False)
+    with pytest.raises(ConfigError, match=f"{strategy} forks a notebook's process, and this is none"):
+        choose_strategy({**CPU, "strategy": strategy}, models["gan"], 2, 5.0)
+    monkeypatch.setattr("sys.ps1", ">>> ", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    arguments: dict[str, Any] = {**CPU, "strategy": strategy}
+    choose_strategy(arguments, models["gan"], 2, 5.0)
+    assert arguments["strategy"]._start_method == "fork"
+    assert arguments["strategy"]._ddp_kwargs["find_unused_parameters"] is not strategy.endswith("false")
+
+
 def test_fsdp_is_refused_without_a_gpu(models: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="fsdp needs a GPU"):
         choose_strategy({**CPU, "strategy": "fsdp"}, models["vae"], 2, 5.0)

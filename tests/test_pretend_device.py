@@ -41,6 +41,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
 
 
 WAITS = {
+    "zoo.families.byte_pairs.BytePairs": "byte_pairs.py",  # strings are cut up by a library, on the CPU
     "zoo.families.energy_matching.EnergyMatching": "assignment.py",  # pairs are assigned by scipy, on the CPU
     "zoo.families.rectified_flow.RectifiedFlow": "noise.py",  # a pair's noise is of its own seed, alike on all devices
 }

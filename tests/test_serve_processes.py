@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,13 @@ def pages() -> Iterator[int]:
         yield port
 
 
+def faults_of(tab: object) -> list[str]:
+    """Return rule and place of each fault that axe finds."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(tab).response["violations"]
+    return [f"{fault['id']}: {fault['help']} at {[node['target'] for node in fault['nodes']][:4]}" for fault in found]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system (apt-get install chromium)")
 def test_page_by_keyboard() -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="the extra page is not installed")
@@ -151,21 +159,34 @@ def test_page_by_keyboard() -> None:
         problems: list[str] = []
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.goto(f"http://127.0.0.1:{port}/")
-        tab.locator("#status", has_text="Ready.").wait_for()
+        tab.locator("#result img").wait_for()  # something is drawn at once
+        assert re.search(r"seed 0, in [\d.]+ m?s, [\d.]+ m?s each", tab.inner_text("#status"))
         for place in ("a", "#model", "#n", "#seed"):
             tab.keyboard.press("Tab")
             assert tab.locator(place).first.evaluate("e => e === document.activeElement"), place
         tab.keyboard.press("Control+A")
         tab.keyboard.type("7")
         tab.keyboard.press("Enter")
-        tab.locator("#result img").wait_for()
-        assert "seed 7" in tab.inner_text("#status")
+        tab.locator("#status", has_text="seed 7,").wait_for()
         assert '"seed":7' in tab.inner_text("#curl") and '"seed": 7' in tab.inner_text("#python")
-        if os.environ.get("ZOO_SCREENSHOT"):
-            tab.screenshot(path=os.environ["ZOO_SCREENSHOT"], full_page=True)
         code = tab.inner_text("#python")
-        tab.select_option("#model", index=1)  # by its arrow keys, in a browser that shows the list
-        assert tab.locator("#label").is_visible() or os.environ.get("ZOO_PAGE")
+        for scheme in ("light", "dark"):
+            tab.emulate_media(color_scheme=scheme)
+            assert faults_of(tab) == []
+            if os.environ.get("ZOO_SCREENSHOT"):
+                tab.screenshot(path=f"{os.environ['ZOO_SCREENSHOT']}/serve-1280-{scheme}.png", full_page=True)
+        every = tab.evaluate("models.map(m => [m.name, Object.keys(m.controls), m.medium])")
+        for index, (name, options, medium) in enumerate(every):  # by its arrow keys, in a browser that shows the list
+            tab.select_option("#model", index=index)
+            tab.locator("#status", has_text=f"of {name}, seed").wait_for()
+            shown = {node.get_attribute("data-option") for node in tab.locator("[data-option]").all()}
+            assert shown == set(options) - {"prompt"}
+            assert tab.locator("#prompt").is_visible() == (medium == "text" and "prompt" in options)
+            assert all(tab.locator(f"label[for=option-{option}]").count() == 1 for option in shown)
+        tab.set_viewport_size({"width": 390, "height": 844})
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth") and faults_of(tab) == []
+        if os.environ.get("ZOO_SCREENSHOT"):
+            tab.screenshot(path=f"{os.environ['ZOO_SCREENSHOT']}/serve-390.png", full_page=True)
         browser.close()
     assert not problems
     assert "/sample" in code and compile(code, "request", "exec")

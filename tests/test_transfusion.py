@@ -252,7 +252,7 @@ def test_each_symbol_is_counted_once() -> None:
 
 
 def test_the_loss_is_the_sum_of_both_sides() -> None:
-    made, batch = model(image_first=0.0, label_dropout=0.0, image_weight=3.0), (images(4), texts("ab", "c", "abc", "a"))
+    made, batch = model(image_first=0.0, text_dropout=0.0, image_weight=3.0), (images(4), texts("ab", "c", "abc", "a"))
     made.set_noise([torch.Generator().manual_seed(0)])
     terms = {name: term.detach() for name, term in made.loss(batch).items()}
     assert terms["loss"] == pytest.approx(float(terms["text"] + 3 * terms["mse"]))
@@ -266,7 +266,7 @@ def test_the_loss_is_the_sum_of_both_sides() -> None:
 
 
 def test_without_its_weight_the_image_teaches_nothing() -> None:
-    made = model(image_first=0.0, label_dropout=0.0, image_weight=0.0).train()
+    made = model(image_first=0.0, text_dropout=0.0, image_weight=0.0).train()
     made.loss((images(4), texts("ab", "c", "abc", "a")))["loss"].backward()
     moved = {name for name, p in made.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert "network.embedding.weight" in moved and "network.image_out.out.weight" not in moved
@@ -379,7 +379,8 @@ def test_every_text_has_its_share_of_one() -> None:
 
 def test_options_that_do_not_fit_are_refused() -> None:
     for options, match in (
-        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "a share"), ({"variance": "learned"}, "no classes"),
+        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "shares"), ({"variance": "learned"}, "no classes"),
+        ({"label_dropout": 0.3}, "hide texts by text_dropout"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=match):
             Transfusion(net(), SHAPE, **{"alphabet": ALPHABET, **options})

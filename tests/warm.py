@@ -29,7 +29,8 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "maskgit", "maskgit_cond", "transformer_codes", "vq_vae2_prior", "vqgan_prior", "rq_transformer",
         "var", "var_cond", "infinity", "mar", "flowar",
         "var_tokenizer", "infinity_tokenizer", "ebm_drl",
-        "video_diffusion", "cosmos", "cosmos_prior", "transfusion",
+        "video_diffusion", "cosmos", "cosmos_prior", "transfusion", "v_jepa",
+        "transformer_tokens", "transformer_bpe", "bpe",
         "ebm_cond", "energy_matching", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm",
         "interpolant", "sn_gan_cond")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes

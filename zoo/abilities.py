@@ -42,13 +42,16 @@ __all__ = [
     "MapsCodes",
     "NoisyView",
     "PredictsData",
+    "PredictsPatches",
     "ReadsCodes",
     "Refines",
     "RunsChains",
+    "ScoresByCritic",
     "SeesThroughNoise",
     "Settles",
     "StoresExamples",
     "Tokenises",
+    "TokenisesText",
     "Travels",
     "Unmasks",
     "WritesCaptions",
@@ -64,6 +67,7 @@ __all__ = [
     "is_conditional",
     "latents",
     "map_grid_of",
+    "network_of",
     "prior_of",
     "reconstruct",
     "refining",
@@ -129,6 +133,23 @@ class HasFeatures:
     def features(self, x: Tensor, *, pool: str | None = "mean") -> Tensor:
         """Return the features of examples, (B, *shape) -> (B, D); with ``pool=None`` of each token, (B, tokens, D)."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class PredictsPatches(Protocol):
+    """Features of hidden patches told from those in sight, as a joint-embedding predictive architecture does.
+
+    ``masks`` draws what is hidden, as in training, ``targets`` gives what is to be told of every patch, (B, N, D), and
+    ``predict`` what is told of the patches at some places, (B, P, D), from those at others; -1 for no place.
+    """
+
+    token_grid: tuple[int, ...] | None
+
+    def masks(self, n: int) -> Any: ...
+
+    def targets(self, x: Tensor) -> Tensor: ...
+
+    def predict(self, x: Tensor, context: Tensor, targets: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -238,6 +259,24 @@ class Tokenises(HasCodes, Protocol):
 
 
 @runtime_checkable
+class TokenisesText(Protocol):
+    """Texts as rows of fewer tokens out of a ``vocabulary``, each of which stands for a string of its own.
+
+    ``tokenised`` gives the tokens of examples, int64 (B, n) from the left with -1 behind the last, and log p(x given
+    the tokens) in nats, (B,), 0 where they tell x exactly; ``spelling`` what each stands for, int64 (vocabulary, J)
+    from the left, and how many characters that is, at least 1, int64 (vocabulary,).
+    """
+
+    vocabulary: int
+    alphabet: str | None
+    levels: int | None
+
+    def tokenised(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def spelling(self) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
 class FitsCodes(Protocol):
     """A class of priors whose arguments follow from the codes of an autoencoder: ``fitted_to_codes``."""
 
@@ -342,6 +381,15 @@ class HasCritic(Protocol):
     """A game of two: ``critic_loss`` is the critic's side, so that no loss says whether the samples are any good."""
 
     def critic_loss(self, batch: Any, *args: Any, **kwargs: Any) -> Mapping[str, Tensor]: ...
+
+
+@runtime_checkable
+class ScoresByCritic(HasCritic, Protocol):
+    """The critic is a network of examples as ``given`` brings them into its range: of a batch, x and labels."""
+
+    critic: nn.Module
+
+    def given(self, batch: Any) -> tuple[Tensor, Tensor | None]: ...
 
 
 @runtime_checkable
@@ -522,6 +570,11 @@ def prior_of(model: Any) -> Any | None:
     return getattr(model, "prior", None) if autoencoder_of(model) is not None else None
 
 
+def network_of(model: Any) -> nn.Module | None:
+    """Return the network of a model that has a single one, of noise, of a velocity or of an energy, if it has."""
+    return getattr(model, "network", None)
+
+
 def map_grid_of(model: HasMapLatents) -> tuple[int, ...]:
     """Return the shape of the map of latents of one example."""
     return tuple(model.map_grid if isinstance(model, MapsCodes) else model.grid)
@@ -568,23 +621,27 @@ def _embedding(model: Any) -> Embeds | None:
 
 def latents(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the latent of each example, (N, *shape) -> (N, ...): of a posterior the mean, of codes their vectors."""
+    embedding, z = _embedding(model), None
     if isinstance(model, MapsCodes):
-        return in_batches(model, model.latents, x)
-    embedding = _embedding(model)
-    if embedding is not None:
-        return in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
-    z = in_batches(model, model.encode, x, labels)
-    return z[0] if isinstance(z, tuple) else z
+        z = in_batches(model, model.latents, x)
+    elif embedding is not None:
+        z = in_batches(model, lambda x: embedding.embed(embedding.codes(x)), x)
+    else:
+        z = in_batches(model, model.encode, x, labels)
+    first: Tensor = z[0] if isinstance(z, tuple) else z
+    return first
 
 
 def decode(model: Any, z: Tensor, labels: Tensor | None = None) -> Tensor:
     """Return the example that each latent stands for, in data range: (N, ...) -> (N, *shape)."""
-    if isinstance(model, MapsCodes):
-        return in_batches(model, model.images, z)
     embedding = _embedding(model)
-    if embedding is not None:
-        return in_batches(model, lambda z: embedding.observation(z).mean, z)
-    return in_batches(model, model.decode, z, labels)
+    if isinstance(model, MapsCodes):
+        x: Tensor = in_batches(model, model.images, z)
+    elif embedding is not None:
+        x = in_batches(model, lambda z: embedding.observation(z).mean, z)
+    else:
+        x = in_batches(model, model.decode, z, labels)
+    return x
 
 
 def reconstruct(model: Any, x: Tensor, labels: Tensor | None = None) -> Tensor:

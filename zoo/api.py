@@ -21,12 +21,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.data.base import TensorData
+    from zoo.data.model_input import ModelInput
     from zoo.diagnostics import Diagnosis
     from zoo.model import GenerativeModel
     from zoo.registry import Entry
+    from zoo.representations import Representation
     from zoo.results import Result
 
-__all__ = ["diagnose", "evaluate", "restore", "second_stage", "start_from", "weights_digest", "with_parts"]
+__all__ = [
+    "diagnose",
+    "evaluate",
+    "evaluate_features",
+    "restore",
+    "second_stage",
+    "start_from",
+    "transforms",
+    "weights_digest",
+    "with_parts",
+]
 
 _KEPT = ("training_tflop", "training")
 _QUICK = 1_000  # samples of a quick evaluation
@@ -96,7 +108,7 @@ def evaluate(
     from zoo.registry import load_registry
 
     asked = str(model) if isinstance(model, (str, Path)) else None
-    built, spec, known = _load(model, device) if asked is not None else (model, None, {})
+    built, spec, known = _load(model, device) if isinstance(model, (str, Path)) else (model, None, {})
     entry = _entry(built.source.name)
     module = _data(data, spec, entry, asked or type(built).__name__)
     said = dict(entry.evaluation) if entry is not None else {}
@@ -123,6 +135,51 @@ def evaluate(
              "batch_size": batch_size, "limit": limit, "split": split if split != "test" else None},
         ), out=out, work=work, progress=progress,
     )  # fmt: skip
+
+
+def evaluate_features(
+    model: GenerativeModel | str | Path,
+    data: TensorData | str | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    quick: bool = False,
+    device: str | None = None,
+    out: str | Path | None = None,
+) -> Representation:
+    """Measure the features of a model of any family: ``zoo.evaluate_features("vae-mnist")``.
+
+    A linear probe, 20 neighbours by cosine, a probe on one label in a hundred, the effective rank and the spread; the
+    same of the model before training, and of the pixels themselves.
+
+    Args:
+        model: an object, or what `zoo.load` takes: a name, an address on the Hub, a folder.
+        data: a data module with classes, or the name of a data set; by default what the model was trained on.
+        split: ``test``, or ``validation``, on which choices are made.
+        limit: take only the first so many examples of the split.
+        quick: take 5,000 training and 1,000 test examples, and mark the result so.
+        device: where a model that is given by name goes; an object stays where it is.
+        out: JSON file to write the result into, beside those of other models that it holds.
+
+    Raises:
+        ZooError: what `zoo.load` and `zoo.evaluation.measure_features` raise, or a model whose data are not known.
+    """
+    from zoo import representations
+    from zoo.evaluation import measure_features
+
+    asked = str(model) if isinstance(model, (str, Path)) else None
+    built, spec, _ = _load(model, device) if asked is not None else (model, None, {})
+    module = _data(data, spec, _entry(built.source.name), asked or type(built).__name__)
+    name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
+    words = [f"zoo features {name}", f"--data {data}" if isinstance(data, str) else "", "--quick" if quick else ""]
+    words += [f"--split {split}" if split != "test" else "", f"--limit {limit}" if limit is not None else ""]
+    row = measure_features(
+        built, module, name=name, weights_sha256=weights_digest(built), split=split, limit=limit, quick=quick,
+        command=" ".join(word for word in words if word) if name is not None else "",
+    )  # fmt: skip
+    if out is not None:
+        representations.write(out, [row])
+    return row
 
 
 def restore(
@@ -193,6 +250,7 @@ def diagnose(
     having: Sequence[int] = (),
     device: str | None = None,
     out: str | Path | None = None,
+    animate: bool = False,
 ) -> Diagnosis:
     """Look into a model: ``zoo.diagnose("vae-mnist", out="diagnostics")``; what is looked at depends on its abilities.
 
@@ -206,6 +264,7 @@ def diagnose(
         having: labels of the examples towards which it moves them; of both, the closest two classes if left out.
         device: where a model that is given by name goes; an object stays where it is.
         out: folder to write the pictures, diagnostics.png with all of them, and diagnostics.json to.
+        animate: write what moves as GIF files too, the samples of a run over its training (``training``) among them.
 
     Raises:
         ZooError: what `zoo.load` and `zoo.diagnostics.examine` raise, or a model whose data are not known.
@@ -213,14 +272,46 @@ def diagnose(
     from zoo.diagnostics import examine
 
     asked = str(model) if isinstance(model, (str, Path)) else None
-    built, spec, _ = _load(model, device) if asked is not None else (model, None, {})
+    built, spec, _ = _load(model, device) if isinstance(model, (str, Path)) else (model, None, {})
     module = _data(data, spec, _entry(built.source.name), asked or type(built).__name__)
     found = examine(
-        built, module, only=only, examples=examples, pair=pair, without=without, having=having, name=asked
+        built, module, only=only, examples=examples, pair=pair, without=without, having=having, name=asked,
+        animate=animate,
     )  # fmt: skip
     if out is not None:
-        found.write(out)
+        found.write(out, animate=animate)
     return found
+
+
+def transforms(model: GenerativeModel | str | Path, *, resize: str = "crop", background: str = "white") -> ModelInput:
+    """Return the default transform of a model's data: ``zoo.transforms("vae-mnist")("digit.png")`` is (1, 28, 28).
+
+    It turns pictures, paths, arrays or texts into examples in data range, as the model's data set does, and by its
+    ``inverse`` examples into pictures or texts; it is no augmentation.
+
+    Args:
+        model: a name of the registry, trained or not; an object, or what `zoo.load` takes.
+        resize: ``crop`` to the middle, ``pad`` with the background, or ``stretch``.
+        background: colour behind transparent pixels and around padded pictures.
+
+    Raises:
+        ConfigError: data that are neither images of one or three channels nor texts, or a rule or colour that there is
+            none of.
+        UnknownModelError: no such name.
+    """
+    from zoo.data.model_input import ModelInput
+    from zoo.model import GenerativeModel
+
+    parsed = None if isinstance(model, GenerativeModel) else parse_name(model)
+    described: Any
+    if parsed is not None and parsed.entry is not None:
+        described = parsed.entry.build_data()
+        name, levels = described.name, described.levels
+    else:  # what the model says of its examples
+        described = model if parsed is None else _load(str(model), None)[0]
+        name, levels = type(described).__name__, described.levels
+    alphabet = described.alphabet if len(described.shape) == 1 else None
+    return ModelInput(name, described.shape, levels, alphabet, resize=resize, background=background)
 
 
 def _load(which: str | Path, device: str | None) -> tuple[GenerativeModel, Mapping[str, Any] | None, dict[str, Any]]:
@@ -230,7 +321,7 @@ def _load(which: str | Path, device: str | None) -> tuple[GenerativeModel, Mappi
 
     parsed = parse_name(which)
     model = load(which, device=device)
-    if not parsed.is_run:
+    if parsed.path is None or not parsed.is_run:
         return model, None, _shipped(model)
     metadata = run_metadata(parsed.path)
     known = {"cost": metadata.get("cost") or {}, "ema": metadata["ema"] is not None if "ema" in metadata else None}
@@ -269,10 +360,9 @@ def _data(asked: Any, spec: Mapping[str, Any] | None, entry: Entry | None, what:
     from zoo.registry import load_registry
     from zoo.spec import build
 
-    if asked is not None and not isinstance(asked, str):
-        return asked
     if asked is not None:
-        return build(load_registry().data_spec(asked))
+        found: TensorData = build(load_registry().data_spec(asked)) if isinstance(asked, str) else asked
+        return found
     if spec is not None:
         return _of_run(spec, load_registry().allow, what)
     if entry is not None:

@@ -23,6 +23,7 @@ __all__ = [
     "clips_png",
     "picture_size",
     "png_bytes",
+    "read_clips",
     "read_png",
     "save_png",
     "sheet",
@@ -82,25 +83,32 @@ def captioned_sheet(
 ) -> np.ndarray:
     """Arrange images (N, C, H, W) in [0, 1], each above its caption, as one picture, uint8 (height, width, 3).
 
-    A caption that is wider than its cell is cut; a cell is at least as wide as a dozen letters.
+    A cell is as wide as the longest caption, up to two hundred pixels; what is wider is cut.
     """
     from PIL import Image, ImageDraw
 
     cells = [Image.fromarray(sheet(image[None], pad=0, scale=scale)).convert("RGB") for image in images]
     columns = columns or math.ceil(math.sqrt(len(cells)))
-    w, h, line = max(cells[0].width, 80), cells[0].height, 14
+    letters = ImageDraw.Draw(cells[0]).textlength
+    longest = max(math.ceil(letters(_latin(caption))) for caption in captions)
+    w, h, line = max(cells[0].width, 80, min(longest, 200)), cells[0].height, 14
     rows = math.ceil(len(cells) / columns)
     whole = Image.new("RGB", (columns * (w + pad) + pad, rows * (h + line + pad) + pad), (_BETWEEN,) * 3)
     draw = ImageDraw.Draw(whole)
     for i, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
         top, left = i // columns * (h + line + pad) + pad, i % columns * (w + pad) + pad
         whole.paste(cell, (left + (w - cell.width) // 2, top))
-        text = caption.encode("latin-1", "replace").decode("latin-1").replace("\n", " ")
+        text = _latin(caption)
         cut = len(text)
         while cut and draw.textlength(text[:cut]) > w:
             cut -= 1
         draw.text((left + (w - draw.textlength(text[:cut])) / 2, top + h), text[:cut], fill="white")
     return np.asarray(whole)
+
+
+def _latin(caption: str) -> str:
+    """Return a caption in the letters that can be drawn, in one line."""
+    return caption.encode("latin-1", "replace").decode("latin-1").replace("\n", " ")
 
 
 def captioned_png(images: Tensor, captions: Sequence[str], **layout: int) -> bytes:
@@ -126,6 +134,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
     try:
         with Image.open(path) as picture:
             yield picture
+    except DataError:
+        raise
     except Exception as error:  # readers of foreign bytes raise what they like
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path} is not a picture that can be read: {reason}") from error
@@ -151,11 +161,47 @@ def read_png(path: str | Path, shape: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: there is no such picture, or it has neither the size of an image nor that of a sheet.
     """
-    C, H, W = shape
-    if C not in (1, 3):
-        raise DataError(f"pictures hold images of 1 or 3 channels, not of {C}")
+    _check_channels(shape[0])
     with _opened(path) as picture:
-        pixels = torch.from_numpy(np.array(picture.convert("L" if C == 1 else "RGB")))
+        return _taken_apart(picture, path, shape)
+
+
+def read_clips(path: str | Path, shape: tuple[int, ...], frames: int) -> Tensor:
+    """Return the clips of a GIF or an animated PNG, (N, C, T, H, W) in [0, 1], with N = 1 for one of a frame's size.
+
+    A sheet that moves, as `animation_bytes` makes it, is taken apart again.
+
+    Args:
+        path: of the file.
+        shape: (C, T, H, W) of a clip. A file of more frames is cut to T; what one of fewer does not have is 0.
+        frames: how many the file has at least.
+
+    Raises:
+        DataError: there is no such file, its frames have other sizes, or they are too few.
+    """
+    C, T, H, W = shape
+    _check_channels(C)
+    with _opened(path) as picture:
+        held = min(T, getattr(picture, "n_frames", 1))
+        if held < frames:
+            raise DataError(f"{path} has {held} frames, fewer than the {frames} that are to be kept")
+        found = []
+        for t in range(held):
+            picture.seek(t)
+            found.append(_taken_apart(picture, path, (C, H, W)))
+    clips = torch.stack([images[: min(map(len, found))] for images in found], 2)  # (N, C, held, H, W)
+    return torch.nn.functional.pad(clips, (0, 0, 0, 0, 0, T - held))
+
+
+def _check_channels(count: int) -> None:
+    if count not in (1, 3):
+        raise DataError(f"pictures hold images of 1 or 3 channels, not of {count}")
+
+
+def _taken_apart(picture: Any, path: str | Path, shape: tuple[int, ...]) -> Tensor:
+    """Return the images of a picture, which is one or a sheet of them: (N, C, H, W) in [0, 1]. Raises `DataError`."""
+    C, H, W = shape
+    pixels = torch.from_numpy(np.array(picture.convert("L" if C == 1 else "RGB")))
     pixels = pixels.view(*pixels.shape[:2], C)  # (height, width, C)
     if pixels.shape[:2] == (H, W):
         return pixels.permute(2, 0, 1)[None].float() / 255

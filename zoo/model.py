@@ -23,7 +23,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -33,12 +34,18 @@ from zoo.batches import batch_of
 from zoo.checking import TRUST, Checked, count_of, given_of, known_of, labels_of, trusted
 from zoo.context import PAD, encode_texts
 from zoo.copying import Copied
-from zoo.errors import ConfigError, DataError, close_matches
+from zoo.errors import ConfigError, DataError, check_choice, close_matches
 from zoo.maths.noise import sent
+from zoo.maths.solvers import Solver
+from zoo.maths.watching import Callback, Step, watching
 from zoo.optimizer import LeanAdamW
-from zoo.sampling import Draw, grouped, seeded, together
+from zoo.publishing import Publishing
+from zoo.sampling import Draw, Labels, Seeds, grouped, seeded, together
 from zoo.spec import Recorded
 from zoo.trained_parts import TrainedPart
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "Batch",
@@ -52,6 +59,7 @@ __all__ = [
     "ScoreModel",
     "Source",
     "TrainedPart",
+    "name_of",
     "seeded",
 ]
 
@@ -103,11 +111,16 @@ _CALLED = {
 """Methods that ``model(x)`` may have meant, and what they take."""
 
 
+def name_of(what: Any) -> str:
+    """Return a word for a sampler or solver of one's own."""
+    return str(getattr(what, "__name__", None) or type(what).__name__)
+
+
 def _not_counted() -> None:
     """Stand in for Lightning's step counters."""
 
 
-class GenerativeModel(Checked, Copied, Recorded, LightningModule):
+class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
 
     Attributes:
@@ -119,6 +132,8 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         context: shape of one example's condition where that is a text, (T,) characters of the ``alphabet``; () for a
             class or for none.
         alphabet: characters of the texts that the model is told, or that its examples stand for; None without texts.
+        watchable: whether a callback is told of the steps of `sample`.
+        chosen_options: what `set_sampler` chose.
         class_names: what the labels 0, 1, ... are called, from the data the model was trained on; () where that is not
             known. ``labels`` may then be names too.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
@@ -154,6 +169,9 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     context: tuple[int, ...] = ()
     alphabet: str | None = None
     class_names: tuple[str, ...] = ()
+    lr: float
+    watchable: bool = False
+    chosen_options: Mapping[str, Any] = MappingProxyType({})
     period: int = 1
     first_steps: int = 0
     steps_to_move: int = 2
@@ -178,7 +196,8 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def players(self) -> dict[str, Player]:
         """Name what each optimizer moves; one player unless a family says otherwise."""
-        return {"model": Player(self.parameters(), self.lr, tuple(self.betas), self.weight_decay)}
+        betas = (float(self.betas[0]), float(self.betas[1]))
+        return {"model": Player(self.parameters(), self.lr, betas, self.weight_decay)}
 
     def accepts(self, shape: Sequence[int], levels: int | None) -> None:
         """Raise `DataError` when data of this shape and number of levels do not fit the model."""
@@ -278,8 +297,9 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         self,
         n: int,
         *,
-        seed: int | torch.Generator | None = None,
-        labels: Sequence[int | str] | Tensor | int | str | None = None,
+        seed: Seeds = None,
+        labels: Labels = None,
+        callback: Callback | None = None,
         **options: Any,
     ) -> Tensor:
         """Draw ``n`` examples in data range, of shape (n, *shape).
@@ -287,17 +307,98 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         Args:
             n: how many, at least 1.
             seed: an integer or a generator, on any device; equal seeds and equal ``n`` give equal samples on one
-                device.
+                device. Or a list of n of them, one an example: each is then what it would be alone, by ``sample(1)``.
             labels: the class of each example, or one for all, for conditional models; drawn evenly if left out. The
                 text of each, or one for all, where the model has a ``context``; left to ``draw`` if left out.
+            callback: called after each step of the sampler with a `zoo.maths.watching.Step`; what it returns, unless
+                None, takes the state's place. For models that go from noise to data in steps (``watchable``).
             options: what the family's ``draw`` takes (temperature, steps, ...).
 
         Raises:
-            ConfigError: unknown option, wrong ``n``, seed or labels, or a model that does not generate.
+            ConfigError: unknown option, wrong ``n``, seed or labels, a model that does not generate, or a callback
+                where there are no steps.
         """
-        draw = self._checked_draw(Draw(n, seed, labels, options))
-        with trusted():
+        if callback is not None and not self.watchable:
+            raise ConfigError(
+                f"{type(self).__name__} does not go from noise to data in steps that a callback could see; leave it out"
+            )
+        if isinstance(seed, (list, tuple)):
+            return torch.cat(self._one_by_one(n, seed, labels, callback, options))
+        draw = self._checked_draw(Draw(n, cast("int | torch.Generator | None", seed), labels, options))
+        with trusted(), watching(callback, draw.n, self.state_examples):
             return together(self, [draw])[0]
+
+    def _one_by_one(
+        self, n: int, seeds: Sequence[Any], labels: Labels, callback: Callback | None, options: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """Return examples with a seed each, (1, *shape) each."""
+        n = count_of(n, "n", each=math.prod(self.shape))
+        if len(seeds) != n:
+            raise ConfigError(f"seed must be one, or {n}, one an example, got {len(seeds)}")
+        classes = self._labels(n, labels)
+        draws = [Draw(1, one, None if classes is None else classes[i : i + 1], options) for i, one in enumerate(seeds)]
+        if callback is None:
+            return self.sample_many(draws)
+        return [self.sample(1, seed=d.seed, labels=d.labels, callback=callback, **options) for d in draws]
+
+    def intermediates(
+        self, n: int, *, every: int = 1, seed: Seeds = None, labels: Labels = None, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a sampler has on its way, and the samples that it ends in: (F, n, *shape) and (n, *shape).
+
+        Args:
+            n: how many examples.
+            every: keep the state after every so many steps; the last is always kept.
+            seed, labels, options: of `sample`, whose samples these are.
+
+        Raises:
+            ConfigError: as `sample`, or a model that has no steps.
+        """
+        every = count_of(every, "every")
+        states: list[Tensor] = []
+
+        def keep(step: Step) -> None:
+            if step.index % every == every - 1 or step.index == step.total - 1:
+                states.append(step.images)
+
+        if isinstance(seed, (list, tuple)):
+            raise ConfigError("intermediates take one seed; ask for the examples one by one")
+        x = self.sample(n, seed=seed, labels=labels, callback=keep, **options)
+        return torch.stack(states), x
+
+    def set_sampler(self, sampler: Any = None, **options: Any) -> Self:
+        """Choose how this model samples from now on: ``model.set_sampler("ddim", steps=20)``; returns the model.
+
+        Weights and configuration stay as they are, and what `sample` is given still counts more.
+
+        Args:
+            sampler: a name, or an object: of a diffusion model a `zoo.maths.samplers.Sampler`, of a flow, whose option
+                is ``solver``, a `zoo.maths.solvers.Solver`; None for the model's own.
+            options: other options of `sample`; without any, and without a sampler, all are the model's own again.
+
+        Raises:
+            ConfigError: an option or a sampler that the model does not have.
+        """
+        known = self.option_parameters()
+        if sampler is not None:
+            names = [name for name in ("sampler", "solver") if name in known]
+            if not names:
+                raise ConfigError(f"{type(self).__name__} has one way of sampling, and no sampler to choose")
+            options = {names[0]: sampler, **options}
+        for name, value in options.items():
+            if name not in known:
+                raise ConfigError(
+                    f"{type(self).__name__} has no sampling option {name!r}.{close_matches(name, known)} "
+                    f"It takes: {', '.join(known) or 'none'}"
+                )
+            if isinstance(value, str) and name in (words := self.option_words()):
+                check_choice(name, value, words[name])
+        self.chosen_options = dict(options)
+        return self
+
+    def state_examples(self, x: Tensor) -> Tensor:
+        """Return a state of the sampler in data range: (n, ...) -> (n, *shape)."""
+        return x
 
     @torch.no_grad()
     def sample_many(self, draws: Sequence[Draw], *, check: Callable[[], None] | None = None) -> list[Tensor]:
@@ -346,7 +447,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
                     f"{type(self).__name__} has no sampling option {name!r}.{close_matches(name, known)} "
                     f"It takes: {', '.join(known) or 'none'}"
                 )
-        options = dict(draw.options)
+        options = {**self.chosen_options, **draw.options}
         if "given" in options:
             options["given"] = given_of(self, options["given"])
         if "known" in options:
@@ -367,6 +468,10 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         if taken and (last := [*taken.values()][-1]).kind is last.VAR_KEYWORD:
             del taken[last.name]
         return taken
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        """Return the options of `sample` that are one of a few words -> these words."""
+        return {}
 
     def sampling_options(self) -> dict[str, Any]:
         """Return names and defaults of what `sample` takes beyond n, seed and labels."""
@@ -397,7 +502,8 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
             raise ConfigError(f"labels must be one text, or {n} texts, got {len(texts)}")
         if texts.numel() and (texts.min() < PAD or texts.max() >= len(self.alphabet or "")):
             raise ConfigError(f"labels hold characters outside the alphabet of {len(self.alphabet or '')}")
-        return texts.to(self.device).expand(n, -1)
+        found: Tensor = texts.to(self.device).expand(n, -1)
+        return found
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all sampling options as they take effect: those given, and the defaults.
@@ -405,9 +511,10 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
         Where the default of an option is none, the model's attribute of that name is what counts, or ``default_`` and
         that name where it is another thing's.
         """
-        whole = {**self.sampling_options(), **options}
+        whole = {**self.sampling_options(), **self.chosen_options, **options}
         own = {name: getattr(self, f"default_{name}", getattr(self, name, None)) for name in whole}
-        return {name: own[name] if value is None else value for name, value in whole.items()}
+        held = {name: own[name] if value is None else value for name, value in whole.items()}
+        return {n: name_of(v) if callable(v) or isinstance(v, Solver) else v for n, v in held.items()}
 
     @property
     def calls_per_sample(self) -> int:
@@ -477,7 +584,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
 
     def first_examples(self, n: int) -> Tensor:
         """Return the first training examples of what the Trainer was given, at most n, (n, *shape) in data range."""
-        data = self.trainer.datamodule
+        data = cast("Any", self.trainer).datamodule
         if isinstance(data, HasExamples):
             return data.to_float(data.first(n)[0], self.dtype)
         loader = self.trainer.fit_loop._data_source.dataloader() if data is None else data.train_dataloader()
@@ -511,7 +618,7 @@ class GenerativeModel(Checked, Copied, Recorded, LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         before, TRUST.given = TRUST.given, True
         try:
-            terms = self._trusting_loss(batch)
+            terms: dict[str, Tensor] = cast("Any", self)._trusting_loss(batch)
         finally:
             TRUST.given = before
         self.terms = {k: v.detach() for k, v in terms.items()}
@@ -593,6 +700,11 @@ class HasLikelihood:
 
     likelihood_examples: int | None = None
     likelihood_solver: str | None = None
+    if TYPE_CHECKING:
+        context: tuple[int, ...]
+        num_classes: int
+
+        def _labels(self, n: int, labels: Labels) -> Tensor | None: ...
 
     def log_prob(
         self,

@@ -14,12 +14,13 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import yaml
 
+from zoo.bundled import pretrained_folder
 from zoo.errors import (
     ConfigError,
     DataError,
@@ -35,6 +36,7 @@ from zoo.spec import FOLLOWING, Recorded, allowed, build, class_paths, is_spec
 
 if TYPE_CHECKING:
     from zoo.data.base import TensorData
+    from zoo.feature_extractor import FeatureExtractor
     from zoo.model import GenerativeModel
 
 __all__ = [
@@ -42,7 +44,6 @@ __all__ = [
     "Registry",
     "create",
     "in_force",
-    "list",
     "load_registry",
     "packaged_registry",
     "plain_yaml",
@@ -57,6 +58,7 @@ _ENTRY = {
 }
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KINDS = {"family": str, "summary": str, "extends": str, "untrained": str}  # all other fields of an entry are mappings
 
 
@@ -131,11 +133,11 @@ class Entry:
         model = build(_with(self.model, overrides), self.allow)
         if not isinstance(model, Recorded):  # which all models are
             raise NotAGenerativeModelError(f"{self.model['class_path']}, which {self.name} names,")
-        return model
+        return cast("GenerativeModel", model)
 
     def build_data(self, **overrides: Any) -> TensorData:
         """Construct the data module, with some constructor arguments replaced. Raises `ConfigError`."""
-        return build(_with(self.data, overrides), self.allow)
+        return cast("TensorData", build(_with(self.data, overrides), self.allow))
 
 
 def _with(spec: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,17 +229,15 @@ class Registry(Mapping[str, Entry]):
 
 
 def packaged_registry() -> Path:
-    """Return the path of the registry that ships: inside the package, or beside it in a checkout."""
+    """Return the path of the registry that ships: inside the package, or beside it in a checkout.
+
+    Raises `RegistryError` where it is missing.
+    """
     here = Path(__file__).resolve().parent
     for path in (here / "registry.yaml", here.parent / "registry.yaml"):
         if path.is_file():
             return path
     raise RegistryError("registry.yaml is missing from this installation; reinstall generative-zoo")
-
-
-def pretrained_folder(name: str) -> Path:
-    """Return where the bundled weights of ``name`` are, whether or not they exist."""
-    return Path(__file__).resolve().parent / "pretrained" / name
 
 
 def load_registry(*overlays: str | Path) -> Registry:
@@ -336,7 +336,7 @@ def _origins(
     found: dict[Overlay, None] = {}
     seen: set[str] = set()
     current: str | None = name
-    while current in raw and current not in seen:
+    while current is not None and current in raw and current not in seen:
         seen.add(current)
         found.update(origin.get(current, {}))
         current = raw[current].get("extends")
@@ -354,7 +354,8 @@ def _bare_names(entries: Mapping[str, Entry], taken: set[str]) -> dict[str, str]
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = plain_yaml(_bytes(path).decode("utf-8"))
+        text = _bytes(path).decode("utf-8")
+        content = yaml.load(text, Loader=_LOADER) if path == packaged_registry() else plain_yaml(text)
     except OSError as error:
         raise RegistryError(f"registry {path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -393,14 +394,14 @@ def plain_yaml(text: str, *, aliases: bool = True) -> Any:
     Raises:
         yaml.YAMLError: no YAML, nested more than 100 levels deep, or with an alias that may not be there.
     """
-    loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
-    for event in yaml.parse(text, Loader=loader):
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise yaml.YAMLError(f"nested more than {_MAX_DEPTH} levels deep")
         if not aliases and isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"an alias stands in line {event.start_mark.line + 1}")
-    return yaml.load(text, Loader=loader)
+    return yaml.load(text, Loader=_LOADER)
 
 
 def _check_sections(path: Path, content: Mapping[str, Any]) -> None:
@@ -449,7 +450,8 @@ def _extended(name: str, raw: Mapping[str, dict[str, Any]], seen: tuple[str, ...
         )
     own = {"weights", "untrained", "expected", "gpu"} | ({"paper"} & set(entry))
     inherited = {k: v for k, v in _extended(parent, raw, (*seen, name)).items() if k not in own}
-    return _merge(inherited, {k: v for k, v in entry.items() if k != "extends"})
+    merged: dict[str, Any] = _merge(inherited, {k: v for k, v in entry.items() if k != "extends"})
+    return merged
 
 
 def _merge(base: Any, top: Any) -> Any:
@@ -496,9 +498,36 @@ def _to_allow(path: str, origin: str) -> str:
     return f"; if you trust it, add {what} {origin}"
 
 
+@overload
 def create(
-    name: str, *, data: TensorData | str | None = None, size: str | None = None, **arguments: Any
-) -> GenerativeModel:
+    name: str,
+    *,
+    data: TensorData | str | None = None,
+    size: str | None = None,
+    features_only: Literal[False] = False,
+    **arguments: Any,
+) -> GenerativeModel: ...
+
+
+@overload
+def create(
+    name: str,
+    *,
+    data: TensorData | str | None = None,
+    size: str | None = None,
+    features_only: Literal[True],
+    **arguments: Any,
+) -> FeatureExtractor: ...
+
+
+def create(
+    name: str,
+    *,
+    data: TensorData | str | None = None,
+    size: str | None = None,
+    features_only: bool = False,
+    **arguments: Any,
+) -> GenerativeModel | FeatureExtractor:
     """Construct a registered model, untrained: ``zoo.create("wgan_gp", lr=2e-4)``.
 
     With ``data`` it is what ``zoo fit --model NAME --data DATA`` trains: its shape, its classes and its networks follow
@@ -508,16 +537,20 @@ def create(
         name: a name of the registry.
         data: a data module, or the name of a data set.
         size: of the networks, of `zoo.sizes.SIZES`.
+        features_only: return a module x, (B, *shape) -> features, (B, *feature_shape), instead of the model; for models
+            with features, latents or a posterior (see `zoo.feature_extractor`).
         arguments: constructor arguments that replace those of the entry; ``num_classes="data"`` is the number of
             classes of the data.
 
     Raises:
         UnknownModelError: no such name.
         DataError: no such data set.
-        ConfigError: no such argument, a wrong type, or networks that cannot have the shape of the data.
+        ConfigError: no such argument, a wrong type, networks that cannot have the shape of the data, or no features.
     """
-    from dataclasses import replace
+    if features_only:
+        from zoo.feature_extractor import FeatureExtractor
 
+        return FeatureExtractor(create(name, data=data, size=size, **arguments))
     registry = load_registry()
     entry = registry.resolve(name)
     if data is not None or size is not None or arguments.get("num_classes") == "data":
@@ -543,23 +576,3 @@ def _following(entry: Entry, data: TensorData | None, size: str | None, argument
         raise ConfigError(f"num_classes='data' is that of data; say which: zoo.create({entry.name!r}, data=...)")
     spec = conditioned(spec, data.num_classes, entry.allow) if theirs and data is not None else spec
     return sized_model(spec, size, entry.allow) if size is not None else spec
-
-
-def list(
-    pattern: str = "*",
-    *,
-    family: str | None = None,
-    dataset: str | None = None,
-    pretrained: bool | None = None,
-) -> builtins.list[str]:
-    """Return registered names: ``zoo.list("*mnist*", pretrained=True)``.
-
-    Args:
-        pattern: shell wildcard over names.
-        family: only this family (vae, gan, autoregressive).
-        dataset: only models of this data set.
-        pretrained: only names with (True) or without (False) weights.
-    """
-    if not isinstance(pattern, str):
-        raise ConfigError(f"pattern must be a string such as '*mnist*', got {pattern!r}")
-    return [e.name for e in load_registry().find(pattern, family=family, dataset=dataset, pretrained=pretrained)]

@@ -33,6 +33,7 @@ __all__ = [
     "Labels",
     "NoiseStreams",
     "Samples",
+    "Seeds",
     "grouped",
     "interruptible_loop",
     "interruption_point",
@@ -42,6 +43,9 @@ __all__ = [
 
 Labels = Sequence[int] | Sequence[str] | Tensor | int | str | None
 """The class or the text of each example, or one for all."""
+
+Seeds = int | torch.Generator | Sequence[int | torch.Generator] | None
+"""One seed for all examples, or one for each."""
 
 _here = threading.local()
 _DRAWN = (torch.rand, torch.randn, torch.randint)
@@ -68,8 +72,10 @@ class Samples(Protocol):
     """What is asked of a model here; `zoo.model.GenerativeModel` says what each of it is."""
 
     context: tuple[int, ...]
-    device: torch.device
     training: bool
+
+    @property
+    def device(self) -> torch.device: ...
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]: ...
 
@@ -132,12 +138,12 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
         if len(draws) == 1 and total == n:
             with repeatable(model.device):
                 return [_finite(model, model.draw(n, generators[0], labels[0], **options))]
-        y = None if labels[0] is None else torch.cat(labels)
+        y = None if labels[0] is None else torch.cat([label for label in labels if label is not None])
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator()
         with repeatable(model.device), NoiseStreams(counts, generators, total, token, check):
             x = model.draw(BatchSize(total), token, y, **options)
-        return list(_finite(model, x)[:n].split(counts))
+        return list(torch.split(_finite(model, x)[:n], counts))
     finally:
         model.train(training)
 
@@ -181,11 +187,11 @@ class Interruptible(TorchFunctionMode):
     def __enter__(self) -> Any:
         self._before = getattr(_here, "mode", None)
         _here.mode = self
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         _here.mode = self._before
-        return super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

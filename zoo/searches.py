@@ -161,7 +161,7 @@ def _trial(content: Any, where: str) -> Trial:
             raise ResultError(f"{where} has an unknown key {str(name)[:100]!r}")
         if not isinstance(value, _KINDS[name]) or (isinstance(value, bool) and bool not in _KINDS[name]):
             raise ResultError(f"{where}: {name} must be of type {fields[name].type}, got {str(value)[:100]!r}")
-        numbers = value if name in ("per_seed", "seeds") else [value] if isinstance(value, float) else ()
+        numbers: Any = value if name in ("per_seed", "seeds") else [value] if isinstance(value, float) else ()
         if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in numbers):
             raise ResultError(f"{where}: {name} must be finite numbers, got {str(value)[:100]}")
     needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}

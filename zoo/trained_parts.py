@@ -39,9 +39,14 @@ RESERVED = frozenset(
 class Recipe(Protocol):
     """What is asked of an entry of the registry here."""
 
-    name: str
-    model: Mapping[str, Any]
-    allow: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> Mapping[str, Any]: ...
+
+    @property
+    def allow(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class MetricsTable(Sequence[Mapping[str, float]]):
 
     def last(self, column: str) -> float:
         """Return the last value of a column. Raises `KeyError`."""
-        return self[column][-1][1]
+        return float(self[column][-1][1])
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame, NaN where nothing was logged. Raises `RunError` without pandas."""
@@ -195,10 +195,11 @@ class Training:
         if not found:
             raise RunError(f"{self.folder} has no pictures yet; they come every --training.sample_every steps")
         if _in_notebook():
-            from IPython.display import Image, display
+            import IPython.display
 
+            shown: Any = IPython.display
             for path in found:
-                display(Image(filename=str(path)))
+                shown.display(shown.Image(filename=str(path)))
             return
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.name == "nt"):
             log.warning("there is no screen to show pictures on; they are %s", ", ".join(map(str, found)))

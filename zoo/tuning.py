@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
@@ -141,7 +141,14 @@ def tune(
     parsed = parse_name(which, registry=load_registry(*registry))
     folder = Path(out) if out is not None else own_folder(parsed, "results")
     search = searches.read(folder / SEARCH) if (folder / SEARCH).is_file() else Search(str(which))
-    how = {"samples": samples, "seed": seed, "seeds": seeds, "k": k, "batch_size": batch_size, "limit": limit}
+    how: dict[str, Any] = {
+        "samples": samples,
+        "seed": seed,
+        "seeds": seeds,
+        "k": k,
+        "batch_size": batch_size,
+        "limit": limit,
+    }
     how |= {"extractor": extractor, "split": split, "device": device}
     training = any("." in name for name in grid)
     maker = _trainings if training else _samplings
@@ -212,12 +219,16 @@ def _by_optuna(grid: Mapping[str, Any], trials: int, metric: str, seed: int) -> 
             "--trials needs Optuna: pip install 'generative-zoo[tune]'; or try all of a --grid"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    direction = "maximize" if searches.better(metric) == "high" else "minimize"
+    direction: Literal["maximize", "minimize"] = "maximize" if searches.better(metric) == "high" else "minimize"
     study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
     for _ in range(trials):
         trial = study.ask()
         options = {name: _suggested(trial, name, values) for name, values in grid.items()}
-        yield options, lambda value, trial=trial: study.tell(trial, value) and None
+
+        def tell(value: float, trial: Any = trial) -> None:
+            study.tell(trial, value)
+
+        yield options, tell
 
 
 def _suggested(trial: Any, name: str, values: Any) -> Any:

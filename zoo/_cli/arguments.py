@@ -14,16 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from zoo.docstrings import meanings
 from zoo.errors import ConfigError
 from zoo.registry import Entry
 from zoo.sizes import SIZES, sized_model
 from zoo.spec import class_of, is_spec
 
 __all__ = ["Option", "meanings", "options_of", "shown", "summary"]
-
-_ENTRY = re.compile(r"(?P<names>\*{0,2}\w+(?:, \w+)*)(?: \([^)]*\))?: *(?P<text>.*)")
-_DEFAULT = re.compile(r"\s*(Default|Defaults to):? ``?[^`]*``?\.?")
-_SECTION = re.compile(r"(Args|Arguments|Parameters):")
 
 
 @dataclass(frozen=True)
@@ -39,43 +36,6 @@ class Option:
     name: str
     value: Any
     meaning: str = ""
-
-
-def meanings(documented: Any) -> dict[str, str]:
-    """Return argument -> meaning as the docstring of a class says, or one of those that it inherits from."""
-    found: dict[str, str] = {}
-    for cls in inspect.getmro(documented):
-        for text in (cls.__doc__, cls.__dict__.get("__init__", object).__doc__):
-            found = {**_arguments(text or ""), **found}
-    return found
-
-
-def _arguments(docstring: str) -> dict[str, str]:
-    """Return what the ``Args:`` of one docstring say."""
-    lines = inspect.cleandoc(docstring).splitlines()
-    start = next((i for i, line in enumerate(lines) if _SECTION.fullmatch(line.strip())), None)
-    if start is None:
-        return {}
-    outer = len(lines[start]) - len(lines[start].lstrip())
-    found: dict[str, list[str]] = {}
-    inner, current = None, []
-    for line in lines[start + 1 :]:
-        indent = len(line) - len(line.lstrip())
-        if line.strip() and indent <= outer:
-            break
-        inner = indent if inner is None and line.strip() else inner
-        entry = _ENTRY.fullmatch(line.strip()) if line.strip() and indent == inner else None
-        if entry is not None:
-            current = [entry["text"]]
-            found.update(dict.fromkeys((n.lstrip("*") for n in entry["names"].split(", ")), current))
-        else:
-            current.append(line.strip())
-    return {name: _plain(" ".join(filter(None, text))) for name, text in found.items()}
-
-
-def _plain(text: str) -> str:
-    text = _DEFAULT.sub("", re.sub(r":\w+:`~?([^`]*)`", r"\1", text))
-    return text.replace("``", "`").strip().removesuffix(".")
 
 
 def summary(cls: type) -> str:

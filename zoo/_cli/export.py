@@ -9,7 +9,10 @@ import json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("which", metavar="NAME|RUN", help="a model with weights, a run folder, or namespace/name")
     parser.add_argument(
-        "--format", default="onnx", metavar="FORMAT", help="onnx, pt2 (torch.export) or safetensors (default onnx)"
+        "--format",
+        default="onnx",
+        metavar="FORMAT",
+        help="onnx, pt2 (torch.export), safetensors or diffusers (default onnx)",
     )
     parser.add_argument("--out", default=".", metavar="DIR", help="folder to write to (default the current one)")
     parser.add_argument("--json", action="store_true", help="print JSON")

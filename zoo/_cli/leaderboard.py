@@ -23,13 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sort", metavar="COLUMN", help="fid, likelihood, parameters, samples_per_second, name, ...")
     parser.add_argument("--markdown", action="store_true", help="print markdown")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--csv", action="store_true", help="print CSV: one line a result, every column, the protocol")
     parser.add_argument(
         "--html", metavar="DIR", help="write a web page into this folder, ready to be opened or to be a static Space"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from zoo.leaderboard import default_folders, find, pins_of, tables, to_json, to_markdown, to_text, write_site
+    from zoo.leaderboard import (
+        default_folders,
+        find,
+        pins_of,
+        tables,
+        to_csv,
+        to_json,
+        to_markdown,
+        to_text,
+        write_site,
+    )
     from zoo.registry import load_registry
 
     known = [folder for folder in default_folders() if folder.is_dir()]
@@ -49,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
+    if args.csv:
+        print(to_csv(arranged), end="")
+        return 0
     if not arranged:
         print("no results yet; make one with `zoo evaluate NAME`", file=sys.stderr)
         return 0

@@ -15,6 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", help="only this family")
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--pretrained", action="store_true", default=None, help="only names with weights")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out names that match")
+    parser.add_argument(
+        "--sort", metavar="COLUMN", help="name, family, dataset, year, or fid, likelihood, parameters, ...: best first"
+    )
     parser.add_argument("--registry", action="append", default=[], metavar="FILE", help="a further registry file")
     parser.add_argument("--hub", metavar="NAMESPACE", help="the models that a user or organisation has on the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -24,7 +28,13 @@ def run(args: argparse.Namespace) -> int:
     if args.hub is not None:
         return _hub(args)
     registry = load_registry(*args.registry)
-    found = registry.find(args.pattern, family=args.family, dataset=args.dataset, pretrained=args.pretrained)
+    facts = {"family": args.family, "dataset": args.dataset, "pretrained": args.pretrained}
+    if args.exclude or args.sort:
+        from zoo.catalogue import select
+
+        found = select(args.pattern, **facts, exclude_filters=args.exclude, sort=args.sort)
+    else:
+        found = registry.find(args.pattern, **facts)
     short = {target: alias for alias, target in registry.aliases.items()}
     rows = [
         {
@@ -59,7 +69,7 @@ def _hub(args: argparse.Namespace) -> int:
 
     from zoo.hub import list as list_hub
 
-    if args.family or args.dataset or args.pretrained or args.registry:
+    if args.family or args.dataset or args.pretrained or args.registry or args.exclude or args.sort:
         raise ZooError("zoo list --hub takes a pattern and --json only: the other options are about the registry")
     found = [repo for repo in list_hub(args.hub) if fnmatchcase(repo.rpartition("/")[2], args.pattern)]
     if args.json:

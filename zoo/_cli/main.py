@@ -27,6 +27,7 @@ COMMANDS = {
     "test": "losses of a trained model on the test split",
     "sample": "draw samples from a trained model into a PNG or NPZ file",
     "evaluate": "measure a trained model and write eval.json",
+    "features": "what a probe and neighbours read off the features of trained models",
     "tune": "choose options on validation data: of the sampler, or of short trainings",
     "diagnose": "look into the latents of a trained model: pictures and one JSON file",
     "reproduce": "train a registered model again and compare it with the recorded band",
@@ -36,6 +37,7 @@ COMMANDS = {
     "pull": "download pretrained weights",
     "push": "publish a model on the Hub",
     "cache": "list, check and remove models in the Hub's cache on this machine",
+    "docs": "open the documentation in the browser, or build it",
     "verify": "check the files of a model against their recorded sha256",
 }
 OWN_HELP = {"fit", "validate", "test"}

@@ -36,7 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt", default=None, metavar="TEXT", help="text that every sample begins with, or of what it is"
     )
     parser.add_argument(
-        "--given", default=None, metavar="FILE.png", help="an image, or a sheet of them, to complete from the top rows"
+        "--given",
+        default=None,
+        metavar="FILE",
+        help="an image, or a sheet of them, to complete from the top rows; x.gif or x.apng of clips to continue",
+    )
+    parser.add_argument(
+        "--frames", type=int, default=None, help="first frames of --given clips that are kept (default half of them)"
     )
     parser.add_argument("--rows", type=int, default=None, help="rows of --given that are kept (default half of them)")
     parser.add_argument(
@@ -115,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
     if args.given is not None:
         n, completed = _given(args, model)
         options |= completed
+    elif args.frames is not None:
+        raise ConfigError("--frames says how many of a clip are kept: give the clip by --given FILE.gif")
     elif args.measure is None and (args.rows is not None or args.mask is not None):
         raise ConfigError("--rows and --mask say what of an image is kept: give the image by --given FILE.png")
     if args.measure is not None:
@@ -146,6 +154,10 @@ def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
     from zoo.abilities import takes_option
     from zoo.images import read_png
 
+    if len(model.shape) == 4 and takes_option(model, "given"):
+        return _continued(args, model)
+    if args.frames is not None:
+        raise ConfigError(f"{args.which} draws no clips; --frames is of clips, and --rows of images")
     if len(model.shape) != 3 or not takes_option(model, "given"):
         raise ConfigError(
             f"{args.which} does not complete images; --given is for models that draw pixel by pixel or denoise"
@@ -162,6 +174,23 @@ def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
     if n > len(given):
         raise ConfigError(f"{args.given} holds {len(given)} images, so -n must be at most that, got {n}")
     return n, {"given": given[:n], "known": rows}
+
+
+def _continued(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
+    """Return how many clips to continue, and the sampling options that say from what."""
+    from zoo.images import read_clips
+
+    T = model.shape[1]
+    if args.rows is not None or args.mask is not None:
+        raise ConfigError("--rows and --mask are of images; --frames says how many frames of a clip are kept")
+    frames = (T + 1) // 2 if args.frames is None else args.frames
+    if not 1 <= frames < T:
+        raise ConfigError(f"--frames must lie between 1 and {T - 1}, of clips of {T} frames, got {frames}")
+    given = read_clips(args.given, model.shape, frames)
+    n = args.n if args.n is not None else 4 if len(given) == 1 else len(given)
+    if 1 < len(given) < n:
+        raise ConfigError(f"{args.given} holds {len(given)} clips, so -n must be at most that, got {n}")
+    return n, {"given": given[0] if len(given) == 1 else given[:n], "known": frames}
 
 
 def _restored(args: argparse.Namespace, model: Any, n: int, seed: int, labels: Any, options: Mapping[str, Any]) -> Any:

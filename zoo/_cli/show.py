@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.catalogue import bibtex
 from zoo.errors import ModelFolderError, RunError
 from zoo.names import is_path
 from zoo.registry import Entry, load_registry, pretrained_folder
@@ -140,7 +140,7 @@ def _lines(entry: Entry, results: dict[str, Any], parts: Mapping[str, TrainedPar
         use = f"zoo sample {entry.name} -n 64 --seed 0 --out samples.png" if draws else f"zoo export {entry.name}"
         lines.append(f"use it    {use}")
     if paper:
-        lines += ["", "cite", _bibtex(paper)]
+        lines += ["", "cite", bibtex(paper)]
     return lines
 
 
@@ -172,15 +172,3 @@ def _short(value: Any) -> str:
 def _value(value: Any) -> str:
     number = value.get("value") if isinstance(value, dict) else value
     return f"{number:.4g}" if isinstance(number, (int, float)) else ""
-
-
-def _bibtex(paper: Any) -> str:
-    first = re.split(r",| and ", paper["authors"])[0].split()[-1].lower()
-    word = next((w for w in re.findall(r"[A-Za-z]+", paper["title"]) if len(w) > 3), "paper").lower()
-    fields = {"title": paper["title"], "author": paper["authors"].replace(", ", " and "), "year": paper["year"]}
-    if "arxiv" in paper:
-        fields |= {"eprint": paper["arxiv"], "archivePrefix": "arXiv"}
-    elif "url" in paper:
-        fields["url"] = paper["url"]
-    body = ",\n".join(f"  {k} = {{{v}}}" for k, v in fields.items())
-    return f"@misc{{{first}{paper['year']}{word},\n{body}\n}}"

@@ -77,7 +77,7 @@ class Continuations:
 
 def continuations(model: Any, x: Tensor, labels: Tensor, n: int = 4, seeds: int = 2) -> Continuations:
     """Give a model the first half of n test clips, and draw what follows from several seeds."""
-    k, x = x.shape[2] // 2, x[:n]
+    k, x = (x.shape[2] + 1) // 2, x[:n]
     condition = {"labels": labels[:n].to(model.device)} if is_conditional(model) else {}
     drawn = [model.sample(n, seed=seed, given=x.to(model.device), known=k, **condition).cpu() for seed in range(seeds)]
     return Continuations(x, torch.stack(drawn), k)

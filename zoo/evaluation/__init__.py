@@ -6,5 +6,6 @@ size) and not on what was drawn before, on how many processes drew, or on how of
 
 from zoo.evaluation.comparison import DIGITS
 from zoo.evaluation.measuring import measure
+from zoo.evaluation.representation import measure_features
 
-__all__ = ["DIGITS", "measure"]
+__all__ = ["DIGITS", "measure", "measure_features"]

@@ -25,14 +25,19 @@ def predicts(model: Any) -> bool:
     return model.generates and len(model.shape) == 4 and model.shape[1] > 1 and takes_option(model, "given")
 
 
+def frames_given(model: Any) -> int:
+    """Return how many frames a clip is continued from: half of them, and the middle one."""
+    return (model.shape[1] + 1) // 2
+
+
 @torch.no_grad()
 def prediction_metrics(
     model: Any, examples: Callable[[int, int], tuple[Tensor, Tensor]], count: int, seed: int
 ) -> dict[str, Metric]:
     """Return ``prediction_error`` and ``prediction_error_copy``, mean squared errors a pixel of the later half.
 
-    The model is given the first half of the frames, and its continuation is compared with what came; the other number
-    is that of the last given frame, again and again.
+    The model is given `frames_given`, and its continuation is compared with what came; the other number is that of the
+    last given frame, again and again.
 
     Args:
         model: that takes ``given``, in eval mode.
@@ -40,7 +45,7 @@ def prediction_metrics(
         count: how many clips.
         seed: of the noise; it grows from batch to batch.
     """
-    k = model.shape[1] // 2
+    k = frames_given(model)
     errors: dict[str, list[Tensor]] = {"prediction_error": [], "prediction_error_copy": []}
     for start in range(0, count, _AT_ONCE):
         x, labels = examples(start, min(start + _AT_ONCE, count))

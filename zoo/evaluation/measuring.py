@@ -21,7 +21,7 @@ from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError, check_choice
 from zoo.evaluation.captions import CAPTIONED, caption_metrics
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
-from zoo.evaluation.clips import PREDICTED, prediction_metrics, predicts
+from zoo.evaluation.clips import PREDICTED, frames_given, prediction_metrics, predicts
 from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
@@ -231,7 +231,7 @@ def _both_ways(model: GenerativeModel, examples: int) -> dict[str, Any]:
     """Return what the numbers of continued clips and of written captions depend on."""
     found: dict[str, Any] = {}
     if predicts(model):
-        found["prediction"] = {"clips": min(PREDICTED, examples), "frames_given": model.shape[1] // 2}
+        found["prediction"] = {"clips": min(PREDICTED, examples), "frames_given": frames_given(model)}
     if isinstance(model, WritesCaptions):
         found["captions"] = {"examples": min(CAPTIONED, examples)}
     return found

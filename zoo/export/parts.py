@@ -35,6 +35,8 @@ from zoo.abilities import (
     HasVelocity,
     PredictsData,
     Settles,
+    TokenisesText,
+    WritesText,
     autoencoder_of,
     end_of_time,
     is_conditional,
@@ -220,6 +222,8 @@ def parts(model: Any) -> dict[str, Part]:
 def _sampling(model: Any) -> dict[str, Part]:
     """Return what a sampler outside calls, as `parts`; of two stages both."""
     autoencoder, prior = autoencoder_of(model), prior_of(model)
+    if prior is not None and isinstance(autoencoder, TokenisesText):  # what a token stands for is no computation
+        return _sampling(prior)
     if prior is not None:
         decoder = _decoder(autoencoder if isinstance(model, HasCodes) else model)
         return {"decoder": decoder} | {name or "prior": part for name, part in _sampling(prior).items()}
@@ -229,7 +233,10 @@ def _sampling(model: Any) -> dict[str, Part]:
         return {"": _denoiser(model)}
     if isinstance(model, DrawsValues):
         return {"": _step(model)}
-    return {"": _decoder(model)} if isinstance(model, (Encodes, DecodesNoise)) else {}
+    at_once = isinstance(model, (Encodes, DecodesNoise)) and not isinstance(
+        model, WritesText
+    )  # texts are written value by value
+    return {"": _decoder(model)} if at_once else {}
 
 
 def plain(model: Any) -> Any:

@@ -21,7 +21,7 @@ from zoo.names import parse_name
 
 __all__ = ["FORMATS", "export", "run_onnx"]
 
-FORMATS = ("safetensors", "onnx", "pt2")
+FORMATS = ("safetensors", "onnx", "pt2", "diffusers")
 _BATCHES = (1, 7)
 _TOLERANCE = 1e-5
 
@@ -35,7 +35,8 @@ def export(model: Any, form: str, out: str | Path | None = None) -> list[Path]:
 
     Args:
         model: a model, or what `zoo.load` takes.
-        form: ``safetensors``, the weights by name; ``onnx``; or ``pt2``, what torch.export makes.
+        form: ``safetensors``, the weights by name; ``onnx``; ``pt2``, what torch.export makes; or ``diffusers``, the
+            folder of a pipeline, see `zoo.export.diffusers_folder`.
         out: folder to write to, the current one if left out.
 
     The files of ``onnx`` and ``pt2`` are run at batches of 1 and 7 before they are written: no value differs from the
@@ -55,6 +56,11 @@ def export(model: Any, form: str, out: str | Path | None = None) -> list[Path]:
     else:
         name = model.source.name or type(model).__name__.lower()
     folder = Path(out) if out is not None else Path()
+    if form == "diffusers":
+        from zoo.export import to_diffusers
+
+        made = to_diffusers(model, folder / f"{name}.diffusers")
+        return sorted(path for path in made.rglob("*") if path.is_file())
     if form == "safetensors":
         return [write_whole(folder / f"{name}.safetensors", _weights(model))]
     files: dict[Path, bytes] = {}

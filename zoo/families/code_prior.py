@@ -199,6 +199,9 @@ class CodePrior(SecondStage, LikelihoodModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {**super().option_words(), "codes": ("prior", "uniform"), "observe": ("mean", "sample")}
+
     def draw(
         self,
         n: int,

@@ -29,9 +29,10 @@ from zoo.maths.conversions import KINDS, SIGMA_DATA, input_scale, noise_of, pred
 from zoo.maths.dequantisation import dequantise, from_continuous
 from zoo.maths.guidance import calls_per_step
 from zoo.maths.noise import randn
+from zoo.maths.samplers import Sampler
 from zoo.maths.schedules import Schedule
 from zoo.maths.solvers import SOLVERS
-from zoo.model import Batch, ScoreModel, seeded
+from zoo.model import Batch, ScoreModel, name_of, seeded
 
 __all__ = ["SAMPLERS", "Diffusion"]
 
@@ -192,7 +193,7 @@ class Diffusion(Guided, ScoreModel):
         generator: torch.Generator,
         labels: Tensor | None,
         *,
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         eta: float = 0.0,
         guidance_scale: float | None = None,
@@ -209,7 +210,8 @@ class Diffusion(Guided, ScoreModel):
             n: how many.
             generator: of all noise.
             labels: int64 (n,) for a conditional model, else none.
-            sampler: of those that the class takes; the model's own if left out.
+            sampler: of those that the class takes, or a function (denoise, x, log_snrs, schedule, noise) -> x_0, see
+                `zoo.maths.samplers.Sampler`; the model's own if left out.
             steps: levels of noise, by default the model's own; most samplers call the network once at each.
             eta: of ``ddim``: share of the noise that is drawn anew.
             guidance_scale: w of (1 - w) unconditional or weak + w conditional, 1 for none; by default the model's own.
@@ -226,13 +228,18 @@ class Diffusion(Guided, ScoreModel):
             ConfigError: a sampler that does not work with this model, or numbers out of range.
         """
         sampler = self.default_sampler if sampler is None else sampler
-        self.check_sampler(sampler, eta=eta, solver=solver, snr=snr, spacing=spacing)
+        if isinstance(sampler, str):
+            self.check_sampler(sampler, eta=eta, solver=solver, snr=snr, spacing=spacing)
+        else:
+            _check_own(sampler, eta=eta, solver=solver, snr=snr)
         noise = self._noise_of(n, generator)
         log_snrs, times = self._grid(sampler, self.steps if steps is None else steps, spacing)
         kept = known_pixels(self, n, given, known)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         denoise = self.denoiser(labels, scale, clip and self.levels is not None, kept)
         x = self._start(log_snrs[0], noise, kept)
+        if not isinstance(sampler, str):
+            return self.uncentre(sampler(denoise, x, log_snrs, self.schedule, noise))
         run: dict[str, Callable[[], Tensor]] = {
             "ancestral": lambda: samplers.ancestral(denoise, x, log_snrs, self.reverse(denoise), noise),
             "ddim": lambda: samplers.ddim(denoise, x, log_snrs, self.schedule, noise, eta),
@@ -258,6 +265,14 @@ class Diffusion(Guided, ScoreModel):
         return NoisyView(
             of_unit_variance, (least, largest), lambda x: self.centre(x, torch.full_like(x, 0.5)), self.uncentre
         )
+
+    watchable = True
+
+    def state_examples(self, x: Tensor) -> Tensor:
+        return self.uncentre(x)
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"sampler": self.samplers, "spacing": ("time", "log_snr", "rho"), "solver": tuple(SOLVERS)}
 
     def denoiser(self, labels: Tensor | None, scale: float, clip: bool, known: tuple[Tensor, Tensor] | None) -> Denoise:
         """Return the model as the samplers see it."""
@@ -285,9 +300,10 @@ class Diffusion(Guided, ScoreModel):
         """Return the earliest time that the network knows."""
         return self.schedule.first
 
-    def _grid(self, sampler: str, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
+    def _grid(self, sampler: str | Sampler, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
         """Return rising lambdas, and the falling times of samplers that go by time."""
-        log_snrs = self.schedule.grid(steps, spacing or _SPACING.get(sampler, "time"), self.first_time())
+        usual = _SPACING.get(sampler, "time") if isinstance(sampler, str) else "time"
+        log_snrs = self.schedule.grid(steps, spacing or usual, self.first_time())
         return log_snrs, torch.linspace(1.0, self.first_time(), steps, dtype=torch.float64)
 
     def _noise_of(self, n: int, generator: torch.Generator) -> samplers.Noise:
@@ -308,6 +324,7 @@ class Diffusion(Guided, ScoreModel):
 
     def calls(self, options: Mapping[str, Any]) -> int:
         """Return the evaluations of the network with these sampling options; guided steps are two."""
+        options = {**self.chosen_options, **options}
         sampler, steps = options.get("sampler") or self.default_sampler, options.get("steps") or self.steps
         scale = options.get("guidance_scale")
         solver = SOLVERS[options.get("solver", "rk4")].calls if sampler == "ode" else 1
@@ -345,3 +362,15 @@ class Diffusion(Guided, ScoreModel):
 def _column(value: Tensor, like: Tensor) -> Tensor:
     """Return (B,) as (B, 1, ...), to broadcast."""
     return value.view(-1, *[1] * (like.ndim - 1))
+
+
+def _check_own(sampler: Any, **options: Any) -> None:
+    """Raise `ConfigError` for what is no sampler, and for options that a sampler of one's own does not have."""
+    if not callable(sampler):
+        raise ConfigError(
+            f"sampler must be a name or a function (denoise, x, log_snrs, schedule, noise) -> x_0, got {sampler!r}"
+        )
+    usual = {"eta": 0.0, "solver": "rk4", "snr": 0.16}
+    for option, value in options.items():
+        if value != usual[option]:
+            raise ConfigError(f"{option} is an option of other samplers, not of {name_of(sampler)}; leave it out")

@@ -281,6 +281,9 @@ class DiscreteAutoencoder(LikelihoodModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"observe": ("mean", "sample")}
+
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None, *, observe: str = "mean") -> Tensor:
         """Decode codes that are drawn uniformly, each by itself, for want of a prior.
 

@@ -162,7 +162,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         return f + self.temperature * x.flatten(1).square().sum(1, keepdim=True) / (2 * self.spread**2)
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
-        """Return E(x), or E(x, y); without labels a joint model gives -T log sum_y exp(-E(x, y) / T)."""
+        """Return E(x) or E(x, y) in nats; without labels a joint model gives -T log sum_y exp(-E(x, y) / T)."""
         E = self.energies(x)
         if not self.num_classes:
             self._labels(x.shape[0], labels)  # refuses them
@@ -244,6 +244,9 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         return {"loss": gap + self.regulariser * size, "gap": gap, "size": size}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"sampler": tuple(SAMPLERS), "init": ("noise", "buffer")}
 
     def draw(
         self,

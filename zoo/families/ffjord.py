@@ -160,6 +160,9 @@ class FFJORD(NormalisingFlow):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"solver": (*SOLVERS, *ADAPTIVE)}
+
     def draw(
         self,
         n: int,

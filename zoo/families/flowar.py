@@ -201,6 +201,9 @@ class FlowAR(Guided, FlowModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"solver": tuple(SOLVERS)}
+
     def draw(
         self,
         n: int,

@@ -186,6 +186,14 @@ class LatentDiffusion(SecondStage, ScoreModel):
         """Draw latents and decode them; the options are those of the prior."""
         return self.decode(self.prior.draw(n, generator, labels, **options))
 
+    @property
+    def watchable(self) -> bool:  # type: ignore[override]
+        """Whether a callback is told of the prior's steps."""
+        return bool(self.prior.watchable)
+
+    def state_examples(self, x: Tensor) -> Tensor:
+        return self.decode(self.prior.state_examples(x))
+
     def examples_of(self, z: Tensor) -> Tensor:
         return self.decode(z)
 

@@ -273,6 +273,9 @@ class MaskGIT(HasLikelihood, TokenModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"order": tuple(ORDERS)}
+
     def draw(
         self,
         n: int,

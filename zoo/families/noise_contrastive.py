@@ -101,7 +101,7 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
     # -- the density --------------------------------------------------------------------------------------------------
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
-        """Return E(x), (B, *shape) in data range -> (B,)."""
+        """Return E(x), in nats, (B, *shape) in data range -> (B,)."""
         self._labels(x.shape[0], labels)  # refuses them
         f = self.network(x).reshape(x.shape[0])
         return f if self.bounded else f + x.flatten(1).square().sum(1) / (2 * self.spread**2)
@@ -155,6 +155,9 @@ class NoiseContrastive(HasEnergy, HasLikelihood, ImplicitModel):
         return {"loss": loss, "told_apart": accuracy.detach(), "log_normaliser": self.log_normaliser.detach().clone()}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"sampler": tuple(SAMPLERS)}
 
     def draw(
         self,

@@ -109,7 +109,7 @@ class RecoveryLikelihood(HasEnergy, ImplicitModel):
         return f - self._b[t].to(y.dtype) ** 2 * y.flatten(1).square().sum(1) / (2 * self.spread**2)
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:
-        """Return -f(a_1 x, 0) / b_0^2, (B, *shape) in data range -> (B,)."""
+        """Return -f(a_1 x, 0) / b_0^2, in nats, (B, *shape) in data range -> (B,)."""
         self._labels(x.shape[0], labels)  # refuses them
         t = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         return -self.values(self._a[0] * self.centre(x), t) / self._b[0] ** 2

@@ -132,8 +132,12 @@ class SecondStage(GenerativeModel):
         return {**passed, **super().option_parameters()}
 
     def sampler(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        options = {**self.chosen_options, **options}
         here, of_prior = super().sampler(options), self.prior.sampler(self.passed_on(options))
         return {**here, **{name: of_prior[name] for name in self.passed_on(here)}}
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {**self.prior.option_words(), **super().option_words()}
 
     def passed_on(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return those options that are the prior's."""
@@ -146,7 +150,7 @@ class SecondStage(GenerativeModel):
 
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the prior's network with these options, and one of the decoder."""
-        return self.prior.calls(self.passed_on(options)) + 1
+        return self.prior.calls(self.passed_on({**self.chosen_options, **options})) + 1
 
     @property
     def calls_per_sample(self) -> int:

@@ -163,6 +163,9 @@ class StyleGAN(AdversarialModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"noise": ("random", "fixed")}
+
     def draw(
         self,
         n: int,

@@ -34,6 +34,7 @@ from zoo.maths.guidance import guide
 from zoo.maths.noise import rand
 from zoo.model import Batch, seeded
 from zoo.sampling import Labels
+from zoo.signature import default_of
 
 __all__ = ["Transfusion"]
 
@@ -47,7 +48,7 @@ class Transfusion(DDPM):
         alphabet: the letters of the texts.
         image_weight: lambda.
         image_first: share of the training pairs in which the image comes before its text.
-        label_dropout: share of the others whose text is hidden, for guidance.
+        text_dropout: share of the others whose text is hidden, for guidance.
         guidance_scale: default of sampling, 1 for none.
 
     The other arguments are those of `zoo.families.ddpm.DDPM`.
@@ -66,26 +67,28 @@ class Transfusion(DDPM):
         alphabet: str,
         image_weight: float = 5.0,
         image_first: float = 0.2,
-        label_dropout: float = 0.1,
+        text_dropout: float = 0.1,
         guidance_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network, shape, label_dropout=label_dropout, **kwargs)
+        super().__init__(network, shape, **kwargs)
         if len(set(alphabet)) != len(alphabet) or len(alphabet) != network.letters:
             raise ConfigError(
                 f"an alphabet has each letter once, and the network is made for {network.letters}, got {alphabet!r}"
             )
-        if not (0 <= image_first <= 1 and image_weight >= 0):
+        if not (0 <= image_first <= 1 and 0 <= text_dropout < 1 and image_weight >= 0):
             raise ConfigError(
-                f"image_first is a share, and image_weight is not negative, got {image_first} and {image_weight}"
+                f"image_first and text_dropout are shares, and image_weight is not negative, got {image_first}, "
+                f"{text_dropout} and {image_weight}"
             )
-        if self.num_classes or self.weak is not None or self.variance == "learned":
+        of_classes = self.num_classes or self.label_dropout != default_of(DDPM, "label_dropout")
+        if of_classes or self.weak is not None or self.variance == "learned":
             raise ConfigError(
                 "Transfusion is told texts: it has no classes, no weak network and no learned variance; leave "
-                "num_classes, weak_batches and variance as they are"
+                "num_classes, label_dropout, weak_batches and variance as they are, and hide texts by text_dropout"
             )
         self.alphabet, self.context = alphabet, (network.length,)
-        self.image_weight, self.image_first = image_weight, image_first
+        self.image_weight, self.image_first, self.text_dropout = image_weight, image_first, text_dropout
         self.guidance_scale = guidance_scale
 
     @classmethod
@@ -109,7 +112,7 @@ class Transfusion(DDPM):
         """
         x, texts = batch
         first = self.rand(len(x)) < self.image_first
-        hidden = (self.rand(len(x)) < self.label_dropout) & ~first
+        hidden = (self.rand(len(x)) < self.text_dropout) & ~first
         u = self.even(len(x))
         log_snr = self.training_levels(torch.where(first, u / 2, u))
         x_0, column = self.centre(x), log_snr.view(-1, 1, 1, 1)

@@ -275,6 +275,9 @@ class VAE(LikelihoodModel):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"observe": ("mean", "sample")}
+
     def draw(
         self,
         n: int,

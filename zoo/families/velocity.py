@@ -25,7 +25,7 @@ from zoo.maths.noise import rand, randn
 from zoo.maths.ode_likelihood import MEDIUM_IMAGE, ode_log_density, rademacher, rows_at_once
 from zoo.maths.paths import arc, straightness
 from zoo.maths.paths import path as path_of
-from zoo.maths.solvers import ADAPTIVE, SOLVERS, integrate, integrate_adaptive, time_grid, trajectory
+from zoo.maths.solvers import ADAPTIVE, SOLVERS, Solver, integrate, integrate_adaptive, time_grid, trajectory
 from zoo.model import FlowModel, HasLikelihood, seeded
 from zoo.nets.class_shift import ENDS, ClassShift
 
@@ -147,7 +147,7 @@ class VelocityModel(Guided, FlowModel):
 
     # -- sampling, and both ways --------------------------------------------------------------------------------------
 
-    def solve(self, field: Field, x: Tensor, steps: int, solver: str, *, back: bool = False) -> Tensor:
+    def solve(self, field: Field, x: Tensor, steps: int, solver: str | Solver, *, back: bool = False) -> Tensor:
         """Return the state at the other end of time; an adaptive solver keeps to a tolerance of 1e-5."""
         _check_solver(solver)
         start, end = (self.end, 0.0) if back else (0.0, self.end)
@@ -166,20 +166,29 @@ class VelocityModel(Guided, FlowModel):
         labels: Tensor | None,
         *,
         steps: int | None = None,
-        solver: str | None = None,
+        solver: str | Solver | None = None,
         guidance_scale: float | None = None,
     ) -> Tensor:
         """Go from noise to data.
 
         Args:
             steps: of a fixed-step solver, by default the model's own.
-            solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, or an adaptive one, by default the model's own.
+            solver: ``euler``, ``midpoint``, ``heun``, ``rk4``, or an adaptive one, by default the model's own; or a
+                `zoo.maths.solvers.Solver` of one's own.
             guidance_scale: w of (1 - w) v(x, t) + w v(x, t, y); 1 is the conditional model, 0 the unconditional one.
                 With a weak network, the first is that one's v(x, t, y).
         """
         field = self.field(labels, guidance_scale)
         steps = self.steps if steps is None else steps
         x = self.solve(field, self.noise(n, generator), steps, solver or self.solver)
+        return self.data_range(x)
+
+    def option_words(self) -> dict[str, tuple[str, ...]]:
+        return {"solver": (*SOLVERS, *ADAPTIVE)}
+
+    watchable = True
+
+    def state_examples(self, x: Tensor) -> Tensor:
         return self.data_range(x)
 
     def noisy_view(self, labels: Tensor | None, guidance_scale: float | None = None) -> NoisyView:
@@ -251,7 +260,8 @@ class VelocityModel(Guided, FlowModel):
     def calls(self, options: Mapping[str, Any]) -> float:
         """Evaluations of the network for one batch; those of an adaptive solver are taken to be RK4's."""
         chosen = self.sampler(options)
-        solver = SOLVERS.get(chosen["solver"], SOLVERS["rk4"])
+        asked = options.get("solver") or self.chosen_options.get("solver")
+        solver = asked if isinstance(asked, Solver) else SOLVERS.get(chosen["solver"], SOLVERS["rk4"])
         guided = calls_per_step(chosen["guidance_scale"]) if self.num_classes or self.weak else 1
         return chosen["steps"] * solver.calls * guided
 
@@ -319,7 +329,7 @@ class OdeLikelihood(HasLikelihood):
         return "ode" if self.levels is None else "ode+dequant"
 
 
-def _check_solver(solver: str) -> None:
+def _check_solver(solver: str | Solver) -> None:
     known = (*SOLVERS, *ADAPTIVE)
-    if solver not in known:
+    if not isinstance(solver, Solver) and solver not in known:
         raise ConfigError(f"unknown solver {solver!r}.{close_matches(solver, known)} There are: {', '.join(known)}")

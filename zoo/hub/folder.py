@@ -6,6 +6,7 @@ holds: one form everywhere. Bytes are read once, hashed, and the same bytes are 
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import warnings
@@ -40,7 +41,7 @@ from zoo.model import GenerativeModel, Source
 from zoo.registry import load_registry
 from zoo.spec import ALLOWED, build, from_public
 
-__all__ = ["load_files", "load_pretrained", "model_names", "place", "public_names", "tied"]
+__all__ = ["built", "load_files", "load_pretrained", "model_names", "place", "public_names", "tied"]
 
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """What a constructor raises when its arguments make no sense."""
@@ -134,7 +135,10 @@ def load_files(
     verify: bool = True,
     expected: Pins | None = None,
 ) -> GenerativeModel:
-    """Return the model of a folder's bytes, as `load_pretrained` does; ``where`` names them in errors."""
+    """Return the model of a folder's bytes, as `load_pretrained` does; ``where`` names them in errors.
+
+    Raises as `load_pretrained` does.
+    """
     digests = check_sums(files, where, expected=expected, names=(CONFIG, WEIGHTS)) if verify else {}
     config = parse_config(files[CONFIG], where)
     header = check_header(files[WEIGHTS], where)
@@ -150,6 +154,22 @@ def load_files(
     except ConfigError as error:
         raise ConfigError(f"{where}: {CONFIG}: {error}") from error
     return place(model, device, dtype).eval()
+
+
+def built(config: Mapping[str, Any], where: str) -> GenerativeModel:
+    """Return a model as a published configuration describes it, its weights not yet those.
+
+    Raises:
+        ConfigError, NotAZooModelError: no configuration of registered names and plain data.
+    """
+    content = parse_config(json.dumps(config).encode(), where)
+    try:
+        with _building:
+            spec = from_public({"name": content["model"], "args": content["args"]}, model_names())
+            made: GenerativeModel = _published(spec, load_registry().allow)
+            return made
+    except _MALFORMED as error:
+        raise ConfigError(f"{where}: it does not describe a model: {shown(error, 500)}") from error
 
 
 def place(model: GenerativeModel, device: Any, dtype: Any) -> GenerativeModel:

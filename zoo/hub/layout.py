@@ -119,8 +119,8 @@ def is_pickle_name(name: str) -> bool:
     return name.lower().endswith(_PICKLES)
 
 
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a file of a model, up to its size limit.
+def read_file(path: Path, limit: int | None = None) -> bytes:
+    """Return the bytes of a file of a model, up to its size limit, that of `LIMITS` for its name if left out.
 
     Raises:
         ModelFolderError: it is too large, cannot be read, or is a link out of its folder, other than those of the Hub's
@@ -131,7 +131,7 @@ def read_file(path: Path) -> bytes:
             raise ModelFolderError(
                 f"{path} is a link out of its folder, which is not followed; put the file itself there"
             )
-        size, limit = path.stat().st_size, LIMITS.get(path.name, 1 << 20)
+        size, limit = path.stat().st_size, limit or LIMITS.get(path.name, 1 << 20)
         with open_regular(path) as stream:
             data = stream.read(min(size, limit) + 1)
         if len(data) > min(size, limit):  # the size of some special files is no limit to what they give

@@ -6,16 +6,19 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from zoo.bundled import require_weights
 from zoo.errors import CorruptWeightsError, ModelFolderError, OfflineError, UnknownModelError
 from zoo.hub.layout import CARD, CONFIG, WEIGHTS, Pins, check_sums, read_file, read_folder
 from zoo.names import COMMIT, ParsedName, check_repo_id, parse_name
-from zoo.registry import Entry, pretrained_folder
+from zoo.registry import Entry, load_registry, pretrained_folder
+from zoo.spec import class_of
 
 if TYPE_CHECKING:
     import torch
 
+    from zoo.feature_extractor import FeatureExtractor
     from zoo.hub.cache import Snapshot
     from zoo.model import GenerativeModel, Source
 
@@ -31,7 +34,7 @@ class Target:
 
     kind: str
     folder: Path | None = None
-    repo: str | None = None
+    repo: str = ""
     revision: str = "main"
     pins: Pins | None = None
     name: str | None = None
@@ -47,6 +50,7 @@ class Access:
     endpoint: str | None = None
 
 
+@overload
 def load(
     name: str | Path,
     *,
@@ -57,7 +61,37 @@ def load(
     local_files_only: bool = False,
     endpoint: str | None = None,
     verify: bool = True,
-) -> GenerativeModel:
+    features_only: Literal[False] = False,
+) -> GenerativeModel: ...
+
+
+@overload
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    endpoint: str | None = None,
+    verify: bool = True,
+    features_only: Literal[True],
+) -> FeatureExtractor: ...
+
+
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    endpoint: str | None = None,
+    verify: bool = True,
+    features_only: bool = False,
+) -> GenerativeModel | FeatureExtractor:
     """Return a model by name, in eval mode: bundled weights, else the local cache, else a download.
 
     Args:
@@ -70,12 +104,24 @@ def load(
         local_files_only: never ask the network.
         endpoint: of the Hub; HF_ENDPOINT if left out.
         verify: check sha256 before anything is parsed.
+        features_only: return a module x, (B, *shape) -> features, (B, *feature_shape), instead of the model; for models
+            with features, latents or a posterior (see `zoo.feature_extractor`).
 
     Raises:
+        ConfigError: ``features_only`` of a model that has none.
         UnknownModelError, InvalidNameError: no such name.
         OfflineError: not in the cache, and the network is not to be used.
         ZooError: its other subclasses say what is wrong with the network, the repository or the files.
     """
+    if features_only:
+        from zoo.feature_extractor import FeatureExtractor
+
+        return FeatureExtractor(
+            load(
+                name, revision=revision, device=device, dtype=dtype, token=token, local_files_only=local_files_only,
+                endpoint=endpoint, verify=verify,
+            )
+        )  # fmt: skip
     from zoo.hub.folder import load_pretrained, place
     from zoo.model import Source
 
@@ -83,11 +129,13 @@ def load(
     if target.kind == "run":
         from zoo.runs import load_run
 
-        return place(load_run(target.folder), device, dtype).eval()
+        return place(load_run(_folder_of(target)), device, dtype).eval()
     options: dict[str, Any] = {"device": device, "dtype": dtype, "verify": verify}
     if target.folder is not None:
+        _require(target)
         source = Source(target.kind, path=str(target.folder), name=target.name)
         model = load_pretrained(target.folder, expected=target.pins, source=source, **options)
+        model.class_names = model.class_names or known_class_names(target.name, model.num_classes)
     else:
         access = Access(token, None, local_files_only, endpoint)
 
@@ -115,6 +163,7 @@ def pull(
     if target.kind == "run":
         raise ModelFolderError(f"{target.folder} is a run folder, there is nothing to pull")
     if target.folder is not None:
+        _require(target)
         check_sums(read_folder(target.folder), str(target.folder), expected=target.pins)
         return target.folder
 
@@ -122,7 +171,8 @@ def pull(
         check_sums(read_folder(snapshot.folder), str(snapshot.folder), expected=target.pins)
         return snapshot.folder
 
-    return _with_snapshot(target, Access(token, cache_dir, local_files_only, endpoint), checked)
+    found: Path = _with_snapshot(target, Access(token, cache_dir, local_files_only, endpoint), checked)
+    return found
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Source:
@@ -150,11 +200,28 @@ def card(name: str | Path, revision: str | None = None, **access: Any) -> str:
     return read_file(path).decode("utf-8", "replace")
 
 
+def known_class_names(name: str | None, num_classes: int) -> tuple[str, ...]:
+    """Return what the registry's data of a name call the classes, where a model's own configuration does not say."""
+    entry = load_registry().get(name) if name is not None else None
+    if entry is None or not num_classes:
+        return ()
+    data_class = class_of(entry.data["class_path"], entry.allow)
+    names = getattr(data_class, "class_names", ())
+    return tuple(names) if isinstance(names, (tuple, list)) and len(names) == num_classes else ()
+
+
+def _require(target: Target) -> None:
+    """Raise `ModelFolderError` where bundled weights are those of a package that is not installed."""
+    if target.kind == "bundled" and target.name is not None and target.folder is not None:
+        require_weights(target.name, target.folder)
+
+
 def _target(parsed: ParsedName) -> Target:
     if parsed.path is not None:
         return Target("run" if parsed.is_run else "folder", folder=parsed.path)
     if parsed.repo is not None:
         return Target("hub", repo=parsed.repo, revision=parsed.revision or "main")
+    assert parsed.entry is not None  # the third of three
     return _registered(parsed.entry, parsed.revision)
 
 
@@ -162,8 +229,8 @@ def _registered(entry: Entry, revision: str | None) -> Target:
     """Follow an entry's pins; another namespace, by ZOO_HUB_NAMESPACE, is held to the same sha256."""
     weights = entry.weights
     namespace = os.environ.get("ZOO_HUB_NAMESPACE")
-    pins = {WEIGHTS: weights.get("sha256"), CONFIG: weights.get("config_sha256")}
-    pins = {name: digest for name, digest in pins.items() if digest}
+    recorded = {WEIGHTS: weights.get("sha256"), CONFIG: weights.get("config_sha256")}
+    pins = {name: str(digest) for name, digest in recorded.items() if digest}
     if weights.get("bundled") and revision is None:
         return Target("bundled", folder=pretrained_folder(entry.name), pins=pins, name=entry.name)
     repo, pinned = weights.get("repo"), weights.get("revision")
@@ -178,6 +245,12 @@ def _registered(entry: Entry, revision: str | None) -> Target:
         )
     same = revision in (None, pinned)
     return Target("hub", None, check_repo_id(repo), revision or pinned or "main", pins if same else None, entry.name)
+
+
+def _folder_of(target: Target) -> Path:
+    """Return the folder of a target that has one."""
+    assert target.folder is not None
+    return target.folder
 
 
 def _with_snapshot(target: Target, access: Access, use: Any) -> Any:

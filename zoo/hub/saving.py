@@ -138,7 +138,10 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def weights_file(model: GenerativeModel) -> bytes:
-    """Return the state as safetensors: each tied tensor once, the header in one canonical order."""
+    """Return the state as safetensors: each tied tensor once, the header in one canonical order.
+
+    Raises `ConfigError` where a tensor cannot be kept.
+    """
     model = model.released()
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():
@@ -189,7 +192,7 @@ def public_form(model: GenerativeModel) -> dict[str, Any]:
         raise ConfigError(
             f"{type(model).__name__} cannot be published: its arguments would not be read back as they are"
         )
-    return public
+    return dict(public)
 
 
 def class_names(model: GenerativeModel) -> dict[str, list[str]]:
@@ -200,7 +203,7 @@ def class_names(model: GenerativeModel) -> dict[str, list[str]]:
 def _public_data(model: GenerativeModel, data: Mapping[str, Any] | None) -> Any:
     registry = load_registry()
     if data is None and model.source.name in registry:
-        data = registry[model.source.name].data
+        data = registry[str(model.source.name)].data
     if data is None or not is_spec(data):
         return without_folders(data)
     spec = {"class_path": data["class_path"], "init_args": data.get("init_args") or {}}

@@ -229,7 +229,7 @@ def _commit(hub: Hub, files: Mapping[str, bytes], remote: set[str], revision: st
 def _head_after(hub: Hub, revision: str) -> str:
     """Return the head of the branch after a commit that was not answered well."""
     try:
-        return hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision)).sha
+        return str(hub.call(lambda: hub.api.model_info(hub.repo_id, revision=revision)).sha)
     except ZooError as error:
         raise type(error)(
             f"{error}; the commit was sent, and whether it was made is not known: look at {hub.site}/{hub.repo_id}, or "
@@ -261,7 +261,7 @@ def _differing(hub: Hub, files: Mapping[str, bytes], commit: str) -> list[str]:
 
 def _same(info: Any, data: bytes) -> bool:
     if getattr(info, "lfs", None) is not None:
-        return info.lfs.sha256 == hashlib.sha256(data).hexdigest() and info.lfs.size == len(data)
+        return bool(info.lfs.sha256 == hashlib.sha256(data).hexdigest() and info.lfs.size == len(data))
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return getattr(info, "blob_id", None) == git
 

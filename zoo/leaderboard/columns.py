@@ -187,6 +187,10 @@ _ALL = (
         note="Accuracy of the majority of the 20 training examples whose features are nearest by cosine.",
     ),
     Column(
+        "motion_accuracy", "motion", _metric("motion_accuracy"), "{:.3f}", "high", "features",
+        note="Accuracy of a linear probe of the direction in which a clip's digit sets out, one of eight.",
+    ),
+    Column(
         "effective_rank", "rank", _metric("effective_rank"), "{:.1f}", "high", "features", False,
         note="Exponential of the entropy of the features' singular values; 1 after collapse.",
     ),

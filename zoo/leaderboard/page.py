@@ -22,6 +22,7 @@ from zoo.leaderboard.columns import COLUMNS, DISTANCES, Column, likelihood, mark
 from zoo.leaderboard.markdown import to_html
 from zoo.leaderboard.table import TRACKS, Row, Table
 from zoo.plain_sampling import of_plain_model, short_departures
+from zoo.representations import shipped, to_table
 from zoo.results import Result
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["site", "write_site"]
 
 _SHEET, _CARD = "samples.png", "README.md"
-_LARGEST = 4 << 20
+_SOUND, _TEXTS = "samples.wav", "samples.txt"
+_LARGEST, _CHARACTERS = 4 << 20, 20_000
 _SPACE = """---
 title: Generative models, compared
 emoji: 🔢
@@ -93,7 +95,14 @@ def site(
         data = data.replace(character, escape)
     script, style, page = (_asset(name) for name in ("page.js", "page.css", "page.html"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    for mark, text in (("{{digest}}", digest), ("{{style}}", style), ("{{data}}", data), ("{{script}}", script)):
+    features = to_html(to_table(shipped()))
+    for mark, text in (
+        ("{{digest}}", digest),
+        ("{{style}}", style),
+        ("{{data}}", data),
+        ("{{script}}", script),
+        ("{{features}}", features),
+    ):
         head, _, tail = page.partition(mark)
         page = head + text + tail
     return {"index.html": page, "README.md": _SPACE}
@@ -137,7 +146,7 @@ def _row(row: Row, table: Table, folder: Path | None, registry: Mapping[str, Ent
         "rank": row.rank, "pareto": list(row.pareto), "differs": row.differs, "values": row.values,
         "texts": {c.key: _text(c, row) for c in table.columns}, "quick": row.result.protocol.quick,
         "kind": row.result.protocol.likelihood, "unit": (likelihood(row.result) or ("",))[0],
-        "card": _card(folder, sheet), "sheet": sheet,
+        "card": _card(folder, sheet), "sheet": sheet, "sound": _sound(folder), "lines": _lines(folder),
         "result": {**result, "identity": identity},
     }  # fmt: skip
 
@@ -173,19 +182,39 @@ def _sheet(folder: Path | None, result: Result) -> dict[str, Any] | None:
         return None
     width, height = (int.from_bytes(raw[at : at + 4], "big") for at in (16, 20))
     source = "data:image/png;base64," + base64.b64encode(raw).decode()
-    return {"source": source, "width": width, "height": height, **_layout(width, height, result.data.shape)}
+    shape = list(result.data.shape)
+    if len(shape) == 4 and b"acTL" in raw[:256]:  # an animated PNG, whose cells are clips that play
+        shape = [shape[0], *shape[2:]]
+    return {"source": source, "width": width, "height": height, **_layout(width, height, shape)}
 
 
 def _layout(width: int, height: int, shape: Sequence[int]) -> dict[str, int]:
-    """Return columns, rows and scale of a sheet of images (C, H, W), one pixel apart; empty if none fits."""
-    if len(shape) != 3:
+    """Return columns, rows and scale of a sheet of images (C, H, W), or of the frames of videos (C, T, H, W), which
+    are a row each, one pixel apart; empty if none fits."""
+    if len(shape) not in (3, 4):
         return {}
+    tall, wide = shape[-2:]
     for scale in range(1, 17):
-        columns, right = divmod(width / scale - 1, shape[2] + 1)
-        rows, below = divmod(height / scale - 1, shape[1] + 1)
-        if right == below == 0 and columns >= 1 and rows >= 1:
-            return {"columns": int(columns), "rows": int(rows), "scale": scale, "tile": shape[2], "tall": shape[1]}
+        columns, right = divmod(width / scale - 1, wide + 1)
+        rows, below = divmod(height / scale - 1, tall + 1)
+        if right == below == 0 and columns >= 1 and rows >= 1 and (len(shape) == 3 or columns == shape[1]):
+            layout = {"columns": int(columns), "rows": int(rows), "scale": scale, "tile": wide, "tall": tall}
+            return layout if len(shape) == 3 else {**layout, "frames": shape[1]}
     return {}
+
+
+def _sound(folder: Path | None) -> str | None:
+    """Return the recording of samples as an address, None where there is none."""
+    raw = _bytes(folder, _SOUND)
+    if raw is None or raw[:4] != b"RIFF" or raw[8:12] != b"WAVE":
+        return None
+    return "data:audio/wav;base64," + base64.b64encode(raw).decode()
+
+
+def _lines(folder: Path | None) -> str | None:
+    """Return the texts that were drawn, None where there are none."""
+    raw = _bytes(folder, _TEXTS)
+    return None if raw is None else raw.decode("utf-8", "replace")[:_CHARACTERS]
 
 
 def _card(folder: Path | None, sheet: Mapping[str, Any] | None) -> str | None:

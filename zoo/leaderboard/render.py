@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from zoo.leaderboard.columns import likelihood
 from zoo.leaderboard.table import COLUMNS, TRACKS, Column, Row, Table
 
-__all__ = ["FLOOR", "to_json", "to_markdown", "to_text"]
+__all__ = ["FLOOR", "to_csv", "to_json", "to_markdown", "to_text"]
 
 FLOOR = "training images (floor)"
 _LEFT = ("model", "family", "Pareto")
@@ -38,6 +41,45 @@ def to_json(tables: Sequence[Table], left_out: Sequence[str] = ()) -> str:
         "left_out": list(left_out),
     }  # fmt: skip
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """Return all rows of all tables as one CSV file: identity, every column as a plain number, and the protocol.
+
+    An empty cell is no number. ``unit`` and ``kind`` are of the likelihood, ``differs`` says why a row has no rank, and
+    ``sampler`` is JSON. A row named ``training images (floor)`` closes each table that has a floor.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*_CSV_HEAD, *COLUMN_KEYS, *_CSV_TAIL], lineterminator="\n")
+    writer.writeheader()
+    for table in tables:
+        writer.writerows(_csv_row(table, row) for row in table.rows)
+        if table.floor:
+            writer.writerow({"dataset": table.dataset, "track": table.track, "name": FLOOR, **table.floor})
+    return stream.getvalue()
+
+
+_CSV_HEAD = ("dataset", "split", "track", "rank", "name", "family")
+_CSV_TAIL = (
+    *("unit", "kind", "extractor", "samples", "sampler", "seeds", "conditional", "ema", "quick", "pareto", "differs"),
+    *("weights_sha256", "command"),
+)
+COLUMN_KEYS = tuple(key for key in COLUMNS if key not in _CSV_HEAD)
+
+
+def _csv_row(table: Table, row: Row) -> dict[str, Any]:
+    result, protocol = row.result, row.result.protocol
+    found = likelihood(result)
+    return {
+        "dataset": table.dataset, "split": result.data.split, "track": table.track, "rank": row.rank,
+        "name": result.identity.name, "family": result.identity.family,
+        **{key: COLUMNS[key].value(result) for key in COLUMN_KEYS},
+        "unit": found[0] if found else None, "kind": protocol.likelihood, "extractor": protocol.extractor,
+        "samples": protocol.samples, "sampler": json.dumps(protocol.sampler, sort_keys=True),
+        "seeds": " ".join(map(str, protocol.seeds)), "conditional": protocol.conditional, "ema": protocol.ema,
+        "quick": protocol.quick, "pareto": " ".join(row.pareto), "differs": "; ".join(row.differs.values()),
+        "weights_sha256": result.identity.weights_sha256, "command": result.command,
+    }  # fmt: skip
 
 
 def _row_content(row: Row) -> dict[str, Any]:

@@ -102,7 +102,10 @@ def mala(U: Potential, x: Tensor, steps: int, h: float, randn: Noise, rand: Nois
 
 
 def leapfrog(U: Potential, x: Tensor, v: Tensor, size: float, leaps: int) -> tuple[Tensor, Tensor]:
-    """Return place and momentum after so many leaps: reversible by turning the momentum round, and of volume 1."""
+    """Return place and momentum after so many leaps: reversible by turning the momentum round, and of volume 1.
+
+    Shapes (B, ...) all.
+    """
     v = v - size / 2 * U(x)[1]
     for i in range(leaps):
         x = x + size * v

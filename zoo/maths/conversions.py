@@ -70,14 +70,17 @@ def to_data(
 
 
 def noise_of(x: Tensor, x_0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return eps = (x - alpha x_0) / sigma."""
+    """Return eps = (x - alpha x_0) / sigma. Of the shape of x."""
     return (x - alpha * x_0) / sigma
 
 
 def prediction_of(
     kind: str, x: Tensor, x_0: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float = SIGMA_DATA
 ) -> Tensor:
-    """Return what a prediction of this kind would be, were x_0 the truth; arguments as for `to_data`."""
+    """Return what a prediction of this kind would be, were x_0 the truth; arguments as for `to_data`.
+
+    Of the shape of x. Raises `ConfigError` for a kind that there is none of.
+    """
     if kind == "x0":
         return x_0
     eps = noise_of(x, x_0, alpha, sigma)
@@ -96,11 +99,11 @@ def prediction_of(
 def convert(
     value: Tensor, source: str, target: str, x: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float = SIGMA_DATA
 ) -> Tensor:
-    """Return a prediction of one kind as one of another."""
+    """Return a prediction of one kind as one of another. Of the shape of x."""
     return prediction_of(target, x, to_data(source, value, x, alpha, sigma, sigma_data), alpha, sigma, sigma_data)
 
 
 def input_scale(kind: str, alpha: Tensor, sigma: Tensor, sigma_data: float = SIGMA_DATA) -> Tensor:
-    """Return the factor that brings x to about unit variance before it enters a network."""
+    """Return the factor that brings x to about unit variance before it enters a network. Of the shape of alpha."""
     variance = sigma_data**2 if kind == "edm" else 1.0
     return torch.rsqrt(alpha**2 * variance + sigma**2)

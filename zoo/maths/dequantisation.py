@@ -40,7 +40,10 @@ def from_continuous(y: Tensor, levels: int, *, whole: bool = False) -> Tensor:
 
 
 def logit_normal(eps: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return u = sigmoid(mean + exp(log_scale) eps) and log q(u) of each element, for standard normal eps."""
+    """Return u = sigmoid(mean + exp(log_scale) eps) and log q(u) of each element, for standard normal eps.
+
+    Of the shape of eps.
+    """
     v = torch.addcmul(mean, log_scale.exp(), eps)
     log_u = F.logsigmoid(v)
     log_slope = log_scale + 2 * log_u - v  # log du / d eps, as log(1 - u) = log u - v

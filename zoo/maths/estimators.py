@@ -32,12 +32,12 @@ BASELINES = ("none", "leave_one_out")
 
 
 def gaussian(mean: Tensor, std: Tensor, n: Tensor) -> Tensor:
-    """Return mean + std n for standard normal n."""
+    """Return mean + std n for standard normal n. Of the shape of n."""
     return mean + std * n
 
 
 def laplace(mean: Tensor, scale: Tensor, u: Tensor) -> Tensor:
-    """Return mu - b sgn(u) log(1 - 2 |u|) for u uniform in (-1/2, 1/2)."""
+    """Return mu - b sgn(u) log(1 - 2 |u|) for u uniform in (-1/2, 1/2). Of the shape of u."""
     return mean - scale * u.sign() * torch.log1p(-2 * u.abs())
 
 

@@ -20,7 +20,7 @@ __all__ = ["mulaw_bound", "mulaw_decode", "mulaw_encode"]
 
 
 def mulaw_encode(x: Tensor, levels: int = 256) -> Tensor:
-    """Return the codes of a waveform: floats in [-1, 1] (clipped to it) -> int64 0..levels-1."""
+    """Return the codes of a waveform: floats in [-1, 1] (clipped to it) -> int64 0..levels-1. Of the same shape."""
     mu = levels - 1
     x = x.clamp(-1, 1)
     f = x.sign() * (mu * x.abs()).log1p() / math.log1p(mu)
@@ -28,13 +28,13 @@ def mulaw_encode(x: Tensor, levels: int = 256) -> Tensor:
 
 
 def mulaw_decode(f: Tensor, levels: int = 256) -> Tensor:
-    """Return the waveform in [-1, 1] of codes in data range: floats k / (levels - 1) in [0, 1]."""
+    """Return the waveform in [-1, 1] of codes in data range: floats k / (levels - 1) in [0, 1]. Of the same shape."""
     mu = levels - 1
     f = 2 * f - 1
     return f.sign() * (f.abs() * math.log1p(mu)).expm1() / mu
 
 
 def mulaw_bound(x: Tensor, levels: int = 256) -> Tensor:
-    """Return the largest error of encoding and decoding x in [-1, 1]."""
+    """Return the largest error of encoding and decoding x in [-1, 1]. Of the shape of x."""
     mu = levels - 1
     return math.expm1(math.log1p(mu) / mu) * (1 / mu + x.abs())

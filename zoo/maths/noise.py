@@ -21,7 +21,10 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def sent(x: Tensor, device: Where, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a tensor on a device, of a type; the processor does not wait until it has arrived on a GPU."""
+    """Return a tensor on a device, of a type; the processor does not wait until it has arrived on a GPU.
+
+    Of any shape.
+    """
     if x.device == device and dtype in (None, x.dtype):
         return x
     where = torch.device(device)

@@ -28,7 +28,7 @@ SMALL_IMAGE, MEDIUM_IMAGE = 28 * 28, 3 * 32 * 32
 
 
 def rademacher(shape: Sequence[int], generator: torch.Generator | None, like: Tensor) -> Tensor:
-    """Return a tensor of independent signs, +1 or -1 with equal probability."""
+    """Return a tensor of independent signs, +1 or -1 with equal probability. Of the shape that is given."""
     return randint(2, shape, generator, like.device).to(like.dtype) * 2 - 1
 
 

@@ -25,7 +25,10 @@ possible."""
 
 
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
-    """Return the value of z_q with the gradient of z: the quantiser's own gradient, zero or undefined, is left out."""
+    """Return the value of z_q with the gradient of z: the quantiser's own gradient, zero or undefined, is left out.
+
+    Of the shape of both.
+    """
     return z + (z_q - z).detach()
 
 
@@ -35,7 +38,10 @@ def entropy(p: Tensor) -> Tensor:
 
 
 def perplexity(codes: Tensor, size: int) -> Tensor:
-    """Return exp H of the frequencies of integer codes 0..size-1: 1 if one is used, ``size`` if all are used evenly."""
+    """Return exp H of the frequencies of integer codes 0..size-1: 1 if one is used, ``size`` if all are used evenly.
+
+    Codes of any shape give one number, of shape ().
+    """
     p = torch.bincount(codes.flatten(), minlength=size).to(torch.get_default_dtype()) / codes.numel()
     return torch.exp(-torch.xlogy(p, p).sum())
 

@@ -35,6 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,11 +44,13 @@ from zoo.errors import ConfigError
 from zoo.maths.conversions import noise_of
 from zoo.maths.schedules import Schedule, posterior, transition
 from zoo.maths.solvers import integrate
+from zoo.maths.watching import step_done
 
 __all__ = [
     "Denoiser",
     "Noise",
     "Reverse",
+    "Sampler",
     "ancestral",
     "consistency",
     "ddim",
@@ -72,6 +75,19 @@ Noise = Callable[[], Tensor]
 """Draws standard normal noise of the shape of x."""
 
 
+class Sampler(Protocol):
+    """A sampler of one's own, as a model takes it in the place of a name: all of the functions below can be made one.
+
+    ``denoise`` has labels and guidance built in; ``x`` is the state at the first of the rising ``log_snrs`` (N,); what
+    is returned is x_0 in the model's range, (B, ...). Tell of each step by `zoo.maths.watching.step_done`, so that
+    callbacks hear of it.
+    """
+
+    def __call__(
+        self, denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, noise: Noise, /
+    ) -> Tensor: ...
+
+
 _STEEPEST = 10.0  # fall of q in one step of the trapezoid rule
 
 
@@ -89,10 +105,15 @@ def ancestral(denoise: Denoiser, x: Tensor, log_snrs: Tensor, reverse: Reverse, 
         reverse: gives p(x_s | x_t).
         noise: for each step.
     """
-    for later, earlier in pairwise(_cast(log_snrs, x)):
+    for i, (later, earlier) in enumerate(pairwise(_cast(log_snrs, x))):
         mean, std = reverse(x, later, earlier)
-        x = mean + std * noise()
-    return denoise(x, _cast(log_snrs, x)[-1])
+        x = step_done(i, len(log_snrs), mean + std * noise(), earlier)
+    return _end(denoise, x, _cast(log_snrs, x))
+
+
+def _end(denoise: Denoiser, x: Tensor, log_snrs: Tensor) -> Tensor:
+    """Return the answer at the last of N levels, which is the last of N steps."""
+    return step_done(len(log_snrs) - 1, len(log_snrs), denoise(x, log_snrs[-1]))
 
 
 def _ddim_step(x: Tensor, x_0: Tensor, start: Tensor, end: Tensor, schedule: Schedule) -> Tensor:
@@ -120,20 +141,22 @@ def ddim(
     if not 0 <= eta <= 1 or (eta and noise is None):
         raise ConfigError(f"eta must lie between 0 and 1, and needs noise above 0, got {eta}")
     log_snrs = _cast(log_snrs, x)
-    for later, earlier in pairwise(log_snrs):
+    for i, (later, earlier) in enumerate(pairwise(log_snrs)):
         x_0 = denoise(x, later)
         if not eta or noise is None:
-            x = _ddim_step(x, x_0, later, earlier, schedule)
+            x = step_done(i, len(log_snrs), _ddim_step(x, x_0, later, earlier, schedule), earlier)
             continue
         (a_t, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
         variance = -(eta**2) * s_s**2 * torch.expm1(later - earlier)
         kept = torch.sqrt(s_s**2 - variance)
         x = a_s * x_0 + kept * noise_of(x, x_0, a_t, s_t) + torch.sqrt(variance) * noise()
-    return denoise(x, log_snrs[-1])
+        x = step_done(i, len(log_snrs), x, earlier)
+    return _end(denoise, x, log_snrs)
 
 
 def invert(denoise: Denoiser, x_0: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
     """Run DDIM backwards, from the data to the state at the first level: what `ddim` would turn into the data.
+    Shapes (B, ...).
 
     The data count as the mean of the state at the last level; the error of both falls with the number of levels.
     """
@@ -156,7 +179,7 @@ def velocity(denoise: Denoiser, schedule: Schedule) -> Callable[[Tensor, Tensor]
 
 
 def ode(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, method: str = "rk4") -> Tensor:
-    """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end.
+    """Integrate the probability flow in lambda by one of `zoo.maths.solvers`, and denoise at the end. Shapes (B, ...).
 
     Where variance explodes, dx / d lambda = (x_0 - x) / 2 takes an x of hundreds down, and the relative error of each
     step counts: 16 levels of Euler's method leave 2 % of the spread. So x / sqrt(1 + sigma^2) is followed there, as
@@ -170,8 +193,9 @@ def ode(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule, meth
             return denoise(y / preserved.coefficients(log_snr)[0], log_snr)
 
         y = integrate(velocity(scaled, preserved), x * preserved.coefficients(log_snrs[0].to(x))[0], log_snrs, method)
-        return scaled(y, end)
-    return denoise(integrate(flow, x, log_snrs, method) if len(log_snrs) > 1 else x, end)
+        return step_done(len(log_snrs) - 1, len(log_snrs), scaled(y, end))
+    x = integrate(flow, x, log_snrs, method) if len(log_snrs) > 1 else x
+    return step_done(len(log_snrs) - 1, len(log_snrs), denoise(x, end))
 
 
 def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, schedule: Schedule) -> Tensor:
@@ -190,24 +214,27 @@ def heun_step(denoise: Denoiser, x: Tensor, later: Tensor, earlier: Tensor, sche
 
 
 def heun(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
-    """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's."""
+    """Integrate d(x / alpha) / dq = eps by the trapezoid rule, the last step to q = 0 by Euler's. Shapes (B, ...)."""
     log_snrs = _cast(log_snrs, x)
-    for later, earlier in pairwise(log_snrs):
-        x = heun_step(denoise, x, later, earlier, schedule)
-    return denoise(x, log_snrs[-1])
+    for i, (later, earlier) in enumerate(pairwise(log_snrs)):
+        x = step_done(i, len(log_snrs), heun_step(denoise, x, later, earlier, schedule), earlier)
+    return _end(denoise, x, log_snrs)
 
 
 def dpm_solver(denoise: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Schedule) -> Tensor:
-    """Second order multistep solver in data prediction: the linear part exactly, x_0 extrapolated from two levels."""
+    """Second order multistep solver in data prediction: the linear part exactly, x_0 extrapolated from two levels.
+
+    Shapes (B, ...).
+    """
     log_snrs = _cast(log_snrs, x)
     before, last = None, None
-    for later, earlier in pairwise(log_snrs):
+    for i, (later, earlier) in enumerate(pairwise(log_snrs)):
         (_, s_t), (a_s, s_s) = schedule.coefficients(later), schedule.coefficients(earlier)
         x_0, h = denoise(x, later), 0.5 * (earlier - later)
         D = x_0 if before is None else x_0 + 0.5 * h / last * (x_0 - before)
-        x = s_s / s_t * x - a_s * torch.expm1(-h) * D
+        x = step_done(i, len(log_snrs), s_s / s_t * x - a_s * torch.expm1(-h) * D, earlier)
         before, last = x_0, h
-    return denoise(x, log_snrs[-1])
+    return _end(denoise, x, log_snrs)
 
 
 def _score(denoise: Denoiser, x: Tensor, log_snr: Tensor, schedule: Schedule) -> Tensor:
@@ -245,10 +272,11 @@ def euler_maruyama(
     )
     stable = h * (f + g2 / schedule.coefficients(log_snr[:-1])[1] ** 2) <= 1
     log_snrs = _cast(log_snr, x)
-    for (now, after), *step in zip(pairwise(log_snrs), *(v.tolist() for v in (stable, h, f, g2)), strict=True):
+    steps = zip(pairwise(log_snrs), *(v.tolist() for v in (stable, h, f, g2)), strict=True)
+    for i, ((now, after), *step) in enumerate(steps):
         x = _reverse_step(denoise, x, now, after, schedule, noise, *step)
-        x = x if correct is None else correct(x, after)
-    return denoise(x, log_snrs[-1])
+        x = step_done(i, len(log_snrs), x if correct is None else correct(x, after), after)
+    return _end(denoise, x, log_snrs)
 
 
 def _reverse_step(
@@ -271,7 +299,7 @@ def _reverse_step(
 
 
 def langevin(x: Tensor, score: Tensor, noise: Tensor, step: Tensor | float) -> Tensor:
-    """One step of unadjusted Langevin dynamics: x + step score + sqrt(2 step) z."""
+    """One step of unadjusted Langevin dynamics: x + step score + sqrt(2 step) z. Shapes (B, ...)."""
     return x + step * score + (2 * step) ** 0.5 * noise
 
 
@@ -307,9 +335,9 @@ def consistency(function: Denoiser, x: Tensor, log_snrs: Tensor, schedule: Sched
         schedule: alpha and sigma of a lambda.
         noise: for each step but the first.
     """
-    *log_snrs, end = _cast(log_snrs, x)
-    x = function(x, log_snrs[0])
-    for level in log_snrs[1:]:
+    *levels, end = _cast(log_snrs, x)
+    x = step_done(0, len(levels), function(x, levels[0]))
+    for i, level in enumerate(levels[1:], 1):
         factor, variance = transition(schedule, level, end)
-        x = function(factor * x + torch.sqrt(variance) * noise(), level)
+        x = step_done(i, len(levels), function(factor * x + torch.sqrt(variance) * noise(), level))
     return x

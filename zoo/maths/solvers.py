@@ -26,6 +26,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, check_choice
 from zoo.maths.constants import constants
 from zoo.maths.noise import randn
+from zoo.maths.watching import step_done
 
 __all__ = [
     "ADAPTIVE",
@@ -35,6 +36,7 @@ __all__ = [
     "euler_maruyama",
     "integrate",
     "integrate_adaptive",
+    "solver_of",
     "time_grid",
     "trajectory",
 ]
@@ -100,26 +102,33 @@ def time_grid(steps: int, start: float = 0.0, end: float = 1.0) -> list[float]:
     return [start + (end - start) * i / steps for i in range(steps)] + [end]
 
 
-def _states(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str) -> Iterator[Tensor]:
+def solver_of(method: str | Solver) -> Solver:
+    """Return a solver by its name, or itself. Raises `ConfigError`."""
+    if isinstance(method, Solver):
+        return method
     check_choice("solver", method, SOLVERS)
+    return SOLVERS[method]
+
+
+def _states(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str | Solver) -> Iterator[Tensor]:
+    step = solver_of(method).step
     t = times.to(x.device, x.dtype) if isinstance(times, Tensor) else constants(list(times), x)
     if t.ndim != 1 or len(t) < 2:
         raise ConfigError(f"a solver needs at least two times, got {len(t) if t.ndim == 1 else tuple(t.shape)}")
-    step = SOLVERS[method].step
     yield x
-    for now, after in pairwise(t):
-        x = step(velocity, x, now, after - now)
+    for i, (now, after) in enumerate(pairwise(t)):
+        x = step_done(i, len(t) - 1, step(velocity, x, now, after - now), after)
         yield x
 
 
-def integrate(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str = "euler") -> Tensor:
+def integrate(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str | Solver = "euler") -> Tensor:
     """Return the state at the last time: (B, ...) -> (B, ...).
 
     Args:
         velocity: v(x, t), called with times of shape ().
         x: the state at the first time.
         times: at least two, growing or falling; one step between each two.
-        method: of `SOLVERS`.
+        method: of `SOLVERS`, or a `Solver` of one's own.
 
     Raises:
         ConfigError: an unknown method, or fewer than two times.
@@ -130,7 +139,10 @@ def integrate(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, me
 
 
 def trajectory(velocity: Velocity, x: Tensor, times: Sequence[float] | Tensor, method: str = "euler") -> Tensor:
-    """Return the states at all times, (len(times), B, ...); arguments as for `integrate`."""
+    """Return the states at all times, (len(times), B, ...); arguments as for `integrate`.
+
+    States have the shape (B, ...).
+    """
     return torch.stack(list(_states(velocity, x, times, method)))
 
 
@@ -158,7 +170,7 @@ def integrate_adaptive(
 
     ends = torch.as_tensor(times, dtype=torch.float64)[[0, -1]].to(x.device, x.dtype)
     options = {"step_t": ends[1:]}  # a step ends there: what it interpolates between its steps is less exact
-    states = odeint(
+    states: Tensor = odeint(
         lambda t, state: velocity(state, t), x, ends, rtol=tolerance, atol=tolerance, method=method, options=options
     )
     return states[-1]

@@ -42,7 +42,10 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Te
 
 
 def rational_quadratic_inverse(y: Tensor, raw: Tensor, bound: float) -> Tensor:
-    """Return the x whose image under `rational_quadratic` is y: the root of a quadratic equation in each bin."""
+    """Return the x whose image under `rational_quadratic` is y: the root of a quadratic equation in each bin.
+
+    Of the shape of y.
+    """
     knots = _knots(raw, bound)
     y_in = y.clamp(-bound, bound)
     x_k, width, y_k, height, d_k, d_next = _bin(y_in, knots, 1)

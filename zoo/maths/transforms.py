@@ -37,7 +37,7 @@ def affine(x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]
 
 
 def affine_inverse(y: Tensor, shift: Tensor, log_scale: Tensor) -> Tensor:
-    """Return x = (y - shift) exp(-log_scale)."""
+    """Return x = (y - shift) exp(-log_scale). Of the shape of y."""
     return (y - shift) * torch.exp(-log_scale)
 
 
@@ -54,7 +54,10 @@ def to_logit(y: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def from_logit(x: Tensor, alpha: float) -> Tensor:
-    """Return y = (sigmoid(x) - alpha) / (1 - 2 alpha), which leaves [0, 1] by at most alpha / (1 - 2 alpha)."""
+    """Return y = (sigmoid(x) - alpha) / (1 - 2 alpha), which leaves [0, 1] by at most alpha / (1 - 2 alpha).
+
+    Of the shape of x.
+    """
     return (torch.sigmoid(x) - alpha) / (1 - 2 * alpha)
 
 

@@ -89,7 +89,7 @@ def lowest(score: Tensor, count: Tensor, u: Tensor | None = None) -> Tensor:
 
 
 def gumbel(u: Tensor) -> Tensor:
-    """Return standard Gumbel noise of numbers uniform in [0, 1)."""
+    """Return standard Gumbel noise of numbers uniform in [0, 1). Of any shape."""
     return -torch.log(-torch.log(u))
 
 

@@ -140,6 +140,7 @@ def precision_recall(generated: Tensor, real: Tensor) -> tuple[Estimate, Estimat
 
 def inception_score(logits: Tensor, *, splits: int | None = None) -> Estimate:
     """Return exp of the mean divergence of p(y | x) from p(y), from logits (N, K): between 1 and K, K being best.
+    Raises `ResultError` where there are too few.
 
     The error is that of the mean over the splits, which do not overlap.
     """

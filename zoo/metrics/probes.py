@@ -112,8 +112,14 @@ def few_labels(labels: Tensor, portion: float, seed: int) -> Tensor:
 
 
 def effective_rank(features: Tensor) -> Estimate:
-    """Return exp of the entropy of the singular values over their sum: (N, D) -> between 1 and min(N, D)."""
-    values = torch.linalg.svdvals(features.double())
+    """Return exp of the entropy of the singular values over their sum: (N, D) -> between 1 and min(N, D).
+
+    They are those of the features less their mean, which all examples share and which tells them not apart. Features
+    that do not vary beyond the rounding of single precision have 1.
+    """
+    features = features.double()
+    values = torch.linalg.svdvals(features - features.mean(0))
+    values = values.where(values > 1e-6 * features.norm(), 0.0)
     p = values / values.sum().clamp_min(1e-300)
     return float((-torch.special.xlogy(p, p).sum()).exp()), None, None
 

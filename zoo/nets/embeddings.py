@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 
-__all__ = ["PERIODS", "Embedding", "grid_positions", "sinusoids"]
+__all__ = ["PERIODS", "Embedding", "grid_positions", "lattice_positions", "sinusoids"]
 
 PERIODS = (0.5, 80.0)
 """Default shortest and longest period: made for times that span about 20 to 40, such as log-SNR from -20 to 20."""
@@ -77,9 +77,27 @@ class Embedding(nn.Module):
         return e
 
 
+def lattice_positions(grid: Sequence[int], features: int) -> Tensor:
+    """Return a vector for each place of a grid of any dimension, the last coordinate fastest: (prod(grid), features).
+
+    Args:
+        grid: sides, (h, w) of an image, (t, h, w) of a video.
+        features: of the vector, an even number for each coordinate, the same for all.
+
+    Raises:
+        ConfigError: features that do not divide so.
+    """
+    if features % (2 * len(grid)):
+        raise ConfigError(
+            f"{features} features cannot tell {len(grid)} coordinates, an even number each; take a multiple of "
+            f"{2 * len(grid)}"
+        )
+    places = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
+    periods = (4.0, 4.0 * max(grid))
+    parts = [sinusoids(place.flatten().double(), features // len(grid), periods) for place in places]
+    return torch.cat(parts, 1).to(torch.get_default_dtype())
+
+
 def grid_positions(rows: int, columns: int, features: int) -> Tensor:
-    """Return a vector for each place of a grid, row after row: (rows * columns, features), half for each coordinate."""
-    i, j = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    periods = (4.0, 4.0 * max(rows, columns))
-    halves = [sinusoids(place.flatten().double(), features // 2, periods) for place in (i, j)]
-    return torch.cat(halves, 1).to(torch.get_default_dtype())
+    """Return `lattice_positions` of an image's grid: (rows * columns, features), half for each coordinate."""
+    return lattice_positions((rows, columns), features)

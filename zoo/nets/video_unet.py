@@ -51,7 +51,8 @@ class TimeAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, T, C, H, W = x.shape
         times = sinusoids(torch.arange(T, dtype=x.dtype, device=x.device), C, (4.0, 4.0 * T))  # (T, C)
-        h = self.norm(x.flatten(0, 1)).view(B, T, C, H * W).permute(0, 3, 1, 2) + times  # (B, HW, T, C)
+        h = self.norm(x.flatten(0, 1)).flatten(2).unflatten(0, (B, T))  # (B, T, C, HW)
+        h = h.permute(0, 3, 1, 2) + times  # (B, HW, T, C)
         q, k, v = self.qkv(h).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)  # (B, HW, heads, T, D) each
         y = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(3)  # (B, HW, T, C)
         return x + self.out(y).permute(0, 2, 3, 1).unflatten(3, (H, W))

@@ -13,7 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from torch import Tensor
 
-from zoo.abilities import HasEnergy, HasFeatures, has_likelihood, is_conditional
+from zoo.abilities import HasEnergy, HasFeatures, has_likelihood, is_conditional, prior_of
+from zoo.docstrings import arguments_of
 from zoo.media import medium
 from zoo.sampling import Draw
 from zoo.serving.problems import Problem
@@ -21,6 +22,7 @@ from zoo.serving.problems import Problem
 __all__ = [
     "FORMATS",
     "IMAGES",
+    "controls",
     "draw_of",
     "examples_type",
     "gives_energies",
@@ -73,6 +75,40 @@ def option_fields(model: Any) -> dict[str, tuple[Any, Any]]:
             kind = kind | other
         fields[name] = (kind | None if parameter.default is None else kind, parameter.default)
     return fields
+
+
+def controls(model: Any) -> dict[str, dict[str, Any]]:
+    """Return what a person sets the options of `option_fields` by: name -> kind, value that holds, words and meaning.
+
+    Kinds are ``number``, ``integer``, ``boolean``, ``word``, ``text`` and ``picture``; ``default`` is null where the
+    model decides, ``value`` what holds then.
+    """
+    said: dict[str, str] = {}
+    prior = prior_of(model)  # whose options are passed on
+    for cls in (*type(model).__mro__, *(type(prior).__mro__ if prior is not None else ())):
+        own = cls.__dict__.get("draw")
+        said = {**arguments_of(own.__doc__ or "" if own is not None else ""), **said}
+    words, held = model.option_words(), model.sampler({})
+    found = {}
+    for name, (_, default) in option_fields(model).items():
+        kind = _kind(model, name)
+        value = held.get(name) if isinstance(held.get(name), (bool, int, float, str)) else None
+        found[name] = {"kind": kind, "default": default, "value": value, "about": said.get(name, "")}
+        if kind == "word":
+            found[name]["words"] = list(words[name])
+    return found
+
+
+def _kind(model: Any, name: str) -> str:
+    if name in model.option_words():
+        return "word"
+    kinds = {part.strip() for part in str(model.option_parameters()[name].annotation).split("|")}
+    if name == "given":
+        return "picture"
+    for kind, annotation in (("boolean", "bool"), ("number", "float"), ("integer", "int")):
+        if annotation in kinds:
+            return kind
+    return "text"
 
 
 def _labels(model: Any, most: int) -> dict[str, Any]:

@@ -17,7 +17,15 @@ from zoo.sampling import Draw
 from zoo.serving.engine import SamplingEngine, Served, Work
 from zoo.serving.metrics import Meters
 from zoo.serving.problems import Problem
-from zoo.serving.request_types import FORMATS, gives_energies, gives_features, images_of, option_fields, scores
+from zoo.serving.request_types import (
+    FORMATS,
+    controls,
+    gives_energies,
+    gives_features,
+    images_of,
+    option_fields,
+    scores,
+)
 from zoo.serving.settings import Settings, served_name
 
 __all__ = ["Service", "load_models"]
@@ -154,6 +162,8 @@ class Service:
             "levels": model.levels,
             "formats": list(FORMATS[medium(model)]) if model.generates else [],
             "options": {option: default for option, (_, default) in options.items()},
+            "controls": controls(model) if model.generates else {},
+            "class_names": list(model.class_names) if model.num_classes else [],
             "likelihood": model.likelihood(1) if scores(model) else None,
             "energy": gives_energies(model),
             "features": model.feature_dim if gives_features(model) else None,

@@ -36,6 +36,11 @@ _LOST = re.compile(
     r"connection (was )?(closed|reset|refused|aborted)|broken pipe|timed out|\b(nccl|gloo|c10d|TCPStore)\b", re.I
 )
 
+_FORKING = ("ddp_fork", "ddp_notebook")
+_DDP = {"auto", *(f"{how}{find}" for how in ("ddp", *_FORKING) for find in ("", "_find_unused_parameters_true",
+                                                                         "_find_unused_parameters_false"))}  # fmt: skip
+"""Names of Lightning's strategies whose processes are started, and told what the family needs, here."""
+
 
 def processes(arguments: dict[str, Any]) -> tuple[int, int]:
     """Return the number of processes of the run and of those on this machine.
@@ -81,16 +86,22 @@ def choose_strategy(arguments: dict[str, Any], model: GenerativeModel, world: in
         minutes: after which a process that says nothing is taken for dead.
 
     Raises:
-        ConfigError: fsdp without a GPU, or processes that would get the training by pickle.
+        ConfigError: fsdp without a GPU, processes that would get the training by pickle, or forks outside of a
+            notebook.
     """
     strategy, precision = arguments.get("strategy") or "auto", str(arguments.get("precision") or "")
     if isinstance(strategy, str) and "fsdp" in strategy and not on_gpu(arguments):
         raise ConfigError("strategy fsdp needs a GPU, and this run has none; use --trainer.strategy ddp")
     if str(getattr(strategy, "_start_method", strategy)).endswith("spawn"):
         raise ConfigError("processes that are spawned cannot be sent this training; use --trainer.strategy ddp")
-    if world > 1 and strategy in ("auto", "ddp", "ddp_find_unused_parameters_true"):
-        find = strategy not in ("auto", "ddp") or not model.automatic_optimization
-        start: Any = "fork" if hasattr(sys, "ps1") and "LOCAL_RANK" not in os.environ else "popen"  # no script to rerun
+    interactive = hasattr(sys, "ps1") and "LOCAL_RANK" not in os.environ  # a notebook: there is no script to run again
+    if isinstance(strategy, str) and strategy.startswith(_FORKING) and not interactive:
+        raise ConfigError(
+            f"strategy {strategy} forks a notebook's process, and this is none; use --trainer.strategy ddp"
+        )
+    if world > 1 and strategy in _DDP:
+        find = strategy.endswith("_true") or not (strategy.endswith("_false") or model.automatic_optimization)
+        start: Any = "fork" if interactive else "popen"
         arguments["strategy"] = DDPStrategy(
             find_unused_parameters=find, timeout=datetime.timedelta(minutes=minutes), start_method=start
         )

@@ -8,7 +8,7 @@
   const families = [...new Set(rows.map((row) => row.family))].sort();
   const narrow = matchMedia("(max-width: 760px)");
   const PARTS = { speed: "hardware", samples: "samples", likelihood: "likelihood", features: "features", energies: "energies", prediction: "prediction", captions: "captions" };
-  const state = { table: data.tables[0] && data.tables[0].key, hidden: new Set(), query: "", sort: null, up: null, all: false };
+  const state = { table: data.tables[0] && data.tables[0].key, hidden: new Set(), query: "", sort: null, up: null, all: false, tags: new Set() };
 
   // -- small tools ---------------------------------------------------------------------------------------------------
 
@@ -93,11 +93,22 @@
     });
   }
 
+  /** What a row is marked by, and can be looked for: fronts, warnings, and how its samples were drawn. */
+  function tagsOf(row) {
+    const { protocol } = row.result;
+    return [
+      ...row.pareto.map((axis) => `◆ ${axis}`), ...(protocol.conditional ? ["conditional"] : []),
+      ...(/guided/.test(Object.values(row.texts).join(" ")) ? ["guided"] : []),
+      ...(row.sound ? ["audio"] : []), ...(row.lines ? ["text"] : []), ...(row.result.data.shape.length === 4 ? ["video"] : []),
+      ...(row.quick ? ["quick"] : []), ...row.flags,
+    ];
+  }
+
   function visible(table) {
     const query = state.query.trim().toLowerCase();
     return table.rows.filter(
       (row) =>
-        !state.hidden.has(row.family) &&
+        !state.hidden.has(row.family) && [...state.tags].every((tag) => tagsOf(row).includes(tag)) &&
         (!query || `${row.name} ${row.family} ${row.summary} ${row.paper.title || ""}`.toLowerCase().includes(query)),
     );
   }
@@ -165,21 +176,19 @@
     if (state.sort === key) state.up = !state.up;
     else [state.sort, state.up] = [key, column(key).best === "low"];
     drawTable();
+    remember();
     const button = document.querySelector(`#table button[data-key="${key}"]`);
     if (button && !narrow.matches) button.focus();
   }
 
   function line(table, row, keys, rank, marks) {
-    const strip = el("span", { class: "strip", "aria-hidden": "true" }, [0, 1, 2].map((i) => tile(row, i, 30)));
-    const tags = [
-      ...row.pareto.map((axis) => el("span", { class: "tag" }, `◆ ${axis}`)),
-      ...(row.quick ? [el("span", { class: "tag warn" }, "quick")] : []),
-      ...row.flags.map((flag) => el("span", { class: "tag warn" }, flag)),
-      ...(row.result.protocol.conditional ? [el("span", { class: "tag" }, "conditional")] : []),
-    ];
+    const strip = el("span", { class: "strip", "aria-hidden": "true" }, [0, 1].map((i) => tile(row, i, 30)));
+    const warned = new Set(["quick", ...row.flags]);
+    const tags = tagsOf(row).map((tag) => el("span", { class: warned.has(tag) ? "tag warn" : "tag" }, tag));
+    const card = row.card && el("a", { class: "cardlink", href: `#model=${row.id}&tab=card`, "aria-label": `Card of ${row.name}`, on: { click: (event) => { event.preventDefault(); open(row, "card"); } } }, "card");
     const who = el("div", { class: "who" }, strip, el("div", {},
       el("button", { type: "button", class: "name", on: { click: () => open(row, "samples") } }, row.name),
-      el("div", { class: "family" }, el("span", { class: "family" }, dot(row.family), row.family), tags)));
+      el("div", { class: "family" }, el("span", { class: "family" }, dot(row.family), row.family), tags, card)));
     return el("tr", { role: "row", "data-id": row.id },
       el("td", { class: "rank", role: "cell" }, rank === null ? "–" : String(rank)),
       el("th", { scope: "row", role: "rowheader" }, who), keys.map((key) => cell(table, row, key, marks)));
@@ -192,10 +201,12 @@
     const differs = column(key).part && row.differs[column(key).part];
     const best = bestOf(table, key);
     const good = goodness(table, row, key);
-    const small = key === "likelihood" ? el("small", {}, `${row.unit}, ${row.kind}`) : null;
+    const [, number, how] = /^(.*?)(?: \((.*)\))?$/.exec(text);
+    const said = key === "likelihood" ? [row.unit, [row.kind, how].filter(Boolean).join(", ")] : [how];
+    const smalls = said.filter(Boolean).map((small) => small.replaceAll("+", "+\u200b")); // where it may break
     return el("td", { ...label, class: best !== null && row.values[key] === best && !differs ? "best" : null },
       el("button", { type: "button", class: "num", title: "How was this measured?", on: { click: () => open(row, "protocol", key) } },
-        el("b", {}, text), differs ? el("sup", {}, String(marks.get(differs))) : null, small,
+        el("b", {}, number), differs ? el("sup", {}, String(marks.get(differs))) : null, smalls.map((small) => el("small", {}, ` ${small}`)),
         el("span", { class: "hidden" }, ` ${column(key).heading} of ${row.name}: protocol`)),
       good === null ? null : el("span", { class: "meter", "aria-hidden": "true" }, el("i", { style: { width: `${100 * good}%` } })));
   }
@@ -212,22 +223,115 @@
   function drawControls() {
     fill($("sets"), data.tables.map((table) =>
       el("label", { class: "chip" },
-        el("input", { type: "radio", name: "set", value: table.key, checked: table.key === state.table, on: { change: () => { state.table = table.key; state.sort = null; drawAll(); } } }),
+        el("input", { type: "radio", name: "set", value: table.key, checked: table.key === state.table, on: { change: () => { state.table = table.key; state.sort = null; state.tags.clear(); drawAll(); remember(); } } }),
         el("span", {}, dataset(table.dataset), el("small", {}, trackName(table.track))))));
     fill($("families"), families.map((family) =>
       el("label", { class: "chip" },
-        el("input", { type: "checkbox", checked: true, value: family, on: { change: (event) => { state.hidden[event.target.checked ? "delete" : "add"](family); drawTable(); } } }),
+        el("input", { type: "checkbox", checked: !state.hidden.has(family), value: family, on: { change: (event) => { state.hidden[event.target.checked ? "delete" : "add"](family); drawTable(); remember(); } } }),
         el("span", {}, dot(family), family))));
-    $("query").addEventListener("input", (event) => { state.query = event.target.value; drawTable(); });
-    $("all").addEventListener("change", (event) => { state.all = event.target.checked; drawTable(); });
+    $("query").value = state.query;
+    $("all").checked = state.all;
+  }
+
+  function drawTags() {
+    const table = current();
+    const found = table ? [...new Set(table.rows.flatMap(tagsOf))].sort() : [];
+    state.tags = new Set([...state.tags].filter((tag) => found.includes(tag)));
+    $("tag-set").hidden = !found.length;
+    fill($("tags"), found.map((tag) => el("label", { class: "chip" },
+      el("input", { type: "checkbox", value: tag, checked: state.tags.has(tag), on: { change: (event) => { state.tags[event.target.checked ? "add" : "delete"](tag); drawTable(); remember(); } } }),
+      el("span", {}, tag))));
+  }
+
+  function listen() {
+    $("query").addEventListener("input", (event) => { state.query = event.target.value; drawTable(); remember(); });
+    $("all").addEventListener("change", (event) => { state.all = event.target.checked; drawTable(); remember(); });
+    $("csv").addEventListener("click", () => save("csv", asCsv()));
+    $("json").addEventListener("click", () => save("json", asJson()));
+    $("link").addEventListener("click", async () => {
+      remember();
+      try { await navigator.clipboard.writeText(location.href); $("taken").textContent = "Link copied."; }
+      catch { $("taken").textContent = "The address of this page is the link."; }
+    });
     $("sorter").addEventListener("change", (event) => {
       [state.sort, state.up] = [event.target.value, column(event.target.value).best === "low"];
       drawTable();
+      remember();
     });
     $("theme").addEventListener("click", () => {
       const dark = getComputedStyle(document.documentElement).colorScheme.trim() === "dark";
       document.documentElement.dataset.theme = dark ? "light" : "dark";
     });
+  }
+
+  // -- links and files -----------------------------------------------------------------------------------------------
+
+  /** Put what is seen into the address, so that it can be kept and sent: only what is not as at the start. */
+  function remember(dialog = null) {
+    const said = new URLSearchParams();
+    const table = current();
+    const put = (key, value, usual) => { if (value && value !== usual) said.set(key, value); };
+    put("set", state.table, data.tables[0] && data.tables[0].key);
+    if (table) put("sort", state.sort, table.sort);
+    if (table && state.sort && state.up !== (column(state.sort).best === "low")) said.set("up", state.up ? "1" : "0");
+    put("without", families.filter((family) => state.hidden.has(family)).join(","));
+    put("tags", [...state.tags].join(","));
+    put("find", state.query.trim());
+    if (state.all) said.set("all", "1");
+    put("left", $("left").value, state.usual && state.usual[0]);
+    put("right", $("right").value, state.usual && state.usual[1]);
+    for (const [key, value] of Object.entries(dialog || {})) put(key, value);
+    history.replaceState(null, "", `#${said}`);
+  }
+
+  /** Take from the address what `remember` put there; what is not known is passed over. Returns what it says. */
+  function recall() {
+    const said = new URLSearchParams(location.hash.slice(1));
+    const table = data.tables.find((t) => t.key === said.get("set"));
+    if (table) state.table = table.key;
+    const sort = said.get("sort");
+    if (current() && current().columns.includes(sort)) [state.sort, state.up] = [sort, column(sort).best === "low"];
+    else if (current()) [state.sort, state.up] = [current().sort, column(current().sort).best === "low"];
+    if (said.has("up")) state.up = said.get("up") === "1";
+    state.hidden = new Set((said.get("without") || "").split(",").filter((family) => families.includes(family)));
+    state.tags = new Set((said.get("tags") || "").split(",").filter(Boolean));
+    state.query = said.get("find") || "";
+    state.all = said.get("all") === "1";
+    return said;
+  }
+
+  function seen() {
+    const table = current();
+    return table ? sorted(table, visible(table), state.sort, state.up) : [];
+  }
+
+  function asCsv() {
+    const table = current();
+    const keys = table.columns.filter((key) => key !== "name");
+    const quoted = (value) => {
+      const text = value === null || value === undefined ? "" : String(value);
+      const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text; // no formula in a spreadsheet
+      return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+    };
+    const head = ["dataset", "track", "split", "rank", "name", "family", "tags", ...keys, "unit", "kind", "weights_sha256", "command"];
+    const body = seen().map((row) => [table.dataset, table.track, table.split, row.rank, row.name, row.family, tagsOf(row).join(" "),
+      ...keys.map((key) => row.values[key]), row.unit, row.kind, row.result.identity.weights_sha256, row.result.command]);
+    return [head, ...body].map((line) => line.map(quoted).join(",")).join("\n") + "\n";
+  }
+
+  function asJson() {
+    const { dataset: name, track, split, sort, quality, samples, extractor, floor } = current();
+    const list = seen().map((row) => ({ name: row.name, family: row.family, rank: row.rank, tags: tagsOf(row), differs: row.differs, values: row.values, paper: row.paper, result: row.result }));
+    return JSON.stringify({ dataset: name, track, split, sort, quality, samples, extractor, floor, rows: list }, null, 1);
+  }
+
+  function save(ending, text) {
+    if (!current()) return;
+    const address = URL.createObjectURL(new Blob([text], { type: { csv: "text/csv", json: "application/json" }[ending] }));
+    const link = el("a", { href: address, download: `${current().key.replace("/", "-")}.${ending}` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(address), 10000);
+    $("taken").textContent = `${seen().length} rows as ${ending.toUpperCase()}.`;
   }
 
   function drawMosaic() {
@@ -358,12 +462,14 @@
 
   // -- side by side --------------------------------------------------------------------------------------------------
 
-  function drawChoices() {
+  function drawChoices(wanted = {}) {
     const able = rows.filter((row) => row.sheet || Object.keys(row.values).length);
     for (const [id, i] of [["left", 0], ["right", 1]]) {
       const table = current();
       const list = table ? sorted(table, table.rows, table.sort, column(table.sort).best === "low") : [];
-      const chosen = (list[i] || list[0] || able[0] || {}).id;
+      const usual = (list[i] || list[0] || able[0] || {}).id;
+      state.usual = [...(i ? state.usual : []), usual];
+      const chosen = byId.has(wanted[id]) ? wanted[id] : usual;
       fill($(id), data.tables.map((t) =>
         el("optgroup", { label: `${dataset(t.dataset)}, ${trackName(t.track)}` },
           t.rows.map((row) => el("option", { value: row.id, selected: row.id === chosen }, row.name + (row.quick ? " (quick)" : ""))))));
@@ -401,13 +507,17 @@
       el("figcaption", {}, dot(row.family), row.name),
       row.sheet
         ? el("div", { class: "sheet", on: together ? { pointermove: point(row), click: point(row) } : {} }, el("img", { src: row.sheet.source, alt: `Sheet of ${count(row) || ""} samples of ${row.name}`, width: row.sheet.width, height: row.sheet.height }), spots[side])
-        : el("p", { class: "none" }, "No sheet of samples lies beside this result.")));
+        : row.sound || row.lines ? null : el("p", { class: "none" }, "No sheet of samples lies beside this result."),
+      heard(row), read(row)));
     const zoom = together
       ? el("div", { class: "zoom" }, zooms[0], zooms[1], el("label", {}, el("span", {}, "Sample ", output, ` of ${together}`), range))
       : null;
     fill($("pair"), remark(pair), el("div", { class: "pair" }, sides), zoom, versus(pair));
     if (together) show(Math.min(index, together - 1));
   }
+
+  const heard = (row) => row.sound && el("audio", { class: "sound", controls: true, src: row.sound, "aria-label": `Samples of ${row.name}, one after the other` });
+  const read = (row) => row.lines && el("pre", { class: "lines", tabindex: "0", role: "region", "aria-label": `Samples of ${row.name}` }, row.lines);
 
   function remark([a, b]) {
     if (a.table.dataset !== b.table.dataset) return el("p", { class: "remark" }, "These two were measured on different data; their numbers do not compare.");
@@ -453,6 +563,7 @@
       panel.setAttribute("aria-labelledby", `tab-${name}`);
       fill(panel, { samples: samplesPanel, protocol: protocolPanel, card: cardPanel }[name](row, metric));
       panel.scrollTop = 0;
+      remember({ model: row.id, tab: name === "samples" ? "" : name });
     }
     const list = el("div", { class: "tabs", role: "tablist", "aria-label": "About this model", on: { keydown: (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -469,7 +580,6 @@
     choose(tab, key);
     if (!dialog.open) dialog.showModal();
     buttons.find((button) => button.getAttribute("aria-selected") === "true").focus();
-    history.replaceState(null, "", `#model=${row.id}`);
   }
 
   function paperLink(paper) {
@@ -482,9 +592,10 @@
     return [
       row.sheet
         ? el("img", { class: "big", src: row.sheet.source, alt: `Sheet of ${count(row) || ""} samples of ${row.name}, drawn from one seed, none picked` })
-        : el("p", { class: "none" }, "No sheet of samples lies beside this result."),
-      el("p", {}, "Drawn in one go, none picked. "),
-      el("button", { type: "button", class: "quiet", on: { click: () => { $("model").close(); $("left").value = row.id; drawPair(); $("compare").scrollIntoView(); $("right").focus(); } } }, "Compare with another model"),
+        : row.sound || row.lines ? null : el("p", { class: "none" }, "No sheet of samples lies beside this result."),
+      heard(row), read(row),
+      el("p", {}, row.sheet && row.sheet.frames ? "Each row is a video, frame by frame. Drawn in one go, none picked. " : "Drawn in one go, none picked. "),
+      el("button", { type: "button", class: "quiet", on: { click: () => { $("model").close(); $("left").value = row.id; drawPair(); remember(); $("compare").scrollIntoView(); $("right").focus(); } } }, "Compare with another model"),
     ];
   }
 
@@ -564,29 +675,39 @@
 
   // -- start ---------------------------------------------------------------------------------------------------------
 
-  function drawAll() {
+  function drawAll(wanted = {}) {
+    drawTags();
     drawTable();
     drawPlots();
-    drawChoices();
+    drawChoices(wanted);
   }
 
-  $("left").addEventListener("change", () => drawPair());
-  $("right").addEventListener("change", () => drawPair());
+  function start() {
+    const said = recall();
+    drawControls();
+    drawAll({ left: said.get("left"), right: said.get("right") });
+    const asked = byId.get(said.get("model"));
+    const tab = ["samples", "protocol", "card"].find((name) => name === said.get("tab") && (name !== "card" || (asked && asked.card)));
+    if (asked) open(asked, tab || "samples");
+  }
+
+  $("left").addEventListener("change", () => { drawPair(); remember(); });
+  $("right").addEventListener("change", () => { drawPair(); remember(); });
   $("swap").addEventListener("click", () => {
     [$("left").value, $("right").value] = [$("right").value, $("left").value];
     drawPair();
+    remember();
   });
   const dialog = $("model");
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => {
-    history.replaceState(null, "", "#");
+    remember();
     if (opener && opener.isConnected) opener.focus();
   });
   rows.forEach((row) => { row.flags = row.result.flags || []; });
-  drawControls();
+  listen();
   drawMosaic();
   drawReading();
-  drawAll();
-  const asked = /^#model=(.+)$/.exec(location.hash);
-  if (asked && byId.has(decodeURIComponent(asked[1]))) open(byId.get(decodeURIComponent(asked[1])), "samples");
+  start();
+  addEventListener("hashchange", start); // a link to another view of this page
 })();
