@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 NOT_HERE = {
     "zoo serve": "answers until it is stopped; tests/test_serve*.py start it",
@@ -40,6 +40,7 @@ NOT_HERE = {
 }
 """Beginnings of commands that no test here runs, and why."""
 
+_FILE = re.compile(r"# (\w+\.(?:py|yaml))")
 _PROGRAM = re.compile(r"zoo +(?:-v +)?[a-z]\w+")
 _TWO = re.compile(r" {2,}(?=zoo )")
 _PYTHON = re.compile(r"(?:[a-z_]\w* = (?:zoo|torch)\.|model\.|zoo\.)\S")
@@ -117,12 +118,24 @@ def commands(path: Path) -> list[Shown]:
 
 
 def python(path: Path) -> list[Shown]:
-    """Return the indented lines of Python that a document shows, one block each."""
+    """Return the Python that a document shows: its indented lines, one block each, and its fenced blocks whole."""
     found = []
     for first, language, lines in _blocks(path):
         code = [line for line in lines if _PYTHON.match(line)]
         if language == "" and code:
             found.append(Shown(path.name, first, "\n".join(code)))
+        elif language == "python" and path.name != "README.md":  # which tests/test_readme.py runs
+            found.append(Shown(path.name, first, "\n".join(lines)))
+    return found
+
+
+def files(path: Path) -> dict[str, str]:
+    """Return name -> content of the files that a document shows: fenced blocks that begin with ``# name``."""
+    found = {}
+    for _, language, lines in _blocks(path):
+        name = _FILE.fullmatch(lines[0]) if language in ("python", "yaml") and lines else None
+        if name:
+            found[name[1]] = "\n".join(lines) + "\n"
     return found
 
 

@@ -79,6 +79,7 @@ MAY = {
     | {"docstrings"},
     "export": {"checking", "model", "abilities", "context", "names", "registry", "hub", "nets"},
     "plain_sampling": set(),
+    "documentation": {"catalogue", "images", "leaderboard", "registry", "results", "trained_parts"},
     "hub": {
         "bundled",
         "feature_extractor",
@@ -123,6 +124,7 @@ LIGHT = {
     "searches",
     "plain_sampling",
     "leaderboard",
+    "documentation",
 }
 FORBIDDEN = {"maths": {"lightning"}, "nets": {"lightning"}, "hub": {"pickle"}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
@@ -22,6 +23,7 @@ from zoo.data.base import Split, TensorData
 from zoo.diagnostics import (
     DIAGNOSTICS,
     Diagnosis,
+    Subject,
     Usage,
     analogies,
     attribute_arithmetic,
@@ -34,9 +36,12 @@ from zoo.diagnostics import (
     posterior_collapse,
     reconstruct,
 )
+from zoo.diagnostics.catalogue import training_of
+from zoo.diagnostics.moving import frames_in_plane, frames_of, sheets_of_training
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.families.cvae import CVAE
 from zoo.families.vae import VAE
+from zoo.images import save_png
 from zoo.model import GenerativeModel, ImplicitModel
 from zoo.nets.mlp import MLP
 
@@ -390,3 +395,71 @@ def test_command_never_writes_into_the_package_and_reads_its_options(
         where("vae-mnist", out=str(Path(zoo.__file__).parent / "pretrained" / "vae-mnist"))
     with pytest.raises(ConfigError, match="--pair takes integers"):
         command._integers("--pair", "a,b")
+
+
+# -- what moves -------------------------------------------------------------------------------------------------------
+
+
+def moving(path: Path) -> int:
+    with Image.open(path) as picture:
+        assert picture.format == "GIF"
+        return picture.n_frames
+
+
+def test_generators_and_denoisers_move(tmp_path: Path) -> None:
+    found = zoo.diagnose("gan-mnist", only=["walk"], examples=4, out=tmp_path, animate=True)
+    assert moving(tmp_path / "walk.gif") == len(found.findings["walk"].frames) == 11
+    zoo.diagnose("ddpm-mnist", only=["denoising"], examples=4, out=tmp_path, animate=True)
+    assert moving(tmp_path / "denoising.gif") == 10
+    assert (tmp_path / "denoising.png").is_file() and (tmp_path / "walk.png").is_file()
+
+
+def test_points_and_pictures_of_a_flow_move_on_one_scale() -> None:
+    states, times = torch.stack([torch.randn(50, 2), 9 * torch.ones(50, 2)]), torch.tensor([0.0, 1.0])
+    first, last = frames_in_plane(states, times)
+    assert first.shape == last.shape and first.dtype == np.uint8 and (first != last).any()
+    frames = frames_of(torch.rand(5, 3, 1, 4, 4), torch.rand(5, 3, 1, 4, 4))
+    assert len(frames) == 5 and len({f.shape for f in frames}) == 1
+
+
+def test_what_does_not_move_is_refused(tmp_path: Path) -> None:
+    found = examine(Identity([1, 4, 4]), Pixels(), only=["scatter"])
+    with pytest.raises(ConfigError, match="nothing moves of scatter"):
+        found.write(tmp_path / "none", animate=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_samples_of_a_run_are_a_strip_over_its_training(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    assert training_of(str(tmp_path)) is None
+    for step in range(0, 4_000, 100):
+        save_png(torch.full((16, 1, 4, 4), step / 4_000), tmp_path / "samples" / f"step-{step:08d}.png", scale=8)
+    sheets = sheets_of_training(tmp_path)
+    assert len(sheets) == 12 and list(sheets) == sorted(sheets) and {0, 3_900} <= set(sheets)
+    found = training_of(str(tmp_path))
+    assert found is not None and found.summary == {"steps": list(sheets)} and len(found.frames) == 12
+    rows = found.picture.shape[0] // 12
+    shades = [int(found.picture[i * rows + 14, 64 + 14].mean()) for i in range(12)]  # within the first image
+    assert shades == sorted(shades) and shades[0] < shades[-1]
+
+
+def test_a_run_shows_its_training_only_where_what_moves_is_asked_for(tmp_path: Path) -> None:
+    model = Mute([1, 4, 4])
+    (tmp_path / "samples").mkdir()
+    for step in (1, 2):
+        save_png(torch.rand(16, 1, 4, 4), tmp_path / "samples" / f"step-{step:08d}.png", scale=8)
+    model.source = dataclasses.replace(model.source, kind="run", path=str(tmp_path))
+    with pytest.raises(ConfigError, match="no diagnostic for Mute"):
+        examine(model, Pixels())
+    found = examine(model, Pixels(), animate=True)
+    assert list(found.findings) == ["training"] and found.overview().shape[2] == 3
+    assert moving(found.write(tmp_path / "out", animate=True) / "training.gif") == 2
+
+
+def test_recordings_have_spectrograms(tmp_path: Path) -> None:
+    model = zoo.create("wavenet", shape=[64])
+    assert DIAGNOSTICS["spectrograms"].applies(model) and not DIAGNOSTICS["spectrograms"].applies(vae())
+    x = torch.rand(2, 64)
+    found = DIAGNOSTICS["spectrograms"].look(Subject(model.eval(), x, torch.zeros(2)))
+    assert found.picture.dtype == np.uint8 and found.picture.ndim == 3
+    assert found.summary["rate"] == model.rate and found.summary["loudness_of_data"] > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def test_every_command_has_the_options_it_is_shown_with(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    _files(path, monkeypatch)
     known = {*load_registry(), *load_registry().aliases}
     for shown in commands(path):
         words = shortened(shown.text)
@@ -50,7 +52,9 @@ def test_every_command_has_the_options_it_is_shown_with(
             if any(w.startswith("hugging") or w == "image_folder" for w in rest):
                 continue  # whose files the long test has
             model = rest[rest.index("--model") + 1] if "--model" in rest else rest[0]
-            if any(f"--{part}" in rest for part in declared(load_registry().resolve(model).model["class_path"])):
+            overlays = [rest[i + 1] for i, option in enumerate(rest) if option == "--registry"]
+            entry = load_registry(*overlays).resolve(model)
+            if any(f"--{part}" in rest for part in declared(entry.model["class_path"], tuple(entry.allow))):
                 continue  # whose parts the long test trains
             if shown.not_here or missing(shown):
                 continue
@@ -64,6 +68,14 @@ def test_every_command_has_the_options_it_is_shown_with(
         for which in [getattr(args, "which", None), getattr(args, "model", None)]:
             for one in [which] if isinstance(which, str) else which or []:
                 assert one in known or "/" in one, told
+
+
+def _files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the files that a document shows into the working folder, modules among them."""
+    monkeypatch.syspath_prepend(Path.cwd())
+    for name, content in documents.files(path).items():
+        Path(name).write_text(content, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
 
 
 @pytest.fixture
@@ -120,7 +132,7 @@ def prepare(text: str) -> None:
     for folder in re.findall(
         r"(?:\./)?(runs/[\w.<>-]+(?:/[\w.<>-]+)?)(?=[\s\"/]|$)", text.replace("./runs/...", "runs/cond")
     ):
-        if f"--run {folder}" in text:
+        if f"--run {folder}" in text or f'run="{folder}"' in text:
             continue
         for placeholder in ("<date-time>", "<date>", "DATE"):
             folder = folder.replace(placeholder, "friday")
@@ -147,7 +159,10 @@ def test_cheap_commands_of_a_document_run(path: Path, place: Path, capsys: Captu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if commands(p)], ids=lambda p: p.name)
-def test_all_commands_of_a_document_run_in_their_order(path: Path, place: Path, capsys: Capture) -> None:
+def test_all_commands_of_a_document_run_in_their_order(
+    path: Path, place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _files(path, monkeypatch)
     failed = []
     for shown in commands(path):
         if shown.not_here is not None or missing(shown):
@@ -171,13 +186,15 @@ def _cats() -> None:
 
 
 @pytest.mark.slow
-def test_lines_of_python_run(place: Path) -> None:
+def test_lines_of_python_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in DOCUMENTS:
+        _files(path, monkeypatch)
     found = [p for path in DOCUMENTS for p in python(path)]
     assert {p.document for p in found} >= {"energies.md", "data.md"}
     x = read_mnist("t10k")[0][:1].float() / 255
     for shown in found:
         prepare(shown.text)
-        text = shown.text.replace("/DATE", "/friday")
+        text = re.sub(r"max_steps=(\d+)000\b", r"max_steps=\1", shown.text.replace("/DATE", "/friday"))
         scope: dict[str, Any] = {"zoo": zoo, "torch": torch, "x": torch.randn(4, 2) if "gaussians" in text else x}
         if "labels=" in text:
             prepare("runs/cond ")

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import zoo
-from zoo._cli import main
+from zoo._cli import from_python, main
 from zoo.data import tensors
 from zoo.data.toys import EightGaussians
 from zoo.errors import ConfigError, DataError, NotAGenerativeModelError, UnknownModelError
@@ -225,6 +225,10 @@ def test_a_model_of_ones_own_needs_no_registry() -> None:
         zoo.fit(model)
     with torch.no_grad():
         model.mean.fill_(5.0)
+    entry, *_ = from_python._own(model, {"name": "moons", "limit": 8})
+    assert entry is not None and entry.data["class_path"].startswith("zoo.data.toys.")
+    with pytest.raises(ConfigError, match="options and no name"):
+        zoo.fit(model, {"limit": 8})
     done = zoo.fit(model, X, max_steps=1, **QUIET)
     assert type(done.model) is Mine and 4 < float(done.model.mean.detach()[0]) < 5
     with pytest.raises(ConfigError, match="not on the allow-list"):  # which the folder does not widen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
+import zoo
 from zoo._cli import leaderboard as command
 from zoo.errors import ConfigError, CorruptWeightsError, ResultError
 from zoo.hub import build_card, merge_card
 from zoo.hub.card_blocks import metadata
 from zoo.leaderboard import (
+    best_table,
     bundled_folder,
     collect,
     find,
@@ -350,17 +353,52 @@ def test_main_rewrites_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_model_table_of_the_readme_is_not_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_of_readme_and_home_track_are_not_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.delenv("ZOO_REGISTRY", raising=False)
     bundled = bundled_folder()
     results, left_out = collect([bundled] if bundled.is_dir() else [])
     assert left_out == []
-    expected = model_table(load_registry(), results)
     stale = "run: python -m zoo.leaderboard README.md docs/home_track.md docs/published.md"
-    assert block(README.read_text(encoding="utf-8")) == expected, stale
-    for path in (README, README.parent / "docs" / "home_track.md"):
-        assert block(path.read_text(encoding="utf-8"), "home") == home_table(load_registry(), results), stale
+    assert block(README.read_text(encoding="utf-8"), "best") == best_table(load_registry(), results), stale
+    home = (README.parent / "docs" / "home_track.md").read_text(encoding="utf-8")
+    assert block(home, "home") == home_table(load_registry(), results), stale
+
+
+def test_the_best_rows_are_the_first_ranked_ones_of_digits_and_colour() -> None:
+    results, _ = collect([bundled_folder()])
+    lines = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in best_table(load_registry(), results).splitlines()[2:]
+    ]
+    assert [(line[0], line[1]) for line in lines] == [(d, str(i)) for d in ("mnist", "tiles") for i in (1, 2, 3)]
+    home = home_table(load_registry(), results)
+    for _, rank, name, family, distance, *_ in lines:
+        assert re.search(rf"\| {rank} \| {name.strip('`')}(?: \(\w+\))? \| {family} \|", home), name
+        assert distance.split(" (")[0].split()[-1] in home and "(" in distance
+    few = best_table(load_registry(), results, rows=1)
+    assert len(few.splitlines()) == 4
+
+
+def test_the_leaderboard_is_a_frame_of_pandas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    frame = zoo.leaderboard("mnist")
+    assert isinstance(frame, pandas.DataFrame) and set(frame["dataset"]) == {"mnist"}
+    for _, row in frame.iterrows():
+        result = read(bundled_folder() / row["name"])
+        assert row["fid"] == result.metrics["fid"].value and row["training_tflop"] == result.cost.training_tflop
+    ranked = frame[frame["rank"].notna()]
+    assert list(ranked["rank"]) == list(range(1, len(ranked) + 1)) and ranked["fid"].is_monotonic_increasing
+    assert (frame.loc[frame["rank"].isna(), "differs"].str.len() > 0).all() and frame.attrs["best"]["fid"] == "low"
+    assert set(zoo.leaderboard(family="gan")["family"]) == {"gan"} and len(zoo.leaderboard()) > len(frame)
+    with pytest.raises(ResultError, match="does not exist"):
+        zoo.leaderboard(folders=["none"])
+    import zoo.leaderboard as package
+
+    assert package.tables is tables and zoo.leaderboard is package  # the package and the function are one object
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ResultError, match="pandas, which is not installed"):
+        zoo.leaderboard()
 
 
 def test_home_track_holds_what_its_rules_say(results: list[Result]) -> None:

@@ -1,4 +1,4 @@
-"""The notebook of the examples, executed by a kernel."""
+"""The notebooks, executed by a kernel; what they show is kept in them, and is small."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-NOTEBOOK = Path(__file__).parent.parent / "examples" / "train.ipynb"
-
-pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = ROOT / "examples" / "train.ipynb"
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHEAP = "leaderboard"
+"""The notebook that the default suite runs: it imports no torch."""
 
 
 def _kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -38,6 +40,47 @@ def _executed(cells: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return [" ".join(o.get("text", "") + str(o.get("data", "")) for o in cell.outputs) for cell in notebook.cells]
 
 
+def _kinds(cell: Any) -> set[str]:
+    """Return types of what stands below a cell; what it printed, and second copies of pictures, are left out."""
+    return {kind for o in cell.get("outputs", ()) for kind in o.get("data", {})} - {"image/jpeg"}
+
+
+def test_there_are_notebooks_and_one_of_them_is_cheap() -> None:
+    assert {book.stem for book in BOOKS} >= {"tour", "own_data", "own_model", "likelihood_and_latents", "leaderboard",
+                                             "guidance_and_samplers"}  # fmt: skip
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.stem)
+def test_outputs_are_there_and_small(book: Path) -> None:
+    content = json.loads(book.read_text(encoding="utf-8"))
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run it from its first cell"
+    assert book.stat().st_size < 150_000 and content["cells"][0]["source"][0].startswith("# ")
+    for cell in code:
+        assert all(o["output_type"] != "error" for o in cell["outputs"])
+        shown = json.dumps(cell["outputs"])
+        assert len(shown) < 60_000 and "/work/" not in shown and "/home/" not in shown
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("book", [pytest.param(b, id=b.stem, marks=() if b.stem == CHEAP else pytest.mark.slow)
+                                  for b in BOOKS])  # fmt: skip
+def test_notebooks_run_and_show_what_they_are_kept_with(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbclient, nbformat = _kernel(tmp_path, monkeypatch), pytest.importorskip("nbformat")
+    pytest.importorskip("pandas")
+    kept = nbformat.read(book, as_version=4)
+    again = nbformat.from_dict(json.loads(json.dumps(kept)))
+    client = nbclient.NotebookClient(
+        again, timeout=600, kernel_name="this", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    for one, other in zip(kept.cells, again.cells, strict=True):
+        assert _kinds(one) == _kinds(other), one.source
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_notebook_trains_shows_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient, nbformat = _kernel(tmp_path, monkeypatch), pytest.importorskip("nbformat")
@@ -62,6 +105,7 @@ def test_the_notebook_trains_shows_and_goes_on(tmp_path: Path, monkeypatch: pyte
     assert len(list((tmp_path / "runs" / "vae-mnist").iterdir())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_notebook_trains_on_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By forks of the kernel, after it has imported and computed; the handle is that of any run."""

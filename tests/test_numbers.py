@@ -17,7 +17,7 @@ from zoo.searches import SEARCH
 from zoo.searches import read as read_search
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NUMBER = r"[-−]?(?:\d+(?:,\d{3})+|\d+)?(?:\.\d+)|[-−]?\d+(?:,\d{3})*"
 METRIC = r"FID|KID|KL|RMSE|PSNR|MSE|IS|AUROC|Fréchet\w*|precision|recall|accuracy|perplexity|misfit|correlation"
 UNIT = r"bits/dim|bits/character|bits/sample|nats|dB|samples/s|samples a second|TFLOP a step"

@@ -80,6 +80,10 @@ def test_wheel_is_made_from_the_sdist_and_holds_everything(built: Path, separate
     assert {"zoo/registry.yaml", "zoo/py.typed", "zoo/data/assets/mnist/train-images-idx3-ubyte.gz"} <= names
     assert {f"zoo/data/assets/{f}" for f in ("shakespeare/shakespeare.txt.gz", "shakespeare/LICENSE.md")} <= names
     assert sum(n.startswith("zoo/data/assets/librivox/") for n in names) == 6
+    pages = ("docs/index.md", "docs/families/vae.md", "notebooks/tour.ipynb", "CHANGELOG.md", "SECURITY.md")
+    assert {
+        f"zoo/documentation/sources/{page}" for page in pages
+    } <= names and "zoo/documentation/assets/site.css" in names
     assert {f"zoo/data/assets/tiles/{f}" for f in ("tiles32.npz", "LICENSE.md")} <= names
     weights = {f"zoo/pretrained/{n}/model.safetensors" for n in zoo.list(pretrained=True) if n not in separate}
     assert {n for n in names if n.endswith("model.safetensors") and "/pretrained/" in n} == weights

@@ -21,6 +21,7 @@ _PUBLIC = {
     "evaluate": "zoo.api",
     "evaluate_features": "zoo.api",
     "fit": "zoo._cli.from_python",
+    "leaderboard": "zoo.leaderboard.frame",
     "restore": "zoo.api",
     "transforms": "zoo.api",
     "tune": "zoo.tuning",
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate_features",
     "fit",
     "info",
+    "leaderboard",
     "list",
     "load",
     "pull",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from zoo.catalogue import info, list
     from zoo.errors import ZooError
     from zoo.hub import load, pull, push
+    from zoo.leaderboard.frame import leaderboard
     from zoo.model import GenerativeModel
     from zoo.registry import create
     from zoo.trainings import Training
@@ -66,9 +69,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("zoo.export.diffusers_folder").ZooUNet
     if name not in _PUBLIC:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
-    globals()[name] = value
-    return value
+    module = importlib.import_module(_PUBLIC[name])
+    if name not in globals():  # `leaderboard` is: importing the module binds its package here, which can be called
+        globals()[name] = getattr(module, name)
+    return globals()[name]
 
 
 def __dir__() -> Any:

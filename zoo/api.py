@@ -250,6 +250,7 @@ def diagnose(
     having: Sequence[int] = (),
     device: str | None = None,
     out: str | Path | None = None,
+    animate: bool = False,
 ) -> Diagnosis:
     """Look into a model: ``zoo.diagnose("vae-mnist", out="diagnostics")``; what is looked at depends on its abilities.
 
@@ -263,6 +264,7 @@ def diagnose(
         having: labels of the examples towards which it moves them; of both, the closest two classes if left out.
         device: where a model that is given by name goes; an object stays where it is.
         out: folder to write the pictures, diagnostics.png with all of them, and diagnostics.json to.
+        animate: write what moves as GIF files too, the samples of a run over its training (``training``) among them.
 
     Raises:
         ZooError: what `zoo.load` and `zoo.diagnostics.examine` raise, or a model whose data are not known.
@@ -273,10 +275,11 @@ def diagnose(
     built, spec, _ = _load(model, device) if isinstance(model, (str, Path)) else (model, None, {})
     module = _data(data, spec, _entry(built.source.name), asked or type(built).__name__)
     found = examine(
-        built, module, only=only, examples=examples, pair=pair, without=without, having=having, name=asked
+        built, module, only=only, examples=examples, pair=pair, without=without, having=having, name=asked,
+        animate=animate,
     )  # fmt: skip
     if out is not None:
-        found.write(out)
+        found.write(out, animate=animate)
     return found
 
 

@@ -6,7 +6,7 @@ import io
 import wave
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from zoo.images import animation_bytes, captioned_png, clips_png, png_bytes
 from zoo.maths.mulaw import mulaw_decode
 from zoo.model import GenerativeModel
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = [
     "check_ending",
     "default_file",
@@ -27,6 +30,7 @@ __all__ = [
     "page",
     "samples_of",
     "save_samples",
+    "spectrogram",
     "spectrogram_png",
     "wav_bytes",
     "waveform",
@@ -79,6 +83,20 @@ def wav_bytes(x: Tensor, rate: int) -> bytes:
 
 def spectrogram_png(x: Tensor, rate: int) -> bytes:
     """Return the spectrogram of a waveform (N,) as a PNG file: decibels below its loudest point, time and frequency."""
+    stream = io.BytesIO()
+    _drawn_spectrogram(x, rate).savefig(stream, format="png", dpi=100)
+    return stream.getvalue()
+
+
+def spectrogram(x: Tensor, rate: int) -> np.ndarray:
+    """Return the spectrogram of a waveform (N,) as a picture, uint8 (height, width, 3); see `spectrogram_png`."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(spectrogram_png(x, rate))) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def _drawn_spectrogram(x: Tensor, rate: int) -> Figure:
     from matplotlib.figure import Figure
 
     size = 512 if len(x) >= 1024 else 128
@@ -94,9 +112,7 @@ def spectrogram_png(x: Tensor, rate: int) -> bytes:
     axes.set_xlabel("time in s")
     axes.set_ylabel("frequency in kHz")
     figure.colorbar(picture, ax=axes, label="dB")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    return stream.getvalue()
+    return figure
 
 
 def samples_of(

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--having", metavar="LABELS", help="... towards those with these (default: the closest classes)"
     )
+    parser.add_argument(
+        "--animate",
+        action="store_true",
+        help="write what moves as GIF files too: denoising, unmasking, flows, walks, and the samples of a run's steps",
+    )
     parser.add_argument("--device", help="cpu, cuda, ... (default cpu)")
     parser.add_argument("--json", action="store_true", help="print the content of diagnostics.json")
 
@@ -40,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     found = zoo.diagnose(
         args.which, args.data, only=args.only.split(",") if args.only is not None else None, examples=args.examples,
-        pair=tuple(pair) if pair else None, device=args.device, out=out, **sets,
+        pair=tuple(pair) if pair else None, device=args.device, out=out, animate=args.animate, **sets,
     )  # fmt: skip
     summary = found.summary()
     if args.json:
@@ -49,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.which} on {summary['data']['examples']:,} test examples of {summary['data']['name']}")
     for name, values in summary["diagnostics"].items():
         print(f"  {name:<16} {_short(values)}")
-    print(f"written to {out}: diagnostics.png, diagnostics.json, {', '.join(f'{n}.png' for n in found.findings)}")
+    moving = [f"{name}.gif" for name, f in found.findings.items() if args.animate and len(f.frames) > 1]
+    names = [*(f"{name}.png" for name in found.findings), *moving]
+    print(f"written to {out}: diagnostics.png, diagnostics.json, {', '.join(names)}")
     return 0
 
 

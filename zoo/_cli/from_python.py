@@ -227,8 +227,11 @@ def _own(given: Any, data: Any) -> tuple[Entry | None, tuple[str, ...], Any]:
     if data is None:
         raise ConfigError(f"{type(given).__name__} is in no registry, so its data are not known; give data=")
     own = Entry(type(given).__name__.lower(), "", model=spec, allow=(*registry.allow, *allow))
-    if isinstance(data, str):
-        own = dataclasses.replace(own, data=registry.data_spec(data))
+    named = isinstance(data, Mapping) and not _by_split(data)
+    if named and "name" not in data:
+        raise ConfigError(f"data of {type(given).__name__} have options and no name; give data={{'name': ..., ...}}")
+    if named or isinstance(data, str):
+        own = dataclasses.replace(own, data=registry.data_spec(str(data["name"]) if named else data))
     return own, allow, given
 
 

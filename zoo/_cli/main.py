@@ -37,6 +37,7 @@ COMMANDS = {
     "pull": "download pretrained weights",
     "push": "publish a model on the Hub",
     "cache": "list, check and remove models in the Hub's cache on this machine",
+    "docs": "open the documentation in the browser, or build it",
     "verify": "check the files of a model against their recorded sha256",
 }
 OWN_HELP = {"fit", "validate", "test"}

@@ -38,6 +38,7 @@ from zoo.abilities import (
     takes_class,
     takes_labels,
     takes_option,
+    writes_sound,
 )
 from zoo.diagnostics.chains import chains, landscape, plot_chains, plot_landscape
 from zoo.diagnostics.clips import (
@@ -61,12 +62,13 @@ from zoo.diagnostics.latents import (
     plot_scatter,
     scatter_of,
 )
+from zoo.diagnostics.moving import frames_in_plane, frames_of, sheets_of_training, training_strip
 from zoo.diagnostics.posterior import plot_collapse, posterior_collapse
 from zoo.diagnostics.trajectories import inversion, plot_inversion, plot_trajectories, travel
-from zoo.media import feature_picture, medium
+from zoo.media import feature_picture, medium, spectrogram, waveform
 from zoo.metrics.probes import effective_rank, feature_std
 
-__all__ = ["DIAGNOSTICS", "Diagnostic", "Finding", "Subject"]
+__all__ = ["DIAGNOSTICS", "Diagnostic", "Finding", "Subject", "training_of"]
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,19 @@ class Subject:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one diagnostic found: plain data, and a picture, uint8 (height, width, 3)."""
+    """What one diagnostic found.
+
+    Attributes:
+        summary: plain data.
+        picture: uint8 (height, width, 3).
+        frames: the same in motion, where it moves: uint8 (height, width, 3) each.
+        title: for the reader, where it is not that of its diagnostic.
+    """
 
     summary: dict[str, Any]
     picture: np.ndarray
+    frames: tuple[np.ndarray, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +207,7 @@ def _walk(subject: Subject) -> Finding:
     strips = walk(subject.model)
     change = (strips[:, 1:] - strips[:, :-1]).flatten(2).double().norm(dim=2)  # (rows, steps - 1)
     summary = {"rows": len(strips), "steps": strips.shape[1], "distance_between_steps": change.mean(0).tolist()}
-    return Finding(summary, sheet_of(strips.flatten(0, 1), columns=strips.shape[1]))
+    return Finding(summary, sheet_of(strips.flatten(0, 1), columns=strips.shape[1]), frames_of(strips.transpose(0, 1)))
 
 
 def _class_grid(subject: Subject) -> Finding:
@@ -228,7 +239,7 @@ def _denoising(subject: Subject) -> Finding:
         "samples": n, "frames": frames,
         "distance_to_sample": (seen.double() - last).flatten(2).norm(dim=2).mean(1).tolist(),
     }  # fmt: skip
-    return Finding(summary, sheet_of(rows.flatten(0, 2), columns=frames))
+    return Finding(summary, sheet_of(rows.flatten(0, 2), columns=frames), frames_of(states, seen))
 
 
 def _unmasking(subject: Subject) -> Finding:
@@ -243,7 +254,8 @@ def _unmasking(subject: Subject) -> Finding:
         "samples": n, "steps": len(kept), "shown": (1 + shown).tolist(),
         "distance_to_sample": (drawn.double() - last).flatten(2).norm(dim=2).mean(1).tolist(),
     }  # fmt: skip
-    return Finding(summary, sheet_of(rows.flatten(0, 2).clamp(0, 1), columns=len(shown)))
+    moving = frames_of(kept, drawn)
+    return Finding(summary, sheet_of(rows.flatten(0, 2).clamp(0, 1), columns=len(shown)), moving)
 
 
 def _trajectories(subject: Subject) -> Finding:
@@ -253,7 +265,8 @@ def _trajectories(subject: Subject) -> Finding:
     summary = {"curves": states.shape[1], "times": times.tolist(), "distance_between_frames": change.tolist()}
     if isinstance(subject.model, HasStraightness):
         summary["straightness_per_dimension"] = subject.model.straightness(128, seed=0)
-    return Finding(summary, plot_trajectories(states, times))
+    moving = frames_of(states) if images else frames_in_plane(states, times) if states.shape[2:] == (2,) else ()
+    return Finding(summary, plot_trajectories(states, times), moving)
 
 
 def _inversion(subject: Subject) -> Finding:
@@ -290,6 +303,28 @@ def _features(subject: Subject) -> Finding:
 def _feature_map(subject: Subject) -> Finding:
     rows = feature_picture(subject.model, subject.x[:12])
     return Finding({"examples": rows.shape[1]}, sheet_of(rows.flatten(0, 1), columns=rows.shape[1]))
+
+
+def _spectrograms(subject: Subject) -> Finding:
+    """Test recordings above samples: decibels below the loudest point over time and frequency."""
+    model, n = subject.model, min(2, len(subject.x))
+    real, drawn = waveform(model, subject.x[:n]), waveform(model, model.sample(n, seed=0))
+    above, below = spectrogram(real, model.rate), spectrogram(drawn, model.rate)
+    summary = {
+        "recordings": n, "rate": model.rate, "seconds": len(drawn) / model.rate,
+        "loudness_of_data": float(real.square().mean().sqrt()),
+        "loudness_of_samples": float(drawn.square().mean().sqrt()),
+    }  # fmt: skip
+    return Finding(summary, np.concatenate([above, below]))
+
+
+def training_of(run: str | None) -> Finding | None:
+    """Return the samples of a run folder over its training; None where fewer than two sheets are left of it."""
+    sheets = sheets_of_training(run) if run is not None else {}
+    if len(sheets) < 2:
+        return None
+    picture, frames = training_strip(sheets)
+    return Finding({"steps": list(sheets)}, picture, frames, "The first samples of each step of the training")
 
 
 def _clips(subject: Subject) -> Finding:
@@ -335,6 +370,10 @@ def _generates(model: Any) -> bool:
     return isinstance(model, DecodesNoise) and not isinstance(model, Encodes) and draws_images(model)
 
 
+def _sounds(model: Any) -> bool:
+    return model.generates and writes_sound(model)
+
+
 DIAGNOSTICS: dict[str, Diagnostic] = {
     "clips": Diagnostic("Clips that were drawn, one a row", lambda m: m.generates and _is_video(m), _clips),
     "continuations": Diagnostic(
@@ -361,6 +400,7 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
         lambda m: isinstance(m, Unmasks) and prior_of(m) is not None and draws_images(m),
         _unmasking,
     ),
+    "spectrograms": Diagnostic("Test recordings, and below them samples", _sounds, _spectrograms),
     "energies": Diagnostic(
         "Energies of test examples, of noise, and of samples", lambda m: isinstance(m, HasEnergy), _energies
     ),

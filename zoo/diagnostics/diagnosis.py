@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.abilities import diagnosed_examples
-from zoo.diagnostics.catalogue import DIAGNOSTICS, Finding, Subject
+from zoo.diagnostics.catalogue import DIAGNOSTICS, Finding, Subject, training_of
 from zoo.diagnostics.figures import page, png
+from zoo.diagnostics.moving import animation
 from zoo.errors import ConfigError, DataError, close_matches
 from zoo.files import write_together
 from zoo.model import GenerativeModel
@@ -43,12 +44,28 @@ class Diagnosis:
 
     def overview(self) -> np.ndarray:
         """Return all pictures on one page, uint8 (height, width, 3)."""
-        return page([(DIAGNOSTICS[name].title, f.picture) for name, f in self.findings.items()])
+        return page([(f.title or DIAGNOSTICS[name].title, f.picture) for name, f in self.findings.items()])
 
-    def write(self, folder: str | Path) -> Path:
-        """Write diagnostics.json, a PNG file for each finding, and all on one page, diagnostics.png."""
+    def write(self, folder: str | Path, *, animate: bool = False) -> Path:
+        """Write diagnostics.json, a PNG file for each finding, and all on one page, diagnostics.png.
+
+        Args:
+            folder: is made, or written over.
+            animate: write a GIF file too for each finding that moves.
+
+        Raises:
+            ConfigError: the folder cannot be written, or nothing moves of what should.
+        """
         folder = Path(folder)
         files = {f"{name}.png": png(f.picture) for name, f in self.findings.items()}
+        if animate:
+            moving = {f"{name}.gif": animation(f.frames) for name, f in self.findings.items() if len(f.frames) > 1}
+            if not moving:
+                raise ConfigError(
+                    f"nothing moves of {', '.join(self.findings)}; what does: denoising, trajectories, unmasking, "
+                    f"walk, and the samples of a run folder that has some of several steps"
+                )
+            files |= moving
         files[OVERVIEW] = png(self.overview())
         files[FILE] = (json.dumps(self.summary(), indent=1, allow_nan=False) + "\n").encode()
         try:
@@ -68,6 +85,7 @@ def examine(
     without: Sequence[int] = (),
     having: Sequence[int] = (),
     name: str | None = None,
+    animate: bool = False,
 ) -> Diagnosis:
     """Look at a model in every way that its abilities allow.
 
@@ -79,12 +97,15 @@ def examine(
         pair: indices of the two test examples between which to interpolate.
         without, having: label sets of attribute arithmetic; the two classes closest to each other if left out.
         name: to be recorded.
+        animate: of a run, show the samples of its steps too, as ``training``.
 
     Raises:
         ConfigError: an unknown diagnostic, one that does not apply, none that applies, or numbers out of range.
         DataError: the data do not fit the model.
     """
-    chosen = _chosen(model, only)
+    trained = training_of(model.source.path) if animate and model.source.kind == "run" else None
+    own = {} if trained is None or (only is not None and "training" not in only) else {"training": trained}
+    chosen = _chosen(model, [key for key in only if key not in own] if only is not None else None, bool(own))
     model.accepts(data.shape, data.levels)
     model.accepts_condition(data.split("test")[1])
     examples = min(examples, diagnosed_examples(model) or examples)
@@ -99,7 +120,7 @@ def examine(
     training = model.training
     model.eval()
     try:
-        findings = {key: DIAGNOSTICS[key].look(subject) for key in chosen}
+        findings = own | {key: DIAGNOSTICS[key].look(subject) for key in chosen}
     finally:
         model.train(training)
     about = {
@@ -113,14 +134,15 @@ def examine(
     return Diagnosis(about, findings)
 
 
-def _chosen(model: Any, only: Sequence[str] | None) -> list[str]:
+def _chosen(model: Any, only: Sequence[str] | None, enough: bool = False) -> list[str]:
+    """Return the diagnostics to make; none only where there is ``enough`` without."""
     for key in only or ():
         if key not in DIAGNOSTICS:
             raise ConfigError(
                 f"unknown diagnostic {key!r}.{close_matches(key, DIAGNOSTICS)} There are: {', '.join(DIAGNOSTICS)}"
             )
     fitting = [key for key, diagnostic in DIAGNOSTICS.items() if diagnostic.applies(model)]
-    if not fitting:
+    if not fitting and not enough:
         raise ConfigError(
             f"there is no diagnostic for {type(model).__name__}: it neither encodes and decodes examples nor "
             f"makes images of latents, and has no posterior or codes, no energy and no features"

@@ -12,6 +12,7 @@ from pathlib import Path
 from zoo.errors import ZooError
 from zoo.files import write_whole
 from zoo.leaderboard import (
+    best_table,
     bundled_folder,
     collect,
     home_table,
@@ -43,6 +44,7 @@ def main(paths: list[str]) -> int:
         registry = load_registry()
         results, left_out = collect([bundled] if bundled.is_dir() else [], pins_of(registry))
         content = {"models": model_table(registry, results), "home": home_table(registry, results)}
+        content["best"] = best_table(registry, results)
         content["published"] = published_table(registry, results)
         content["representations"] = to_table(shipped())
         for path in paths or ["README.md"]:

@@ -1,4 +1,4 @@
-"""What is generated in the README and in the docs: the model table, and the home track."""
+"""What is generated in the README and in the docs: the model table, the home track, and the best of it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ResultError
 from zoo.leaderboard.columns import COLUMNS, likelihood, mark_of
 from zoo.leaderboard.render import to_markdown
-from zoo.leaderboard.table import tables
+from zoo.leaderboard.table import Table, tables
 from zoo.plain_sampling import of_plain_model, short_departures
 from zoo.results import Result
 
 if TYPE_CHECKING:
     from zoo.registry import Entry
 
-__all__ = ["BLOCKS", "block", "home_table", "measured", "model_table", "rewrite"]
+__all__ = ["BLOCKS", "address", "best_table", "block", "home_table", "measured", "model_table", "rewrite"]
 
-BLOCKS = ("models", "home", "published", "representations")
+BLOCKS = ("models", "home", "best", "published", "representations")
 """Generated blocks: between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
 
 _HEAD = ("name", "family", "paper", "data", "-log p", "FID (floor)", "parameters", "TFLOP", "weights")
+
+
+_BEST = ("data", "#", "model", "family", "distance (floor)", "-log p", "TFLOP", "samples/s")
 
 
 def model_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:
@@ -59,8 +62,13 @@ def _paper(paper: Mapping[str, Any]) -> str:
     if not paper:
         return "-"
     text = f"{paper.get('title', 'paper')} ({paper.get('year', 'n.d.')})".replace("|", "/")
-    url = f"https://arxiv.org/abs/{paper['arxiv']}" if paper.get("arxiv") else paper.get("url")
+    url = address(paper)
     return f"[{text}]({url})" if url else text
+
+
+def address(paper: Mapping[str, Any]) -> str:
+    """Return where a paper of the registry is, or an empty text."""
+    return f"https://arxiv.org/abs/{paper['arxiv']}" if paper.get("arxiv") else str(paper.get("url") or "")
 
 
 def _likelihood(result: Result) -> str:
@@ -110,6 +118,33 @@ def home_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:
         registry: names and entries.
         results: those of bundled weights.
     """
+    own = _home_tables(registry, results)
+    return to_markdown(own) if own else "No results yet."
+
+
+def best_table(registry: Mapping[str, Entry], results: Iterable[Result], rows: int = 3) -> str:
+    """Return the best rows of the home track on digits and on colour tiles in markdown, with the floor in brackets.
+
+    Args:
+        registry: names and entries.
+        results: those of bundled weights.
+        rows: of each data set.
+    """
+    lines = [_BEST, ("---", "---:", "---", "---", "---:", "---:", "---:", "---:")]
+    for table in _home_tables(registry, results):
+        for row in table.rows[:rows] if table.dataset in ("mnist", "tiles") else ():
+            own, distance = row.result, _distance(row.result)
+            distance = distance if "fid" not in own.metrics else f"FID {distance}"
+            cost = (_cost(own, "training_tflop"), _cost(own, "samples_per_second"))
+            place = str(row.rank or "-")
+            lines.append(
+                (table.dataset, place, f"`{own.identity.name}`", own.identity.family, distance, _likelihood(own), *cost)
+            )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _home_tables(registry: Mapping[str, Entry], results: Iterable[Result]) -> list[Table]:
+    """Return the tables of the home track, the longest first."""
     own = [
         r
         for r in results
@@ -120,7 +155,7 @@ def home_table(registry: Mapping[str, Entry], results: Iterable[Result]) -> str:
         and entry.dataset == r.data.name
         and (r.data.name == "tiles" or "mnist" in r.data.name.split("_"))
     ]
-    return to_markdown(sorted(tables(own, only="home"), key=lambda t: -len(t.rows))) if own else "No results yet."
+    return sorted(tables(own, only="home"), key=lambda t: -len(t.rows)) if own else []
 
 
 def block(text: str, name: str = "models", where: str = "README.md") -> str:
