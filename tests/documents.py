@@ -6,6 +6,7 @@ a test is in `NOT_HERE`, by its beginning and with the reason, and its options a
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ NOT_HERE = {
     "zoo evaluate vae-mnist wgan_gp-mnist me/mine@v1": "asks the Hub; tests/test_evaluate.py evaluates several at once",
     "zoo evaluate vae-mnist --option temperature=0.8 --extractor inception": "weights of Inception are not shipped",
     "zoo evaluate vae-mnist --seeds 3 --devices 2": "two processes; tests/test_evaluate.py",
+    "zoo evaluate runs/ebm-mnist/DATE --other fashion_mnist": "files that are not shipped; tests/test_evaluate.py",
+    "zoo evaluate runs/mine --samples 1500": "draws for minutes; tests/test_evaluate.py measures pictures in colour",
     "zoo fit vae --trainer.logger my_package.": "a package of the reader's own; tests/test_trainer_options.py",
     "zoo fit vae --logger wandb": "a library that asks a server; tests/test_trainer_options.py",
     "zoo fit --model pixelcnn --training.compile": "compiles for minutes; tests/test_recipes.py",
@@ -150,6 +153,13 @@ _SHORT = {
     "tune": ["--samples", "64", "--seeds", "1"],
 }
 _IN_STEPS = ("ddpm", "flow_matching", "latent_diffusion")
+
+
+def missing(shown: Shown) -> bool:
+    """Tell whether a command names a logger of a package that is not installed."""
+    words = shlex.split(shown.text)
+    loggers = [name for i, word in enumerate(words) if word == "--logger" for name in words[i + 1].split(",")]
+    return any(importlib.util.find_spec(name) is None for name in loggers if name != "csv")
 
 
 def shortened(text: str) -> list[str]:

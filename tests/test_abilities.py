@@ -63,6 +63,8 @@ FOREIGN = {
     "args",
     "feature",
     "strategy",
+    "picture",
+    "data_class",
 }
 """Objects of other libraries, which may be asked by name; `zoo.checking` is the base class asking itself."""
 OWN = {"self", "question", "network", "quantiser"}
@@ -361,12 +363,15 @@ def test_diagnoses_or_a_true_refusal(runs: dict[str, Path], tmp_path: Path, caps
 
 def test_exports_or_a_true_refusal(models: dict[str, GenerativeModel], tmp_path: Path) -> None:
     x = torch.rand(3, 1, 8, 8)
-    energy, encoder = parts(models["springs"])[""], parts(models["patches"])[""]
-    assert (energy.kind, encoder.kind) == ("energy", "encoder")
+    found, encoder = parts(models["springs"]), parts(models["patches"])[""]
+    energy, score = found["energy"], found["score"]
+    assert (energy.kind, score.kind, encoder.kind) == ("energy", "score", "encoder")
     assert torch.equal(energy.module(x), models["springs"].energy(x))
+    torch.testing.assert_close(score.module(x), models["springs"].score(x))
     assert torch.equal(encoder.module(x), models["patches"].features(x))
     for kind in ("springs", "patches"):
-        (path,) = export(models[kind], "pt2", tmp_path / kind)  # compares before it writes
+        path, *more = export(models[kind], "pt2", tmp_path / kind)  # compares before it writes
+        assert [".score." in str(p) for p in more] == ([True] if kind == "springs" else [])
         program = torch.export.load(path).module()
         expected = models[kind].energy(x) if kind == "springs" else models[kind].features(x)
         assert torch.allclose(program(x), expected, atol=1e-5)

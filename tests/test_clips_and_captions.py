@@ -128,17 +128,19 @@ def test_clips_of_a_file_are_continued(
     assert torch.allclose(cut[:, :, :4], x[:1, :, :4], atol=2 / 255) and not cut[:, :, 4:].any()
     monkeypatch.setattr("zoo.hub.load", lambda *given, **more: model)
     monkeypatch.chdir(tmp_path)
-    assert main(["sample", "any", "--given", "a.apng", "--frames", "2", "--out", "b.npz", "--seed", "0"]) == 0
+    assert (
+        main(["sample", "video_diffusion", "--given", "a.apng", "--frames", "2", "--out", "b.npz", "--seed", "0"]) == 0
+    )
     drawn = torch.from_numpy(np.load("b.npz")["samples"])
     assert drawn.shape == (3, 1, 6, 32, 32) and torch.allclose(drawn[:, :, 2:], x[:, :, 1:2].expand(-1, -1, 4, -1, -1))
-    assert main(["sample", "any", "--given", "one.gif", "--out", "c.gif"]) == 0
+    assert main(["sample", "video_diffusion", "--given", "one.gif", "--out", "c.gif"]) == 0
     for words, said in (
         (["--given", "one.gif", "--frames", "5"], "has 4 frames, fewer than the 5"),
         (["--given", "a.apng", "--frames", "6"], "--frames must lie between 1 and 5"),
         (["--given", "a.apng", "--rows", "2"], "are of images"), (["--frames", "2"], "give the clip by --given"),
         (["--given", "a.apng", "-n", "9"], "holds 3 clips"), (["--given", "none.gif"], "there is no file none.gif"),
     ):  # fmt: skip
-        assert main(["sample", "any", *words, "--out", "d.gif"]) == 2
+        assert main(["sample", "video_diffusion", *words, "--out", "d.gif"]) == 2
         assert said in capsys.readouterr().err and not Path("d.gif").exists()
 
 

@@ -122,7 +122,7 @@ class Digits(MovingDigits):
 
     def read(self, split: str) -> tuple[Tensor, Tensor]:
         x, labels = super().read(split)
-        return x[:700], labels[:700]
+        return x[:1000], labels[:1000]
 
 
 class Still:

@@ -310,7 +310,7 @@ def transforms(model: GenerativeModel | str | Path, *, resize: str = "crop", bac
     else:  # what the model says of its examples
         described = model if parsed is None else _load(str(model), None)[0]
         name, levels = type(described).__name__, described.levels
-    alphabet = getattr(described, "alphabet", None) if len(described.shape) == 1 else None
+    alphabet = described.alphabet if len(described.shape) == 1 else None
     return ModelInput(name, described.shape, levels, alphabet, resize=resize, background=background)
 
 

@@ -58,6 +58,7 @@ _ENTRY = {
 }
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _MAX_BYTES, _MAX_DEPTH = 2_000_000, 100
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _KINDS = {"family": str, "summary": str, "extends": str, "untrained": str}  # all other fields of an entry are mappings
 
 
@@ -353,7 +354,8 @@ def _bare_names(entries: Mapping[str, Entry], taken: set[str]) -> dict[str, str]
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = plain_yaml(_bytes(path).decode("utf-8"))
+        text = _bytes(path).decode("utf-8")
+        content = yaml.load(text, Loader=_LOADER) if path == packaged_registry() else plain_yaml(text)
     except OSError as error:
         raise RegistryError(f"registry {path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
@@ -392,14 +394,14 @@ def plain_yaml(text: str, *, aliases: bool = True) -> Any:
     Raises:
         yaml.YAMLError: no YAML, nested more than 100 levels deep, or with an alias that may not be there.
     """
-    loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
-    for event in yaml.parse(text, Loader=loader):
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise yaml.YAMLError(f"nested more than {_MAX_DEPTH} levels deep")
         if not aliases and isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"an alias stands in line {event.start_mark.line + 1}")
-    return yaml.load(text, Loader=loader)
+    return yaml.load(text, Loader=_LOADER)
 
 
 def _check_sections(path: Path, content: Mapping[str, Any]) -> None:

@@ -186,6 +186,7 @@ class TensorData(Recorded, LightningDataModule):
     levels: int | None = 256
     num_classes: int = 0
     class_names: tuple[str, ...] = ()  # of the labels 0, 1, ...; none where classes have no names
+    alphabet: str | None = None  # of examples that are texts, or of the texts beside them
 
     def __init__(self, batch_size: int = 128, seed: int = 0, limit: int | None = None) -> None:
         super().__init__()

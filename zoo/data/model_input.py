@@ -112,9 +112,10 @@ class ModelInput:
             if isinstance(x, (str, Path)):
                 with Path(x).expanduser().open("rb") as stream:
                     return preparation.read(stream)
-            if not hasattr(x, "convert"):
+            picture = x
+            if not hasattr(picture, "convert"):
                 raise DataError(f"{self.name} takes a picture, a path or an array, got a {type(x).__name__}")
-            return preparation.example(x)
+            return preparation.example(picture)
         except OSError as error:
             raise DataError(f"{x} cannot be read: {error.strerror or error}") from error
         except BadPicture as error:

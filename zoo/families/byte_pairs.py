@@ -126,7 +126,7 @@ class BytePairs(LikelihoodModel):
     def _state(self) -> tuple[Any, Tensor, Tensor]:
         """Return the function from strings to tokens, none where they are characters, and the spelling, made once."""
         if self._known is None:
-            pairs = [(a, b) for a, b in self.merges.tolist() if a >= 0]
+            pairs = [(a, b) for a, b in self.merges.cpu().tolist() if a >= 0]
             strings = strings_of(self.alphabet or "", pairs)
             place = {c: i for i, c in enumerate(self.alphabet or "")}
             rows = torch.zeros(self.vocabulary, max(map(len, strings)), dtype=torch.int64)
@@ -148,7 +148,7 @@ class BytePairs(LikelihoodModel):
 
     def text(self, x: Tensor) -> list[str]:
         """Return the texts that examples stand for: (B, T) -> B strings."""
-        return ["".join((self.alphabet or "")[i] for i in row) for row in self.quantize(x).tolist()]
+        return ["".join((self.alphabet or "")[i] for i in row) for row in self.quantize(x).cpu().tolist()]
 
     @torch.no_grad()
     def tokenised(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,8 +67,8 @@ class Cosmos(VQVAE):
             raise ConfigError("clips of any length have no scale for each pixel; scale is predicted or shared")
         super().__init__(encoder, decoder, quantiser, shape, grid, scale=scale, **kwargs)
         self.group = (shape[1] - 1) // (grid[0] - 1) if shape[1] > 1 else 1
-        networks = (getattr(part, "steps_to_move", 2) for part in (encoder, decoder))
-        self.steps_to_move = max(self.steps_to_move, *networks)
+        steps = (getattr(network, "steps_to_move", 2) for network in (encoder, decoder))
+        self.steps_to_move = max(self.steps_to_move, *steps)
 
     @classmethod
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,10 @@ class DualPathVAE(LikelihoodModel):
         """Return nothing: the networks are the model's own; see `zoo.fitting`."""
         return {}
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Tell whether examples may have this shape: texts of any length."""
+        return len(shape) == 1 and shape[0] > 0
+
     # -- texts and latents --------------------------------------------------------------------------------------------
 
     def text(self, x: Tensor) -> list[str]:

@@ -138,7 +138,7 @@ class GatedQuantisedVAE(LikelihoodModel):
         """Return the texts that examples stand for: (B, T) -> B strings. Raises `ConfigError` without an alphabet."""
         if self.alphabet is None:
             raise ConfigError(f"this {type(self).__name__} has no alphabet, so its examples are no text")
-        return ["".join(self.alphabet[i] for i in row) for row in self.quantize(x).tolist()]
+        return ["".join(self.alphabet[i] for i in row) for row in self.quantize(x).cpu().tolist()]
 
     def encoded(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors before quantisation, and gates: int64 (B, T) -> (B, T, dim), (B, T) in (0, 1)."""

@@ -154,7 +154,7 @@ class TokenPrior(SecondStage, LikelihoodModel):
         """
         T = length or self.shape[0]
         tokens, total = self._prompt(prompt, n), torch.zeros(n, dtype=torch.int64)
-        step = max(1, min(self.prior.shape[0], T // 2))
+        step = min(self.prior.shape[0], T)
         values = torch.zeros(n, T, dtype=torch.int64, device=self.device)
         while int(total.min()) < T:
             given = None if tokens is None else tokens.to(torch.float32) / max(1, self.prior.levels - 1)

@@ -205,7 +205,8 @@ def known_class_names(name: str | None, num_classes: int) -> tuple[str, ...]:
     entry = load_registry().get(name) if name is not None else None
     if entry is None or not num_classes:
         return ()
-    names = getattr(class_of(entry.data["class_path"], entry.allow), "class_names", ())
+    data_class = class_of(entry.data["class_path"], entry.allow)
+    names = getattr(data_class, "class_names", ())
     return tuple(names) if isinstance(names, (tuple, list)) and len(names) == num_classes else ()
 
 
