@@ -16,7 +16,7 @@ from test_numbers import is_recorded, recorded, told
 import zoo
 from zoo._cli.main import COMMANDS, _parser, main
 from zoo.catalogue import bibtex
-from zoo.documentation import site
+from zoo.documentation import interface, site
 from zoo.documentation.code_lines import code_lines, place_of
 from zoo.documentation.commands import command_pages
 from zoo.documentation.docstrings import as_markup
@@ -137,6 +137,15 @@ def test_every_public_name_and_module_has_a_place_in_the_reference() -> None:
             assert f"automodule:: {module}\n" in pages[f"reference/{page}.rst"]
     families = {e.model["class_path"].rpartition(".")[0] for e in load_registry().values()}
     assert {m for m in families if m.startswith("zoo.families.")} <= set(modules_of("families"))
+
+
+def test_a_module_whose_package_is_not_there_has_no_place(tmp_path: Path) -> None:
+    module = tmp_path / "one.py"
+    for text, has in (("import json", True), ("from none_such.at_all import x", False), ("import none_such", False)):
+        module.write_text(f'{text}\n__all__ = ["x"]\n')
+        assert interface._documented(module) == has
+    module.write_text("import json\n")
+    assert not interface._documented(module)
 
 
 def test_signs_of_formulas_in_docstrings_are_no_markup() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import zoo
@@ -30,16 +31,24 @@ _CLASSES = ("GenerativeModel", "Training", "ZooError")
 
 
 def modules_of(room: str) -> list[str]:
-    """Return the public modules of a room, those with an ``__all__`` that is not empty."""
+    """Return the public modules of a room, whose ``__all__`` is not empty, those left out that nothing here can import.
+
+    A module that imports the package of an extra at its top has a place where that package is installed.
+    """
     folder = Path(zoo.__file__).parent / room
-    return [f"zoo.{room}.{p.stem}" for p in sorted(folder.glob("*.py")) if p.stem[0] != "_" and _public(p)]
+    return [f"zoo.{room}.{p.stem}" for p in sorted(folder.glob("*.py")) if p.stem[0] != "_" and _documented(p)]
 
 
-def _public(path: Path) -> bool:
+def _documented(path: Path) -> bool:
+    public = False
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return bool(ast.literal_eval(node.value))
-    return False
+            public = bool(ast.literal_eval(node.value))
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        if any(find_spec(name.partition(".")[0]) is None for name in names):
+            return False
+    return public
 
 
 def interface_pages() -> dict[str, str]:
