@@ -69,7 +69,7 @@ def examples(scratch: Path, share: int) -> Iterator[Input]:
 
 
 def labels_and_seeds(scratch: Path, share: int) -> Iterator[Input]:
-    seeds = (2**64, -(2**63) - 1, 10**400, float("nan"), 3.7, 3.0, True, "7", [1], b"1")
+    seeds = (2**64, -(2**63) - 1, 10**400, float("nan"), 3.7, 3.0, True, "7", [1, 2], b"1")
     labels = ("7", ["1", "2"], [None, 1], {0, 1}, [0], [0.0, 1.0], [-1, 0], 2**70, [[0], [0]], True, object())
     for model in _models(share):
         name = type(model).__name__

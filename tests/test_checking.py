@@ -135,7 +135,9 @@ def test_every_type_that_means_the_same_examples_gives_the_same(model: Generativ
 
 
 def test_seeds_and_counts_of_every_class(model: GenerativeModel) -> None:
-    for seed in (2**64, -(2**63) - 1, 10**400, math.nan, 3.7, 3.0, True, np.True_, "7", [1], np.float64(1), b"1"):
+    if not model.generates:
+        pytest.skip("draws nothing")
+    for seed in (2**64, -(2**63) - 1, 10**400, math.nan, 3.7, 3.0, True, np.True_, "7", [1, 2], np.float64(1), b"1"):
         with pytest.raises(ConfigError, match="seed"):
             model.sample(1, seed=seed)
     for n in (0, -1, 2.0, "3", None, True, math.nan, 10**400, MOST + 1, [2], np.float32(2)):
@@ -150,6 +152,8 @@ def test_seeds_and_counts_of_every_class(model: GenerativeModel) -> None:
 
 
 def test_labels_of_every_conditional_class(model: GenerativeModel) -> None:
+    if not model.generates:
+        pytest.skip("draws nothing")
     if not model.num_classes:
         with pytest.raises(ConfigError, match="told texts" if model.context else "not conditional"):
             model.sample(2, labels=[0, 0])

@@ -16,7 +16,7 @@ from zoo.spec import build
 from zoo.training.fit import Run
 
 CODES = shapes.entries(DiscreteAutoencoder)
-GRIDS = [n for n in CODES if "grid" in load_registry()[n].model["init_args"]]
+GRIDS = [n for n in CODES if len(load_registry()[n].model["init_args"].get("grid", ())) == 2]  # of images
 SQUARE = ["infinity_tokenizer-mnist", "var_tokenizer-mnist"]
 PRIOR = "vq_vae_prior-mnist"
 USUAL = {"fsq-mnist": (3, 32, 32), "vqgan-mnist": (1, 20, 28), PRIOR: (1, 16, 16)}

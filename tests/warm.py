@@ -32,7 +32,7 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "video_diffusion", "cosmos", "cosmos_prior", "transfusion", "v_jepa",
         "transformer_tokens", "transformer_bpe", "bpe",
         "ebm_cond", "energy_matching", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm",
-        "interpolant", "sn_gan_cond")  # fmt: skip
+        "interpolant")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
