@@ -117,8 +117,8 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         _check((chain_steps, buffer, steps), positive, (regulariser, data_noise), restart)
         if buffer * math.prod(shape) > _BUFFERED:
             raise ConfigError(
-                f"a buffer of {buffer} chains of shape {tuple(shape)} is more than a model is loaded with; set --model.buffer "
-                f"to {max(1, _BUFFERED // math.prod(shape))} at most"
+                f"a buffer of {buffer} chains of shape {tuple(shape)} is more than a model is loaded with; set "
+                f"--model.buffer to {max(1, _BUFFERED // math.prod(shape))} at most"
             )
         if spectral:
             for layer in [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]:
