@@ -190,3 +190,8 @@ def test_moved_classes_are_found_where_they_are_now() -> None:
     for old, new in MOVED.items():
         assert class_of(old) is class_of(new)
         assert f"{class_of(old).__module__}.{class_of(old).__qualname__}" == new
+
+
+def test_every_name_has_weights_or_says_why_not() -> None:
+    both = [entry.name for entry in load_registry().values() if bool(entry.weights) == bool(entry.untrained)]
+    assert both == [], "weights, or `untrained` with the reason, and not both"

@@ -115,7 +115,7 @@ def test_every_image_model_follows_the_shape_or_says_why_not(name: str, shape: S
 def test_own_pictures_are_fitted_drawn_scored_saved_and_loaded(name: str, shape: Shape, tmp_path: Path) -> None:
     """Parts that are trained before a model stay as they begin here."""
     model = shapes.fit(name, shapes.folder_of(tmp_path / "pics"), shape, tmp_path / "run")
-    shapes.uses(model, shape, tmp_path / "saved", n=1)
+    shapes.uses(model, shape, tmp_path / "saved", n=2)
 
 
 @pytest.mark.parametrize("name", BINARY)

@@ -339,7 +339,9 @@ class Diffusion(Guided, ScoreModel):
         states: list[Tensor] = []
         seen: list[Tensor] = []
         noise = self._noise_of(n, seeded(seed))
-        denoise = Denoise(self, self._labels(n, None), self.guidance_scale, self.levels is not None, None)
+        labels = self._labels(n, None)
+        scale = 1.0 if labels is None and self.weak is None else self.guidance_scale  # what is told nothing is plain
+        denoise = self.denoiser(labels, scale, self.levels is not None, None)
         log_snrs, _ = self._grid(self.strip, frames, None)
 
         def watched(x: Tensor, log_snr: Tensor) -> Tensor:

@@ -52,8 +52,8 @@ STARTS = ("noise", "buffer")
 ANNEALED = 200
 """Distributions between noise and model by which `EBM.log_prob` anneals."""
 
-_BUFFERED = 2**27
-"""Most numbers in the buffer of a model that is fitted to larger examples than the entry's."""
+_BUFFERED = 2**25
+"""Most numbers in the buffer, which is made anew wherever a model is loaded."""
 
 
 class EBM(HasEnergy, HasLikelihood, ImplicitModel):
@@ -115,6 +115,11 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         check_choice("sampler", sampler, SAMPLERS)
         positive = (step_size, spread, *([] if noise is None else [noise]))
         _check((chain_steps, buffer, steps), positive, (regulariser, data_noise), restart)
+        if buffer * math.prod(shape) > _BUFFERED:
+            raise ConfigError(
+                f"a buffer of {buffer} chains of shape {tuple(shape)} is more than a model is loaded with; set --model.buffer "
+                f"to {max(1, _BUFFERED // math.prod(shape))} at most"
+            )
         if spectral:
             for layer in [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]:
                 if not is_parametrized(layer, "weight"):  # a network of a released copy has been here before

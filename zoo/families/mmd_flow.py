@@ -103,6 +103,10 @@ class MMDFlow(MMDGenerator):
         x = batch[0]
         z, ranks = self.randn(len(x), self.latent_dim), max(1, len(self._streams))
         made = self.decode(z)
+        if min(len(x), len(made)) < 2 * ranks:
+            raise ConfigError(
+                "the unbiased discrepancy is of batches of two examples at least; set a larger batch_size"
+            )
         pairs = zip(made.chunk(ranks), x.chunk(ranks), strict=True)  # each rank's share by itself
         mmd = torch.stack([squared_mmd(a, b, bandwidths(b)) for a, b in pairs]).mean()
         with torch.no_grad():

@@ -81,6 +81,10 @@ class MMDGenerator(ImplicitModel):
         """Return MMD^2, times nothing: 0 on average where the laws are equal."""
         x = batch[0]
         made, ranks = self.decode(self.randn(len(x), self.latent_dim)), max(1, len(self._streams))
+        if min(len(x), len(made)) < 2 * ranks:
+            raise ConfigError(
+                "the unbiased discrepancy is of batches of two examples at least; set a larger batch_size"
+            )
         pairs = zip(made.chunk(ranks), x.chunk(ranks), strict=True)  # each rank's share by itself
         mmd = torch.stack([squared_mmd(a, b, bandwidths(b)) for a, b in pairs]).mean()
         return {"loss": mmd, "mmd": mmd}
