@@ -236,8 +236,7 @@ class VectorQuantiser(Stochastic, Recorded, nn.Module):
         assigned = assigned.to(v.dtype) if assigned.is_floating_point() else assigned
         first = ~self.share.any()  # (), on the device: it is not waited for
         if assigned.ndim == 3:
-            with torch.autocast(v.device.type, enabled=False):  # sums over a batch, in the codebook's own type
-                n, m = assigned.sum(1), assigned.mT @ v  # (G, K), (G, K, d)
+            n, m = assigned.sum(1), (assigned.mT @ v).to(v.dtype)  # (G, K), (G, K, d); autocast halves products
         else:
             n = torch.zeros_like(self.share).scatter_add_(1, assigned, torch.ones_like(v[..., 0]))
             m = torch.zeros_like(self.codebook).scatter_add_(1, assigned[..., None].expand_as(v), v)
