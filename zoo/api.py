@@ -168,7 +168,7 @@ def evaluate_features(
     from zoo.evaluation import measure_features
 
     asked = str(model) if isinstance(model, (str, Path)) else None
-    built, spec, _ = _load(model, device) if asked is not None else (model, None, {})
+    built, spec, _ = _load(model, device) if isinstance(model, (str, Path)) else (model, None, {})
     module = _data(data, spec, _entry(built.source.name), asked or type(built).__name__)
     name = asked if built.source.kind in ("run", "folder") else built.source.name or asked
     words = [f"zoo features {name}", f"--data {data}" if isinstance(data, str) else "", "--quick" if quick else ""]
