@@ -21,6 +21,7 @@ from zoo.families.noise_contrastive import NoiseContrastive
 from zoo.maths.chains import annealed_importance, hmc, langevin, leapfrog, mala, potential, temperature
 from zoo.maths.particles import between
 from zoo.nets.mlp import MLP
+from zoo.registry import load_registry
 
 
 def ebm_flops(args: Mapping[str, Any]) -> float:
@@ -389,3 +390,26 @@ def test_full_mix_is_langevin_step_for_step_and_equal_laws_stand_still() -> None
     assert torch.equal(between(x, 7, 0.01, randn, 0.0, None, lambda x, t: 0 * x), x)
     with pytest.raises(ConfigError, match="mix"):
         between(x, 1, 0.1, randn, 0.5, lambda x, t: -x)
+
+
+@pytest.mark.parametrize("name", ["ebm-eight_gaussians", "nce-eight_gaussians"])
+def test_a_protocol_names_the_sampler_of_the_chains(name: str) -> None:
+    entry = load_registry()[name]
+    own = entry.model["init_args"].get("sampler", "mala")
+    assert entry.build_model().sampler({})["sampler"] == own and own in ("langevin", "mala", "hmc")
+    assert entry.build_model().sampler({"sampler": "hmc"})["sampler"] == "hmc"
+
+
+def test_a_buffer_is_no_larger_than_a_model_is_loaded_with() -> None:
+    entry = load_registry()["ebm-mnist"]
+    with pytest.raises(ConfigError, match=r"set --model.buffer to 42799 at most"):
+        entry.build_model(buffer=42_800)
+    assert len(entry.build_model(buffer=100).replay) == 100
+
+
+@pytest.mark.parametrize("name", ["mmd_generator-eight_gaussians", "s_jko_mmd-eight_gaussians"])
+def test_an_unbiased_discrepancy_takes_two_examples(name: str) -> None:
+    model = load_registry()[name].build_model()
+    with pytest.raises(ConfigError, match="two examples at least"):
+        model.loss((torch.randn(1, 2), torch.zeros(1, dtype=torch.long)))
+    assert torch.isfinite(model.loss((torch.randn(2, 2), torch.zeros(2, dtype=torch.long)))["loss"])
