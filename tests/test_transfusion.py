@@ -276,13 +276,14 @@ def test_without_its_weight_the_image_teaches_nothing() -> None:
     )
 
 
-def test_images_that_come_first_have_half_the_noise_at_most() -> None:
+@pytest.mark.parametrize(("share", "last"), [(0.5, 9), (0.1, 2), (0.0, 0)])
+def test_images_that_come_first_have_no_more_than_their_share_of_the_noise(share: float, last: int) -> None:
     levels: list[Tensor] = []
-    made = model(image_first=1.0)
+    made = model(image_first=1.0, image_first_noise=share)
     passing = made.network.forward
     made.network.forward = lambda x, time, *rest: (levels.append(time), passing(x, time, *rest))[1]
     made.loss((images(64), texts(*["ab"] * 64)))
-    assert levels[0].min() >= made.log_snrs[9] - 1e-9
+    assert levels[0].min() >= made.log_snrs[last] - 1e-9
     made.image_first = 0.0
     made.loss((images(64), texts(*["ab"] * 64)))
     assert levels[1].min() < made.log_snrs[15]
@@ -379,8 +380,8 @@ def test_every_text_has_its_share_of_one() -> None:
 
 def test_options_that_do_not_fit_are_refused() -> None:
     for options, match in (
-        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "shares"), ({"variance": "learned"}, "no classes"),
-        ({"label_dropout": 0.3}, "hide texts by text_dropout"),
+        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "shares"), ({"image_first_noise": -0.1}, "shares"),
+        ({"variance": "learned"}, "no classes"), ({"label_dropout": 0.3}, "hide texts by text_dropout"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=match):
             Transfusion(net(), SHAPE, **{"alphabet": ALPHABET, **options})
