@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from zoo.context import PAD, decode_texts, encode_texts
-from zoo.data.captions import BOLD, LEFT, THIN, WORDS, MNISTCaptions, TilesCaptions, described, ink_and_slant
+from zoo.data.captions import (
+    BOLD,
+    LEFT,
+    THIN,
+    WORDS,
+    MNISTCaptions,
+    MNISTWords,
+    TilesCaptions,
+    described,
+    ink_and_slant,
+)
 from zoo.data.mnist import MNIST, read_mnist
 from zoo.errors import ConfigError, DataError
 from zoo.families.denoising import Denoise
@@ -399,9 +409,20 @@ def test_other_pictures_and_letters_are_followed() -> None:
     tiles = fitted_to_data(spec, own, TilesCaptions())["init_args"]
     assert tiles["shape"] == [3, 32, 32] == tiles["network"]["init_args"]["shape"]
     assert tiles["network"]["init_args"]["letters"] == 27 == len(tiles["alphabet"])
+    assert tiles["network"]["init_args"]["length"] == 28 == build({**spec, "init_args": tiles}).context[0]
+    words = build(fitted_to_data(spec, own, MNISTWords()))
+    assert words.network.letters == 15 and words.context == (5,)
+    with pytest.raises(ConfigError, match="made for texts of 26 letters, got 5"):
+        build({**spec, "init_args": {**own, "text_length": 5}})
     with pytest.raises(DataError, match="a text of 26 characters for each example, the data give a text of 28"):
         build(load_registry()["transfusion-mnist_captions"].model).accepts_condition(torch.zeros(1, 28).long())
 
 
-def test_words_name_the_digits() -> None:
+def test_words_name_the_digits(captions: MNISTCaptions) -> None:
+    data = MNISTWords()
+    texts = decode_texts(data.split("test")[1], data.alphabet)
+    assert texts == [
+        WORDS[digit] for digit in captions.classes_of(decode_texts(captions.split("test")[1], captions.alphabet))
+    ]
+    assert torch.equal(data.classes_of(texts), read_mnist("t10k")[1])
     assert MNISTCaptions.classes_of([f"a thin {word}" for word in WORDS]).tolist() == list(range(10))

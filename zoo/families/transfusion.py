@@ -50,6 +50,7 @@ class Transfusion(DDPM):
         image_first: share of the training pairs in which the image comes before its text.
         image_first_noise: the largest noise of those images, as a share of the way to pure noise; the paper's is half.
         text_dropout: share of the others whose text is hidden, for guidance.
+        text_length: letters of a text at most, the network's if left out.
         guidance_scale: default of sampling, 1 for none.
 
     The other arguments are those of `zoo.families.ddpm.DDPM`.
@@ -71,9 +72,12 @@ class Transfusion(DDPM):
         image_first_noise: float = 0.5,
         text_dropout: float = 0.1,
         guidance_scale: float = 1.0,
+        text_length: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, shape, **kwargs)
+        if text_length not in (None, network.length):
+            raise ConfigError(f"the network is made for texts of {network.length} letters, got {text_length}")
         if len(set(alphabet)) != len(alphabet) or len(alphabet) != network.letters:
             raise ConfigError(
                 f"an alphabet has each letter once, and the network is made for {network.letters}, got {alphabet!r}"
@@ -99,7 +103,9 @@ class Transfusion(DDPM):
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that go with other data: their letters and their images; see `zoo.fitting`."""
         own = dict(arguments["network"].get("init_args") or {})
-        changed = {**own, "letters": len(arguments["alphabet"]), "shape": arguments["shape"]}
+        length = arguments.get("text_length") or own["length"]
+        changed = {**own, "letters": len(arguments["alphabet"]), "length": length, "shape": arguments["shape"]}
+        arguments = {k: v for k, v in arguments.items() if k != "text_length" or k in before}
         return {**arguments, "network": {**arguments["network"], "init_args": changed}}
 
     @classmethod
