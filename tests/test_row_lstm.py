@@ -33,7 +33,7 @@ SMALL = {"shape": (1, 6, 10), "levels": 3, "width": 4, "depth": 1, "first_kernel
 
 
 def test_a_pixel_sees_a_triangle_of_all_rows_above_it() -> None:
-    """With kernels of three: two pixels to the left, and in the row s above from s + 2 to the left to s to the right."""
+    """With kernels of three: two pixels to the left, in the row s above from s + 2 to the left to s to the right."""
     found = reach(lively(RowLSTM, SMALL), inputs=8).view(6, 10, 6, 10)
     for r, c, i, j in itertools.product(range(6), range(10), range(6), range(10)):
         s = r - i

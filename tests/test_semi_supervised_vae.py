@@ -158,7 +158,8 @@ def test_a_hundred_digits_have_labels_ten_of_each_class_and_all_others_none():
     full, labels = whole.split("train")
     where = data.known()
     assert torch.equal(torch.sort(labels[where]).values, torch.arange(10).repeat_interleave(10))
-    assert all(of[tuple(image.flatten().tolist())] == c for image, c in zip(full[where], labels[where].tolist()))
+    pairs = zip(full[where], labels[where].tolist(), strict=True)
+    assert all(of[tuple(image.flatten().tolist())] == c for image, c in pairs)
     for split in ("validation", "test"):
         assert all(torch.equal(a, b) for a, b in zip(data.split(split), whole.split(split), strict=True))
     few = FewLabelsMNIST(limit=40).split("train")[1]

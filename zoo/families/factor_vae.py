@@ -7,8 +7,8 @@ learns that tells latents from such whose every dimension is of another example:
 
     TC(z) ~ E_q(z) [log D(z) - log(1 - D(z))],   D learns to give 1 for z ~ q(z) and 0 for z ~ prod_j q(z_j)
 
-Each batch is cut in two: the first half is what the autoencoder learns from, the dimensions of the second half's
-latents are shuffled.
+Of each batch every other example is what the autoencoder learns from; the dimensions of the others' latents are
+shuffled, on each device among its own.
 
 References:
     H. Kim, A. Mnih, Disentangling by Factorising, 2018, arXiv:1802.05983, equations 2 and 3, algorithms 1 and 2.
@@ -106,25 +106,26 @@ class FactorVAE(VAE):
         return 0.5 * (F.softplus(-joint).mean() + F.softplus(apart).mean())
 
     def autoencoder_loss(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Return the autoencoder's terms on the first half of a batch, its latents, and shuffled ones of the other."""
-        half = max(1, len(x) // 2)
-        first, other = (x[:half], x[half:]) if len(x) > 1 else (x, x)
+        """Return the autoencoder's terms on half of a batch, its latents, and shuffled ones of the other half."""
+        first, other = (x[::2], x[1::2]) if len(x) > 1 else (x, x)
         terms, z = self.terms_of(first, None)
         tc = self.total_correlation(z)
         terms = {**terms, "loss": terms["loss"] + self.gamma * tc, "tc": tc}
         with torch.no_grad():
             code, eps = self.code(other), self.randn(len(other), self.latent_dim)
             mixed, _ = self.drawn_latents(code, eps)
-            mixed = shuffled_dimensions(mixed, self.rand(*mixed.shape))
+            noise, ranks = self.rand(*mixed.shape), max(1, len(self._streams))
+            shares = zip(mixed.chunk(ranks), noise.chunk(ranks), strict=True)
+            mixed = torch.cat([shuffled_dimensions(*share) for share in shares])
         return terms, z, mixed
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return those of `VAE`, ``tc`` and the ``discriminator_loss``; ``loss`` is the autoencoder's, gamma tc in it."""
+        """Return those of `VAE`, ``tc`` and the ``discriminator_loss``; ``loss`` is the autoencoder's, with gamma tc."""
         terms, z, mixed = self.autoencoder_loss(batch[0])
         return {**terms, "discriminator_loss": self.discriminator_loss(z, mixed)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Update the autoencoder on the first half of this batch, then the discriminator on the latents of both."""
+        """Update the autoencoder on half of this batch, then the discriminator on the latents of all of it."""
         with self.turn("autoencoder") as update:
             terms, z, mixed = self.autoencoder_loss(batch[0])
             update(terms["loss"])

@@ -39,7 +39,7 @@ Choose = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def residual_kl(shift: Tensor, log_scale: Tensor, log_factor: Tensor) -> Tensor:
-    """Return KL(N(mu + shift, (sigma f)^2) || N(mu, sigma^2)) element by element, in nats; log sigma and log f given."""
+    """Return KL(N(mu + shift, (sigma f)^2) || N(mu, sigma^2)) element by element, in nats, of log sigma and log f."""
     return 0.5 * (shift.square() * torch.exp(-2 * log_scale) + torch.expm1(2 * log_factor)) - log_factor
 
 

@@ -132,13 +132,12 @@ class PixelSNAIL(RasterModel):
                 f"of {C} colours and of {heads} heads"
             )
         self.first = MaskedConv2d(self.per_colour * C, width, first_kernel, mask="A", colours=C)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(
-                [*(_Residual(width, kernel, C) for _ in range(residuals))]
-                + [_Attention(self.per_colour * C, width, heads, key, C, (H, W))]
-            )
-            for _ in range(depth)
-        )
+
+        def block() -> nn.ModuleList:
+            attention = _Attention(self.per_colour * C, width, heads, key, C, (H, W))
+            return nn.ModuleList([*(_Residual(width, kernel, C) for _ in range(residuals)), attention])
+
+        self.blocks = nn.ModuleList(block() for _ in range(depth))
         self.out = MaskedConv2d(width, levels * C, 1, colours=C)
 
     def logits(self, features: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.families.adversarial import over_processes
 from zoo.families.cvae import CVAE
 from zoo.maths.dequantisation import dequantise
 from zoo.maths.distributions import gaussian_kl
@@ -115,13 +116,18 @@ class SemiSupervisedVAE(CVAE):
         y = labels.clamp(min=0)[:, None]
         of_class, told = L.gather(1, y)[:, 0], -log_q.gather(1, y)[:, 0]
         free = (log_q.exp() * (L + log_q)).sum(1)
-        some, others = known.any(), (~known).any()
-        share = torch.where(some & others, self.labelled_share, some.to(L.dtype))
-        terms = {"labelled": _mean(of_class, known), "unlabelled": _mean(free, ~known)}
-        terms["classification"] = _mean(told, known)
+        some, others = self._count(known), self._count(~known)
+        share = torch.where((some > 0) & (others > 0), self.labelled_share, (some > 0).to(L.dtype))
+        terms = {"labelled": _mean(of_class, known, some), "unlabelled": _mean(free, ~known, others)}
+        terms["classification"] = _mean(told, known, some)
         loss = share * terms["labelled"] + (1 - share) * terms["unlabelled"] + self.alpha * terms["classification"]
         hits = (log_q.argmax(1) == labels).to(L.dtype)
-        return {"loss": loss, **terms, "accuracy": _mean(hits, known)}
+        return {"loss": loss, **terms, "accuracy": _mean(hits, known, some)}
+
+    def _count(self, among: Tensor) -> Tensor:
+        """Return how many are marked; of all processes that train together the mean, so that they weigh examples alike."""
+        count = among.sum().to(self.dtype)
+        return over_processes(count)[0] if self.training else count
 
     def joint_losses(self, x: Tensor) -> Tensor:
         """Return L(x, y) of every class by one draw of z each: (B, *shape) -> (B, num_classes), in nats."""
@@ -148,6 +154,6 @@ class SemiSupervisedVAE(CVAE):
         return torch.stack(bounds, 1).logsumexp(1) - math.log(self.num_classes)
 
 
-def _mean(values: Tensor, among: Tensor) -> Tensor:
-    """Return the mean of those values that are marked, 0 where none is."""
-    return torch.where(among, values, 0.0).sum() / among.sum().clamp(min=1)
+def _mean(values: Tensor, among: Tensor, count: Tensor) -> Tensor:
+    """Return the mean of those values that are marked, so many, 0 where none is."""
+    return torch.where(among, values, 0.0).sum() / torch.where(count > 0, count, 1.0)
