@@ -120,7 +120,7 @@ class FactorVAE(VAE):
         return terms, z, mixed
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return those of `VAE`, ``tc`` and the ``discriminator_loss``; ``loss`` is the autoencoder's, with gamma tc."""
+        """Return the terms of `VAE`, ``tc`` and ``discriminator_loss``; ``loss`` has gamma ``tc`` in it."""
         terms, z, mixed = self.autoencoder_loss(batch[0])
         return {**terms, "discriminator_loss": self.discriminator_loss(z, mixed)}
 

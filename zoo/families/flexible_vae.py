@@ -40,7 +40,7 @@ __all__ = ["FlexibleVAE"]
 class FlexibleVAE(VAE):
     """Variational autoencoder with a flow as posterior, or a learnt prior.
 
-    Its ``encode`` gives one latent an example: the mean of the posterior's Gaussian, mapped by the flow if there is one.
+    Its ``encode`` gives a latent: the mean of the posterior's Gaussian, mapped by the flow where there is one.
 
     Args:
         encoder: as that of `VAE`; with a ``posterior_flow`` its context h follows the means and log-variances.

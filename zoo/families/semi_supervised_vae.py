@@ -125,7 +125,7 @@ class SemiSupervisedVAE(CVAE):
         return {"loss": loss, **terms, "accuracy": _mean(hits, known, some)}
 
     def _count(self, among: Tensor) -> Tensor:
-        """Return how many are marked; of all processes that train together the mean, so that they weigh examples alike."""
+        """Return how many are marked, the mean over processes that train together, so that examples weigh alike."""
         count = among.sum().to(self.dtype)
         return over_processes(count)[0] if self.training else count
 
