@@ -65,7 +65,7 @@ def test_the_generator_alone_is_kept_orthogonal() -> None:
     terms = model.generator_loss(batch)
     weights = [p for n, p in model.generator.named_parameters() if n.endswith("original") and "embedding" not in n]
     assert len(weights) == 2 + 7 * 2
-    assert terms["orthogonality"] == pytest.approx(sum(orthogonality(w).item() for w in weights))
+    assert terms["orthogonality"].item() == pytest.approx(sum(orthogonality(w).item() for w in weights))
     model.set_noise([torch.Generator().manual_seed(0)])
     whole = model.generator_loss(batch)["loss"]
     model.orthogonal = 0.0

@@ -48,8 +48,8 @@ class Unshifted(_Attention):
         B, _, H, W = u.shape
         rows = [v.permute(0, 2, 3, 1).flatten(1, 2) for v in (x, u)]
         place = self.place.to(u).flatten(0, 1).expand(B, -1, -1)
-        q = self.questions(rows[1], place).transpose(1, 2)
-        k, v = (part.transpose(1, 2) for part in self.answers(*rows, place))
+        q = self.queries(rows[1], place).transpose(1, 2)
+        k, v = (part.transpose(1, 2) for part in self.keys_and_values(*rows, place))
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         a = a.transpose(1, 2).reshape(B, H, W, -1).permute(0, 3, 1, 2)
         return u + gate(self.out(F.elu(self.own(F.elu(u)) + self.listened(a))), self.colours)

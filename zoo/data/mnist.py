@@ -161,13 +161,13 @@ class FewLabelsMNIST(BinaryMNIST):
         count = max(len(known), round(len(rest) * self.share / (1 - self.share)))
         again = known.repeat(-(-count // len(known)))[:count]
         index = torch.cat([again, rest])
-        told = torch.cat([labels[again], torch.full_like(rest, -1)])
+        seen = torch.cat([labels[again], torch.full_like(rest, -1)])
         first = 2 * min(len(known), len(rest))  # so that a few first examples are of both kinds
         mixed = torch.arange(first).view(2, -1).T.flatten()
         mixed[1::2] += count - first // 2
         others = torch.cat([torch.arange(first // 2, count), torch.arange(count + first // 2, len(index))])
         order = torch.cat([mixed, others])
-        return x[index[order]], told[order]
+        return x[index[order]], seen[order]
 
 
 class ThresholdMNIST(MNIST):

@@ -20,7 +20,11 @@ def tells_classes(model: Any, data: Any) -> bool:
 
 
 def class_metrics(model: Any, data: Any, split: str, examples: int) -> dict[str, Metric]:
-    """Return ``class_accuracy``, the share of the first ``examples`` of a split whose likeliest class is their own."""
+    """Return ``class_accuracy``, the share of the first ``examples`` of a split whose likeliest class is their own.
+
+    Raises:
+        ResultError: probabilities that are NaN or infinite.
+    """
     stored, labels = data.split(split)
     p = in_batches(model, model.classify, data.to_float(stored[:examples], model.dtype))
     if not bool(p.isfinite().all()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -25,7 +26,7 @@ class HasFactors(Protocol):
 
 def separates(model: Any, data: Any) -> bool:
     """Tell whether there is a gap to measure: a Gaussian posterior of two latents at least, and data with factors."""
-    return isinstance(model, HasPosterior) and isinstance(data, HasFactors) and getattr(model, "latent_dim", 0) > 1
+    return isinstance(model, HasPosterior) and isinstance(data, HasFactors) and math.prod(model.latent_shape or ()) > 1
 
 
 def factor_protocol(data: HasFactors, examples: int) -> dict[str, Any]:
@@ -34,9 +35,13 @@ def factor_protocol(data: HasFactors, examples: int) -> dict[str, Any]:
 
 
 def factor_metrics(model: Any, data: Any, split: str, examples: int) -> dict[str, Metric]:
-    """Return ``mig``, the mutual information gap of the posterior's means of the first ``examples`` of a split."""
+    """Return ``mig``, the mutual information gap of the posterior's means of the first ``examples`` of a split.
+
+    Raises:
+        ResultError: means that are NaN or infinite.
+    """
     x = data.to_float(data.split(split)[0][:examples], model.dtype)
     mean, _ = in_batches(model, model.posterior, x)
     if not bool(mean.isfinite().all()):
         raise ResultError("means of the posterior are NaN or infinite; look into the model")
-    return {"mig": Metric(mutual_information_gap(mean, data.factors(split)[:examples]))}
+    return {"mig": Metric(mutual_information_gap(mean.flatten(1), data.factors(split)[:examples]))}

@@ -64,22 +64,22 @@ class _Attention(nn.Module):
         rows, columns = (torch.linspace(-0.5, 0.5, s) for s in size)
         self.register_buffer("place", torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1), persistent=False)
 
-    def questions(self, u: Tensor, place: Tensor) -> Tensor:
+    def queries(self, u: Tensor, place: Tensor) -> Tensor:
         """Return queries of pixels, (..., width) at (..., 2) -> (..., heads, key)."""
         return self.ask(torch.cat([u[..., : self.first], place], -1)).unflatten(-1, (self.heads, -1))
 
-    def answers(self, x: Tensor, u: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, x: Tensor, u: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys (..., heads, key) and values (..., heads, width / heads) of pixels."""
-        told = self.tell(torch.cat([x, u, place], -1))
-        k, v = told.split([self.heads * self.key, told.shape[-1] - self.heads * self.key], -1)
+        kv = self.tell(torch.cat([x, u, place], -1))
+        k, v = kv.split([self.heads * self.key, kv.shape[-1] - self.heads * self.key], -1)
         return k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
         B, _, H, W = u.shape
         rows = [v.permute(0, 2, 3, 1).flatten(1, 2) for v in (x, u)]  # (B, H W, ...)
         place = self.place.to(u).flatten(0, 1).expand(B, -1, -1)
-        q = self.questions(rows[1], place).transpose(1, 2)  # (B, heads, H W, key)
-        k, v = (part.transpose(1, 2) for part in self.answers(*rows, place))
+        q = self.queries(rows[1], place).transpose(1, 2)  # (B, heads, H W, key)
+        k, v = (part.transpose(1, 2) for part in self.keys_and_values(*rows, place))
         a = F.scaled_dot_product_attention(q[:, :, 1:], k[:, :, :-1], v[:, :, :-1], is_causal=True)
         a = F.pad(a, (0, 0, 1, 0)).transpose(1, 2).reshape(B, H, W, -1).permute(0, 3, 1, 2)
         return u + gate(self.out(F.elu(self.own(F.elu(u)) + self.listened(a))), self.colours)
@@ -190,7 +190,7 @@ class _AttentionState:
         self.u.copy_(u)
         a = u.new_zeros(n, self.width)
         if t:
-            q = part.questions(u, self.place[t].expand(n, 2))[:, :, None]  # (n, heads, 1, key)
+            q = part.queries(u, self.place[t].expand(n, 2))[:, :, None]  # (n, heads, 1, key)
             a = F.scaled_dot_product_attention(q, self.keys[:, :, :t], self.values[:, :, :t]).flatten(1)
         self.own.inputs[0].copy_(F.elu(u))
         self.own.pixel(0, self.h)
@@ -201,7 +201,7 @@ class _AttentionState:
 
     def complete(self, t: int, x: Tensor) -> None:
         """Take pixel t, whose features are x (n, C e), in among those that answer."""
-        self.keys[:, :, t], self.values[:, :, t] = self.part.answers(x, self.u, self.place[t].expand(len(x), 2))
+        self.keys[:, :, t], self.values[:, :, t] = self.part.keys_and_values(x, self.u, self.place[t].expand(len(x), 2))
 
 
 class PixelSNAILState(RasterState):

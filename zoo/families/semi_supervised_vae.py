@@ -114,12 +114,12 @@ class SemiSupervisedVAE(CVAE):
         L, log_q = self.joint_losses(x), self.class_log_probs(x)
         known = labels >= 0
         y = labels.clamp(min=0)[:, None]
-        of_class, told = L.gather(1, y)[:, 0], -log_q.gather(1, y)[:, 0]
+        of_class, surprise = L.gather(1, y)[:, 0], -log_q.gather(1, y)[:, 0]
         free = (log_q.exp() * (L + log_q)).sum(1)
         some, others = self._count(known), self._count(~known)
         share = torch.where((some > 0) & (others > 0), self.labelled_share, (some > 0).to(L.dtype))
         terms = {"labelled": _mean(of_class, known, some), "unlabelled": _mean(free, ~known, others)}
-        terms["classification"] = _mean(told, known, some)
+        terms["classification"] = _mean(surprise, known, some)
         loss = share * terms["labelled"] + (1 - share) * terms["unlabelled"] + self.alpha * terms["classification"]
         hits = (log_q.argmax(1) == labels).to(L.dtype)
         return {"loss": loss, **terms, "accuracy": _mean(hits, known, some)}

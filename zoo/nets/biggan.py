@@ -114,7 +114,7 @@ class BigGANGenerator(Recorded, nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         first, *shares = z.split(self.share, 1)
         x = self.first(first).unflatten(1, self.base)
-        told = [] if self.embedding is None or labels is None else [self.embedding(labels)]
+        condition = [] if self.embedding is None or labels is None else [self.embedding(labels)]
         for block, share in zip(self.blocks, shares, strict=True):
-            x = block(x, torch.cat([*told, share], 1))
+            x = block(x, torch.cat([*condition, share], 1))
         return self.last(x)
