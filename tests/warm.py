@@ -35,7 +35,8 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "interpolant", "iaf_vae", "vampprior", "flow_prior_vae", "hierarchical_vae",
         "factor_vae", "m2",
         "pixelsnail", "row_lstm", "image_gpt", "biggan", "progressive_distillation",
-        "residual_flow", "spline_flow", "schroedinger_bridge")  # fmt: skip
+        "residual_flow", "spline_flow", "schroedinger_bridge",
+        "inverse_lipschitz_vae")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
