@@ -341,7 +341,7 @@ def test_interpolant_learns_velocity_and_noise(name: str) -> None:
 
 def test_pairs_of_a_bridge_between_gaussians_have_the_covariance_of_the_schroedinger_bridge() -> None:
     """Between N(0, 1) and N(0, s^2) it is c with c^2 + sigma^2 c = s^2, here for sigma 1."""
-    s, n = 2.0, 1_000
+    s, n = 2.0, 500
     model = Interpolant(TimedMLP(1, 8, 1, 2), [1], levels=None, path="bridge", pairing="schroedinger").double()
     x_0, x_1 = torch.randn(n, 1, dtype=D, generator=_seed(1)), s * torch.randn(n, 1, dtype=D, generator=_seed(2))
     u = torch.rand(n, dtype=D, generator=_seed(3))
