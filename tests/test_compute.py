@@ -17,7 +17,7 @@ from zoo.training.compute import flops_per_step, parameter_count
 from zoo.training.settings import TrainingSettings, parse_budget, rate
 
 
-@pytest.mark.parametrize("name", warm.long(load_registry(), warm.LARGE))
+@pytest.mark.parametrize("name", warm.long(load_registry(), (*warm.LARGE, *warm.relatives(load_registry()))))
 def test_counted_operations_agree_with_the_closed_form(name: str) -> None:
     model = load_registry().resolve(name).build_model()
     cls = type(model).__name__

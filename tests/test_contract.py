@@ -32,7 +32,10 @@ def _parts(node: Any) -> frozenset[Any]:
 NAMES = list(load_registry())
 ONE_A_KIND = warm.one_of_each(lambda e: _parts(e.model))
 ONE_A_CLASS = warm.one_of_each()
-LONG = ("titok_tuned-mnist", "infinity-mnist", "mar-mnist", "edm-mnist", "pixelsnail-mnist")
+LONG = ("titok_tuned-mnist", "infinity-mnist", "mar-mnist", "edm-mnist", "pixelsnail-mnist",
+        "pixelcnn_pp-mnist", "video_diffusion-moving_digits", "ebm_cond-mnist", "energy_matching_cd-mnist",
+        "transformer_tokens-shakespeare", "rf_dit-mnist", "lsgan-mnist", "vqgan_prior-mnist", "biggan-mnist",
+        "gated_pixelcnn_cond-mnist", "flow_matching_small-mnist", "diffflow-mnist", "dvae-shakespeare")  # fmt: skip
 """Of close relatives, what takes longest to train; their laws are held in their own files."""
 
 

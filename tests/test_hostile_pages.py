@@ -178,7 +178,7 @@ def reports(tab: Any, faults: list[str]) -> bool:
 
 
 @browser_needed
-@pytest.mark.parametrize("every", [40, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [80, pytest.param(1, marks=pytest.mark.slow)])
 def test_leaderboard_with_hostile_results(every: int, browser: Any, hostile: tuple[Path, list[str]]) -> None:  # noqa: F811
     page, names = hostile
     tab, faults = watched(browser, page.as_uri())

@@ -43,6 +43,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
 WAITS = {
     "zoo.families.byte_pairs.BytePairs": "byte_pairs.py",  # strings are cut up by a library, on the CPU
     "zoo.families.energy_matching.EnergyMatching": "assignment.py",  # pairs are assigned by scipy, on the CPU
+    "zoo.families.interpolant.Interpolant": "transport.py",  # as many iterations of Sinkhorn as its plan needs
     "zoo.families.rectified_flow.RectifiedFlow": "noise.py",  # a pair's noise is of its own seed, alike on all devices
 }
 """What a step may wait for, by class: the place in the package."""
@@ -144,7 +145,7 @@ def test_training_noise_of_a_generator_of_the_cpu_is_alike_on_every_device() -> 
         assert isinstance(there, Pretend) and torch.equal(here, there.held)
 
 
-@pytest.mark.parametrize("name", warm.long(load_registry(), warm.LARGE))
+@pytest.mark.parametrize("name", warm.long(load_registry(), (*warm.LARGE, *warm.relatives(load_registry()))))
 def test_samples_and_scores_stay_on_the_device_and_are_those_of_the_cpu(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

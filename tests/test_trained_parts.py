@@ -178,7 +178,8 @@ def test_options_of_the_command_line_are_no_names_of_parts() -> None:
 
 
 def test_names_of_the_models_that_take_a_part() -> None:
-    assert declared_by(load_registry(), "teacher") == ["reflow-mnist", "rectified_flow-mnist", "consistency-mnist"]
+    taught = ["reflow-mnist", "rectified_flow-mnist", "consistency-mnist", "progressive_distillation-mnist"]
+    assert declared_by(load_registry(), "teacher") == taught
     assert declared_by(load_registry(), "elephant") == []
     entry = Entry("vae-mnist", "vae", model=load_registry()["vae-mnist"].model)
     with pytest.raises(ConfigError, match="vae-mnist takes no --teacher: its class takes no trained part"):

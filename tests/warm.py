@@ -41,7 +41,8 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
 others of their families."""
 
 DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "dcgan", "nice", "realnvp",
-                 "ffjord", "autoencoder_kl", "vae", "vae_small", "score_sde", "fsq", "s_jko")  # fmt: skip
+                 "ffjord", "autoencoder_kl", "vae", "vae_small", "score_sde", "fsq", "s_jko",
+                 "lsgan", "rf_dit")  # fmt: skip
 """The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
 SLOW_SAMPLERS = ("pixelcnn_pp", "pixelsnail", "row_lstm")

@@ -146,8 +146,8 @@ def can_follow(class_path: str, allow: Collection[str] = ()) -> bool:
 
 def fitted_to_data(spec: Mapping[str, Any], chosen: Mapping[str, Any], data: Any, **options: Any) -> dict[str, Any]:
     """Return `fitted_model` of a data module's shape, classes, levels, alphabet, rate, texts; options as there."""
-    beside = {name: getattr(data, name, None) for name in ("alphabet", "rate")}
-    if texts := getattr(data, "context", ()):
+    beside = {name: getattr(data, name, None) for name in ("alphabet", "rate", "context")}
+    if texts := beside.pop("context"):
         beside["text_length"] = texts[0]
     return fitted_model(spec, chosen, data.shape, data.num_classes, levels=data.levels, beside=beside, **options)
 

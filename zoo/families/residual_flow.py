@@ -78,8 +78,9 @@ class _Contraction(nn.Module):
         for layer in self.layers:
             W = layer.weight
             with torch.no_grad():
-                U, _, V = torch.linalg.svd(W, full_matrices=False)
-            norm = torch.dot(U[:, 0], torch.mv(W, V[0]))  # with the gradient of the largest singular value
+                U, _, V = torch.linalg.svd(W.to(torch.promote_types(W.dtype, torch.float32)), full_matrices=False)
+            u, v = U[:, 0].to(W.dtype), V[0].to(W.dtype)
+            norm = torch.dot(u, torch.mv(W, v))  # with the gradient of the largest singular value
             found.append((W * torch.clamp(self.limit / norm, max=1.0), layer.bias))
         return found
 
