@@ -238,6 +238,16 @@ def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
+def test_the_gallery_is_a_small_picture_that_index_and_readme_show() -> None:
+    from PIL import Image
+
+    picture = ROOT / "docs" / "gallery.png"
+    assert picture.stat().st_size <= 400_000
+    with Image.open(picture) as opened:
+        assert opened.width >= 900 and opened.height >= 12 * 50  # a strip and a title for each family with pictures
+    assert "](gallery.png)" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
 def test_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(site, "find_spec", lambda name: None)
     assert main(["docs", "--build", "--out", str(tmp_path / "site")]) == 2
