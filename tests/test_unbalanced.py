@@ -316,7 +316,7 @@ def test_modes_that_lie_closer_than_the_smallest_bandwidth_are_not_told_from_a_r
     modes = 2 * torch.stack([at.cos(), at.sin()], 1)
     ring, modes = (x + 0.1 * torch.randn(1_500, 2, generator=g, dtype=torch.float64) for x in (ring, modes))
     usual, fine = (float(squared_mmd(ring, modes, bandwidths(modes, [m]))) for m in (1 / 4, 1 / 16))
-    assert fine > 0.02 and usual < fine / 10
+    assert fine > 0.02 and usual < fine / 8
     model = MMDGenerator(MLP([2, 4, 2]), [2], 2, None, multiples=[1 / 16, 1])
     streamed(model)
     assert model.multiples == (0.0625, 1.0) and math.isfinite(model.loss((modes[:8], zeros(8)))["mmd"].item())
