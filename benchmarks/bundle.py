@@ -93,7 +93,7 @@ def card_text(entry: Entry, folder: Path, results: dict[str, Any], search: str, 
     return build_card(
         entry.name, summary=entry.summary, paper=entry.paper, results=results, search=trials,
         samples=(folder / SAMPLES).is_file(),
-        data_licence=DATA.get(entry.dataset, MNIST), model={"name": config["model"], "args": config["args"]},
+        data_licence=DATA[entry.dataset], model={"name": config["model"], "args": config["args"]},
         command=command, gives=gives_of(zoo.load(entry.name)),
         extra={title: text for title, text in parts.items() if text},
     )  # fmt: skip
@@ -142,6 +142,8 @@ def main() -> None:
     args = parser.parse_args()
 
     entry = load_registry().resolve(args.name)
+    if entry.dataset not in DATA:
+        raise SystemExit(f"DATA of {__file__} does not say source and licence of {entry.dataset!r}")
     if args.run.resolve() == pretrained_folder(entry.name).resolve():
         renew(entry, args.run, args.search, args.command)
         return
@@ -175,11 +177,16 @@ def main() -> None:
 
 
 MNIST = "MNIST, by Y. LeCun, C. Cortes and C. Burges: CC BY-SA 3.0"
+TILES = "tiles of Dungeon Crawl Stone Soup, release of November 2015: public domain (CC0)"
+DRAWN = "synthetic, drawn by this package"
 DATA = {
-    "tiles": "tiles of Dungeon Crawl Stone Soup, release of November 2015: public domain (CC0)",
+    **dict.fromkeys(("mnist", "binary_mnist", "mnist_captions", "mnist_words", "moving_digits"), MNIST),
+    **dict.fromkeys(("tiles", "tiles_captions"), TILES),
     "shakespeare": "eight plays by W. Shakespeare, texts of Project Gutenberg editions: public domain",
-    "tones": "synthetic, drawn by this package",
+    "speech": "chapter 1 of Sense and Sensibility, read for LibriVox: public domain",
+    **dict.fromkeys(("tones", "eight_gaussians", "moons"), DRAWN),
 }
+"""Data set -> source and licence of the training data; weights of other data are not bundled before it is here."""
 
 if __name__ == "__main__":
     main()

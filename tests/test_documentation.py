@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from test_numbers import is_recorded, recorded, told
+from test_page import CHROMIUM, LACKS, PATIENCE, faults_of
 
 import zoo
 from zoo._cli.main import COMMANDS, _parser, main
 from zoo.catalogue import bibtex
-from zoo.documentation import interface, site
+from zoo.documentation import accessible, interface, site
 from zoo.documentation.code_lines import code_lines, place_of
 from zoo.documentation.commands import command_pages
 from zoo.documentation.docstrings import as_markup
@@ -237,6 +238,16 @@ def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
+def test_the_gallery_is_a_small_picture_that_index_and_readme_show() -> None:
+    from PIL import Image
+
+    picture = ROOT / "docs" / "gallery.png"
+    assert picture.stat().st_size <= 400_000
+    with Image.open(picture) as opened:
+        assert opened.width >= 900 and opened.height >= 12 * 50  # a strip and a title for each family with pictures
+    assert "](gallery.png)" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
 def test_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(site, "find_spec", lambda name: None)
     assert main(["docs", "--build", "--out", str(tmp_path / "site")]) == 2
@@ -281,6 +292,18 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, monkeypatch:
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def test_what_the_theme_leaves_unsaid_is_said_and_a_theme_that_writes_otherwise_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "a" / "b.html"
+    page.parent.mkdir()
+    page.write_text(f"<main>{''.join(accessible.REPAIRS)}</main>")
+    (tmp_path / "plain.html").write_text("<p>as it is</p>")
+    accessible.repair(tmp_path)
+    assert page.read_text() == f"<main>{''.join(accessible.REPAIRS.values())}</main>"
+    assert (tmp_path / "plain.html").read_text() == "<p>as it is</p>"
+    with pytest.raises(ConfigError, match="the theme of the site no longer writes"):
+        accessible.repair(tmp_path)
+
+
 @pytest.mark.slow
 def test_the_whole_site_is_built_without_a_warning_and_every_link_leads_somewhere(tmp_path: Path) -> None:
     pytest.importorskip("furo")
@@ -294,3 +317,34 @@ def test_the_whole_site_is_built_without_a_warning_and_every_link_leads_somewher
     assert (tmp_path / "site" / "leaderboard" / "index.html").is_file() and (
         tmp_path / "site" / "searchindex.js"
     ).is_file()
+    assert {p.stem for p in (tmp_path / "site" / "models").glob("*.html")} == {*load_registry(), "index"}
+    if LACKS is None:
+        assert _faults_of_pages(tmp_path / "site") == []
+
+
+KINDS = (
+    "index", "families/vae", "models/dcgan-mnist", "models/index", "leaderboard", "home_track",
+    "reference/commands/fit", "reference/contract", "notebooks/leaderboard", "project/changelog", "search", "genindex",
+)  # fmt: skip
+"""A page of each kind."""
+
+
+def _faults_of_pages(folder: Path) -> list[str]:
+    """Return what axe finds on pages of the site, light on a desk and dark on a phone, and what is wider than those."""
+    from playwright.sync_api import sync_playwright
+
+    found = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for scheme, width in (("light", 1280), ("dark", 390)):
+            view = {"width": width, "height": 900}
+            context = browser.new_context(viewport=view, color_scheme=scheme, reduced_motion="reduce")
+            context.set_default_timeout(PATIENCE)
+            page = context.new_page()
+            for name in KINDS:
+                page.goto((folder / f"{name}.html").as_uri())
+                found += [f"{name}, {scheme}: {fault}" for fault in faults_of(page)]
+                if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                    found.append(f"{name} is wider than {width} pixels")
+        browser.close()
+    return found

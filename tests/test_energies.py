@@ -382,6 +382,27 @@ def test_marginals_do_not_depend_on_the_noise(mix: float) -> None:
     assert float(x.mean()) == pytest.approx(mean(t), abs=0.01) and float(x.var()) == pytest.approx(var(t), abs=0.008)
 
 
+@pytest.mark.parametrize("look_alike", ["noise without its score", "slope of log D"])
+def test_other_drifts_have_other_marginals(look_alike: str) -> None:
+    """D without D grad log p beside it, and -grad log(1 - D) or grad log D in place of the slope of the logit."""
+    m, s, t, steps, n = 2.0, 0.5, 0.3, 300, 20_000
+
+    def parts(x: Tensor, time: Any) -> tuple[Tensor, Tensor]:
+        mean = m * (1 - math.exp(-float(time) / s**2))
+        var = s**2 + (1 - s**2) * math.exp(-2 * float(time) / s**2)
+        logit = 0.5 * ((x - mean) ** 2 / var - (x - m) ** 2 / s**2) + 0.5 * math.log(var / s**2)
+        return logit, -(x - m) / s**2 + (x - mean) / var
+
+    def slope(x: Tensor, time: Any) -> Tensor:
+        logit, own = parts(x, time)
+        return own if look_alike.startswith("noise") else torch.sigmoid(-logit) * own
+
+    randn, _ = noise(4)
+    mix = 0.5 if look_alike.startswith("noise") else 0.0
+    x = between(randn(n, 1), steps, t / steps, randn, mix, slope, slope)
+    assert max(abs(float(x.mean()) - 1.398), abs(float(x.var()) - 0.318)) > 0.1
+
+
 def test_full_mix_is_langevin_step_for_step_and_equal_laws_stand_still() -> None:
     randn, _ = noise(5)
     x, U = randn(50, 1), potential(well)

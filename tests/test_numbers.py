@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -126,3 +127,18 @@ def test_each_card_says_where_its_sampling_options_were_chosen(folder: Path) -> 
     said = re.search(r"Chosen on validation data: (.*?)\.(?: |\n)", section)
     assert set(re.findall(r"`(\w+)`", said[1]) if said else ()) == set(chosen)
     assert f"| {search.trials[0].metric} |" in section
+
+
+def test_each_card_says_of_its_own_data_where_they_are_from() -> None:
+    """And a set that nobody has looked up is not taken for digits."""
+    place = ROOT / "benchmarks" / "bundle.py"
+    if not place.is_file():
+        pytest.skip("the tests were copied out of their checkout")
+    spec = importlib.util.spec_from_file_location("bundle", place)
+    bundle = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bundle)
+    for folder in BUNDLED:
+        said = re.findall(r"^- Training data: (.*)$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+        assert said == [bundle.DATA[load_registry()[folder.name].dataset]], folder.name
+    assert bundle.DATA["eight_gaussians"] == bundle.DATA["tones"] != bundle.DATA["mnist"] != bundle.DATA["tiles"]
+    assert "hugging_face" not in bundle.DATA

@@ -304,3 +304,22 @@ def test_squared_discrepancy_has_no_bias() -> None:
     found = torch.stack([squared_mmd(a, b, [0.5, 1.0, 2.0]) for a, b in draws])
     assert abs(float(found.mean())) < 3 * float(found.std()) / 20 and float(found.min()) < 0
     assert float(squared_mmd(draws[0, 0], draws[0, 1] + 2, bandwidths(draws[0, 0]))) > 0.5
+
+
+def test_modes_that_lie_closer_than_the_smallest_bandwidth_are_not_told_from_a_ring() -> None:
+    """Eight modes on a circle against a ring: waves of number 8 / radius, of which a kernel of width sigma keeps
+    exp(-k^2 sigma^2 / 2). By a quarter of the median distance next to nothing is left, by a sixteenth most."""
+    g = torch.Generator().manual_seed(0)
+    angle = 2 * math.pi * torch.rand(1_500, generator=g, dtype=torch.float64)
+    ring = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+    at = torch.arange(1_500, dtype=torch.float64) * math.pi / 4  # as many in each mode
+    modes = 2 * torch.stack([at.cos(), at.sin()], 1)
+    ring, modes = (x + 0.1 * torch.randn(1_500, 2, generator=g, dtype=torch.float64) for x in (ring, modes))
+    usual, fine = (float(squared_mmd(ring, modes, bandwidths(modes, [m]))) for m in (1 / 4, 1 / 16))
+    assert fine > 0.02 and usual < fine / 8
+    model = MMDGenerator(MLP([2, 4, 2]), [2], 2, None, multiples=[1 / 16, 1])
+    streamed(model)
+    assert model.multiples == (0.0625, 1.0) and math.isfinite(model.loss((modes[:8], zeros(8)))["mmd"].item())
+    for wrong in ([], [0.0], [math.inf]):
+        with pytest.raises(ConfigError, match="multiples must be positive"):
+            MMDGenerator(MLP([2, 4, 2]), [2], 2, None, multiples=wrong)

@@ -138,6 +138,15 @@ def test_the_conda_recipe_has_the_dependencies_of_the_package() -> None:
     has = dict(line.split(" ", 1) for line in recipe["requirements"]["run"])
     theirs = {"torch": "pytorch", "huggingface-hub": "huggingface_hub", "matplotlib": "matplotlib-base"}
     assert {theirs.get(name, name): version for name, version in wanted.items()}.items() <= has.items()
+    settings = (ROOT / "pyproject.toml").read_text("utf-8")
+    python = "python " + re.search(r"requires-python = \"(.*)\"", settings)[1]
+    backend = re.search(r'^requires = \["hatchling(.*)"\]', settings, re.MULTILINE)[1]
+    assert python in recipe["requirements"]["run"] and python in recipe["requirements"]["host"]
+    assert f"hatchling {backend}" in recipe["requirements"]["host"] and "pip" in recipe["requirements"]["host"]
+    script = re.search(r'^zoo = "(.*)"', settings, re.MULTILINE)[1]
+    assert recipe["build"]["python"]["entry_points"] == [f"zoo = {script}"]
+    assert recipe["about"]["license_file"] == "LICENSE" and recipe["about"]["license"] == "Apache-2.0"
+    assert recipe["about"]["summary"] == re.search(r'^description = "(.*)"', settings, re.MULTILINE)[1]
 
 
 def test_the_public_workflow_runs_what_there_is() -> None:
@@ -156,9 +165,6 @@ def test_the_public_workflow_runs_what_there_is() -> None:
     assert all(
         (ROOT / path).exists() for path in ("deploy/oldest.py", "deploy/Containerfile", "weights/pyproject.toml")
     )
-    for line in (ROOT / "deploy/Containerfile").read_text("utf-8").splitlines():
-        if line.startswith("COPY "):
-            assert all((ROOT / name).exists() for name in line.split()[1:-1]), line
     for path in [*(ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"), ROOT / ".pre-commit-config.yaml"]:
         assert yaml.safe_load(path.read_text("utf-8")), path
     pinned = subprocess.run(
@@ -166,6 +172,36 @@ def test_the_public_workflow_runs_what_there_is() -> None:
     ).stdout.splitlines()
     block = re.search(r"^dependencies = \[$(.*?)^\]$", settings, re.M | re.S)[1]
     assert len(pinned) == block.count('",') and all(re.fullmatch(r"[a-z0-9-]+==[\d.]+\*", line) for line in pinned)
+
+
+def test_the_container_copies_all_that_the_package_is_built_of() -> None:
+    """Each source that the build of the wheel asks for is there, where the build runs: no more is in the container."""
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("the tests were copied out of their checkout")
+    lines = (ROOT / "deploy/Containerfile").read_text("utf-8").splitlines()
+    copied = {}
+    for line in lines:
+        if line.startswith("COPY "):
+            *sources, target = line.split()[1:]
+            copied |= {source: target for source in sources}
+    for source, target in copied.items():
+        assert (ROOT / source).exists() and target == ("./" if (ROOT / source).is_file() else f"./{source}"), source
+    settings = (ROOT / "pyproject.toml").read_text("utf-8")
+    forced = re.search(r"^\[tool\.hatch\.build\.targets\.wheel\.force-include\]$(.*?)^\[", settings, re.M | re.S)[1]
+    wanted = [*re.findall(r'^"([^"]+)" = ', forced, re.M), "pyproject.toml", "README.md", "LICENSE", "zoo"]
+    assert len(wanted) > 10 and [w for w in wanted if not {w, w.partition("/")[0]} & {*copied}] == []
+    installed = next(line for line in lines if line.startswith("RUN pip install"))
+    (extras,) = re.findall(r"\.\[([a-z,]+)\]", installed)
+    assert all(re.search(rf"^{extra} = \[", settings, re.MULTILINE) for extra in extras.split(","))
+    ignored = ROOT / ".containerignore"
+    assert not ignored.exists() and not (ROOT / ".dockerignore").exists()  # else what they leave out counts here
+
+
+def test_recipes_that_nobody_has_run_say_so() -> None:
+    for path in ("deploy/Containerfile", "deploy/conda/recipe.yaml", ".github/workflows/ci.yml"):
+        if (ROOT / path).is_file():
+            comments = [t for t in (ROOT / path).read_text("utf-8").splitlines() if t.startswith("#")]
+            assert any("Written by the book and not yet" in line for line in comments), path
 
 
 def record() -> None:

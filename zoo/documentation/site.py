@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import __version__
+from zoo.documentation.accessible import repair
 from zoo.documentation.commands import command_pages
 from zoo.documentation.families import family_picture, with_models
 from zoo.documentation.interface import interface_pages
@@ -79,6 +80,7 @@ def build_site(folder: Path, *, strict: bool = False) -> Path:
         pages, made = Path(work, "pages"), Path(work, "site")
         missing = write_pages(pages)
         warnings = missing + _run_sphinx(pages, made, Path(work))
+        repair(made)
         warnings += dead_links(made)
         if strict and warnings:
             shown = "; ".join(warnings[:_SHOWN])
@@ -188,6 +190,7 @@ def settings(extra: Path) -> dict[str, Any]:
         "add_module_names": False, "maximum_signature_line_length": 100, "toc_object_entries": False,
         "html_theme": "furo", "html_title": f"generative-zoo {__version__}", "html_math_renderer": "mathml",
         "html_static_path": [str(Path(__file__).resolve().parent / "assets")], "html_css_files": ["site.css"],
+        "html_js_files": ["site.js"],
         "html_extra_path": [str(extra)], "html_copy_source": False, "html_show_sourcelink": False,
         "html_show_sphinx": False, "html_show_search_summary": False, "html_last_updated_fmt": None,
         "html_use_index": True, "html_domain_indices": False,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.mmd_generator import MMDGenerator
-from zoo.maths.divergences import bandwidths, squared_mmd
+from zoo.maths.divergences import MULTIPLES, bandwidths, squared_mmd
 from zoo.model import Batch, Player
 from zoo.signature import default_of
 
@@ -44,6 +44,7 @@ class MMDFlow(MMDGenerator):
         first_phase: batches of the first phase.
         phase: batches of each later one.
         lr: peak learning rate.
+        multiples: bandwidths of the kernels, as multiples of the median distance of a batch.
 
     Raises:
         ConfigError: numbers that are not positive.
@@ -61,8 +62,9 @@ class MMDFlow(MMDGenerator):
         first_phase: int = 500,
         phase: int = 200,
         lr: float = 1e-3,
+        multiples: Sequence[float] = MULTIPLES,
     ) -> None:
-        super().__init__(generator, shape, latent_dim, levels, lr)
+        super().__init__(generator, shape, latent_dim, levels, lr, multiples)
         if not h > 0 or min(first_phase, phase) < 1:
             raise ConfigError(f"h and phases must be positive, got {h}, {first_phase} and {phase}")
         self.h, self.first_phase, self.phase = h, first_phase, phase
@@ -108,7 +110,7 @@ class MMDFlow(MMDGenerator):
                 "the unbiased discrepancy is of batches of two examples at least; set a larger batch_size"
             )
         pairs = zip(made.chunk(ranks), x.chunk(ranks), strict=True)  # each rank's share by itself
-        mmd = torch.stack([squared_mmd(a, b, bandwidths(b)) for a, b in pairs]).mean()
+        mmd = torch.stack([squared_mmd(a, b, bandwidths(b, self.multiples)) for a, b in pairs]).mean()
         with torch.no_grad():
             before = made.detach() if self.previous is None else self._placed(self.previous, z)
         transport = (made - before).square().flatten(1).sum(1).mean() / (2 * self.h)

@@ -1,6 +1,6 @@
 """A generator trained by the maximum mean discrepancy alone: no critic, no game.
 
-    L = MMD^2(G(z), x), unbiased, under Gaussian kernels of five bandwidths around the median distance of the data
+    L = MMD^2(G(z), x), unbiased, under Gaussian kernels of bandwidths around the median distance of the data
 
 References:
     Y. Li, K. Swersky, R. Zemel, Generative Moment Matching Networks, 2015, arXiv:1502.02761.
@@ -10,14 +10,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.maths.divergences import bandwidths, squared_mmd
+from zoo.maths.divergences import MULTIPLES, bandwidths, squared_mmd
 from zoo.maths.noise import randn
 from zoo.model import Batch, ImplicitModel
 
@@ -36,19 +37,29 @@ class MMDGenerator(ImplicitModel):
         latent_dim: of z.
         levels: of the data, None for points.
         lr: peak learning rate.
+        multiples: bandwidths of the kernels, as multiples of the median distance of a batch.
 
     Raises:
-        ConfigError: no latent.
+        ConfigError: no latent, or bandwidths that are not positive.
     """
 
     family = "transport"
 
     def __init__(
-        self, generator: nn.Module, shape: list[int], latent_dim: int, levels: int | None = 256, lr: float = 1e-3
+        self,
+        generator: nn.Module,
+        shape: list[int],
+        latent_dim: int,
+        levels: int | None = 256,
+        lr: float = 1e-3,
+        multiples: Sequence[float] = MULTIPLES,
     ) -> None:
         super().__init__()
         if latent_dim < 1:
             raise ConfigError(f"latent_dim must be at least 1, got {latent_dim}")
+        if not multiples or not all(math.isfinite(m) and m > 0 for m in multiples):
+            raise ConfigError(f"multiples must be positive numbers, one at least, got {list(multiples)}")
+        self.multiples = tuple(float(m) for m in multiples)
         self.generator, self.shape, self.levels = generator, tuple(shape), levels
         self.latent_dim, self.lr = latent_dim, lr
 
@@ -86,7 +97,7 @@ class MMDGenerator(ImplicitModel):
                 "the unbiased discrepancy is of batches of two examples at least; set a larger batch_size"
             )
         pairs = zip(made.chunk(ranks), x.chunk(ranks), strict=True)  # each rank's share by itself
-        mmd = torch.stack([squared_mmd(a, b, bandwidths(b)) for a, b in pairs]).mean()
+        mmd = torch.stack([squared_mmd(a, b, bandwidths(b, self.multiples)) for a, b in pairs]).mean()
         return {"loss": mmd, "mmd": mmd}
 
     def draw(self, n: int, generator: torch.Generator, labels: Tensor | None) -> Tensor:

@@ -243,9 +243,10 @@ def _results(results: Mapping[str, Any] | None, metrics: Mapping[str, float]) ->
     if not metrics:
         return ""
     floors = metric_values({"metrics": (results or {}).get("floor")})
-    head = (
-        "| metric | value | training images (floor) |\n|---|---|---|\n" if floors else "| metric | value |\n|---|---|\n"
-    )
+    data = (results or {}).get("data")
+    shape = (data.get("shape") if isinstance(data, Mapping) else None) or (1, 1, 1)
+    real = f"training {'images' if len(shape) == 3 else 'examples'} (floor)"
+    head = f"| metric | value | {real} |\n|---|---|---|\n" if floors else "| metric | value |\n|---|---|\n"
     rows = ""
     for name, value in metrics.items():
         floor = f" {floors[name]:.6g} |" if name in floors else " |" if floors else ""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.errors import check_choice
 
-__all__ = ["CONJUGATES", "bandwidths", "conjugate", "squared_mmd"]
+__all__ = ["CONJUGATES", "MULTIPLES", "bandwidths", "conjugate", "squared_mmd"]
 
 _MOST = 30.0  # exp continues as a line from there, with the same value and slope
 
@@ -59,14 +59,19 @@ def conjugate(name: str) -> Callable[[Tensor], Tensor]:
     return CONJUGATES[name]
 
 
-def bandwidths(y: Tensor) -> list[float] | list[Tensor]:
-    """Return five bandwidths around the median distance of points (n, ...): a quarter of it to four times.
+MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Bandwidths as multiples of the median distance, where nobody says others."""
 
-    They are numbers where y is on the CPU, and tensors, (), on a device that nobody has to wait for.
+
+def bandwidths(y: Tensor, multiples: Sequence[float] = MULTIPLES) -> list[float] | list[Tensor]:
+    """Return bandwidths around the median distance of points (n, ...), by default a quarter of it to four times.
+
+    What is finer than the smallest, sigma, is hardly seen: a wave of number k counts by exp(-k^2 sigma^2 / 2). They are
+    numbers where y is on the CPU, and tensors, (), on a device that nobody has to wait for.
     """
     found = torch.pdist(y.detach().flatten(1).to(torch.promote_types(y.dtype, torch.float32))).median()
     median = (float(found) or 1.0) if y.device.type == "cpu" else torch.where(found == 0, 1.0, found)
-    return [median * 2.0**i for i in (-2, -1, 0, 1, 2)]
+    return [median * m for m in multiples]
 
 
 def squared_mmd(x: Tensor, y: Tensor, widths: Sequence[float | Tensor]) -> Tensor:
