@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from zoo.abilities import Encodes, HasPosterior
 from zoo.errors import ConfigError
+from zoo.export.parts import parts
 from zoo.families.flexible_vae import FlexibleVAE
 from zoo.families.gq_vae import GQVAE
 from zoo.nets.autoregressive_flow import AutoregressiveFlow
@@ -224,6 +225,7 @@ def test_such_a_model_offers_latents_and_no_gaussian_posterior():
     model = sized(3, 2, posterior_flow=AutoregressiveFlow(2, 4, 1))
     assert isinstance(model, Encodes) and not isinstance(model, HasPosterior)
     assert model.encode(torch.rand(4, 3)).shape == (4, 2)
+    assert parts(model)[""].metadata["latent"] == "of the model's own prior"  # which nobody should draw as N(0, I)
     binary = FlexibleVAE(MLP([16, 4]), MLP([2, 16]), [1, 4, 4], 2, pseudo_inputs=5)
     with pytest.raises(ConfigError, match="Gaussian quantisation"):
         GQVAE(binary)

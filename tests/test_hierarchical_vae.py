@@ -125,6 +125,13 @@ def test_inference_from_the_bottom_up_leaves_a_gap_and_its_bounds_are_ordered():
     assert abs(model.log_prob(x[:20], k=5000, seed=2).mean() - exact) < 0.02
 
 
+def test_the_prior_of_all_groups_is_the_product_of_each_given_those_above():
+    model, _ = linear()
+    z = torch.randn(7, 2)
+    joint = MultivariateNormal(torch.zeros(2), model.decoder.joint())
+    assert torch.allclose(model.log_prior(z), joint.log_prob(z), atol=1e-10)
+
+
 def test_samples_have_the_covariance_of_the_model():
     model, truth = linear()
     x = model.sample(200_000, seed=0, observe="sample")

@@ -75,6 +75,17 @@ def test_it_comes_back_and_knows_its_determinant():
     assert log_det.std() > 0.01
 
 
+def test_as_many_iterations_as_the_weights_ask_for():
+    steep, flat = lively([4]), ResidualFlow([4], depth=2, width=8, levels=None).eval()
+    counts = [[b.iterations(b.weights()) for b in model.blocks] for model in (steep, flat)]
+    assert max(counts[0]) == steep.most_iterations and max(counts[1]) < steep.most_iterations / 2
+    z = torch.randn(3, 4)
+    before = steep.decode(z)
+    for block in steep.blocks:
+        block.settle()
+    assert torch.equal(steep.decode(z), before)
+
+
 def test_density_in_the_plane_integrates_to_one():
     model = lively([2])
     line = torch.linspace(-12, 12, 301)

@@ -11,7 +11,7 @@ import torch
 from closed_forms import net
 from torch.distributions import MultivariateNormal
 
-from zoo.data.mnist import BinaryMNIST, FewLabelsMNIST
+from zoo.data.mnist import BinaryMNIST, FewLabelsBinaryMNIST
 from zoo.errors import ConfigError
 from zoo.evaluation.classification import class_metrics, tells_classes
 from zoo.families.cvae import CVAE
@@ -148,7 +148,7 @@ def test_a_step_costs_the_same_whatever_is_known():
 
 
 def test_a_hundred_digits_have_labels_ten_of_each_class_and_all_others_none():
-    data, whole = FewLabelsMNIST(labelled=100, share=0.01), BinaryMNIST()
+    data, whole = FewLabelsBinaryMNIST(labelled=100, share=0.01), BinaryMNIST()
     x, y = data.split("train")
     known = y >= 0
     assert len(torch.unique(x[known].flatten(1), dim=0)) == 100
@@ -162,11 +162,11 @@ def test_a_hundred_digits_have_labels_ten_of_each_class_and_all_others_none():
     assert all(of[tuple(image.flatten().tolist())] == c for image, c in pairs)
     for split in ("validation", "test"):
         assert all(torch.equal(a, b) for a, b in zip(data.split(split), whole.split(split), strict=True))
-    few = FewLabelsMNIST(limit=40).split("train")[1]
+    few = FewLabelsBinaryMNIST(limit=40).split("train")[1]
     assert (few >= 0).sum() == 20 and len(few[few >= 0].unique()) == 10
     for wrong in ({"labelled": 15}, {"labelled": 0}, {"share": 1.0}):
         with pytest.raises(ConfigError, match="multiple of 10"):
-            FewLabelsMNIST(**wrong)
+            FewLabelsBinaryMNIST(**wrong)
 
 
 class Answers:

@@ -32,6 +32,7 @@ __all__ = [
     "HasEnergy",
     "HasFeatures",
     "HasGenerator",
+    "HasLatentPrior",
     "HasLikelihood",
     "HasMapLatents",
     "HasPosterior",
@@ -358,6 +359,15 @@ class DecodesNoise(Protocol):
     latent_dim: int
 
     def decode(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class HasLatentPrior(Protocol):
+    """Latents that ``decode`` takes come from a prior of the model's own: ``log_prior``, (B, latent_dim) -> (B,)."""
+
+    latent_dim: int
+
+    def log_prior(self, z: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

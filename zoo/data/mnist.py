@@ -20,7 +20,7 @@ from zoo.data.base import Split
 from zoo.data.images import ImageData
 from zoo.errors import ConfigError, DataError
 
-__all__ = ["MNIST", "BinaryMNIST", "FewLabelsMNIST", "ThresholdMNIST", "read_mnist", "split_indices"]
+__all__ = ["MNIST", "BinaryMNIST", "FewLabelsBinaryMNIST", "ThresholdMNIST", "read_mnist", "split_indices"]
 
 _SHA256 = {
     "t10k-images-idx3-ubyte.gz": "1a1a05eab793c14bb050b398624a11b0ffd1a2953baed553b1b9bd079e2a20be",
@@ -104,7 +104,7 @@ class BinaryMNIST(MNIST):
         return _bernoulli(x, generator)
 
 
-class FewLabelsMNIST(BinaryMNIST):
+class FewLabelsBinaryMNIST(BinaryMNIST):
     """Dynamically binarised MNIST of whose training labels a few are known, as many of each class; the others are -1.
 
     The labelled digits are put in again and again until they make up a share of the training split, so that every batch

@@ -31,6 +31,7 @@ from zoo.abilities import (
     HasEnergy,
     HasFeatures,
     HasGenerator,
+    HasLatentPrior,
     HasStyles,
     HasVelocity,
     PredictsData,
@@ -310,7 +311,9 @@ def _decoder(model: Any) -> Part:
         shape, kind = tuple(model.grid), torch.int64
         metadata = {"codes": model.codebook_size}
     elif isinstance(model, DecodesNoise):
-        shape, kind, metadata = (model.latent_dim,), torch.float32, {"latent": "standard normal"}
+        own = isinstance(model, HasLatentPrior)
+        latent = {"latent": "of the model's own prior" if own else "standard normal"}
+        shape, kind, metadata = (model.latent_dim,), torch.float32, latent
     else:  # a flow: noise of the form that encoding gives
         with torch.no_grad():
             z = model.encode(torch.full((1, *model.shape), 0.5))

@@ -140,7 +140,7 @@ class HierarchicalVAE(VAE):
             ratios.append((-0.5 * (away - eps.square()) + log_factor).flatten(1).sum(1))
             return mean + step
 
-        z, out = self.descend(len(features[0]), choose)
+        z, out = self.descend(features[0].shape[0], choose)
         return z, kl, ratios, out
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -151,8 +151,22 @@ class HierarchicalVAE(VAE):
     def observation(self, z: Tensor, labels: Tensor | None = None) -> Observation:
         """Return p(x | z), element by element: (B, latent_dim) -> a distribution over (B, *shape)."""
         parts = z.split(self.group_sizes, 1)
-        _, out = self.descend(len(z), lambda group, *_: parts[group].unflatten(1, self._shape_of(group)))
+        # no len: a graph of any batch is exported
+        _, out = self.descend(z.shape[0], lambda group, *_: parts[group].unflatten(1, self._shape_of(group)))
         return self._observed(out)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats: (B, latent_dim) -> (B,)."""
+        parts, each = z.split(self.group_sizes, 1), []
+
+        def choose(group: int, state: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+            found = parts[group].unflatten(1, self._shape_of(group))
+            away = ((found - mean) * torch.exp(-log_scale)).square()
+            each.append(-(0.5 * (away + math.log(2 * math.pi)) + log_scale).flatten(1).sum(1))
+            return found
+
+        self.descend(z.shape[0], choose)
+        return torch.stack(each).sum(0)
 
     def _observed(self, out: Tensor) -> Observation:
         return observation(self.observed, out, self.shape, self.levels, self.raw_scale, self.min_log_scale)

@@ -71,9 +71,26 @@ class _Contraction(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.slopes = nn.Parameter(torch.full((layers,), 0.5))
         self.limit = limit
+        self._settled: tuple[Weights, int] | None = None
+
+    def settle(self) -> None:
+        """Compute once what hangs on the weights alone, for a copy whose weights stay."""
+        with torch.no_grad():
+            weights = [(W.clone(), b.clone()) for W, b in self.weights()]
+            self._settled = weights, self.iterations(weights)
+
+    def iterations(self, weights: Weights) -> int:
+        """Return after how many a fixed point is reached to a ten-millionth, by the norms of the matrices."""
+        if self._settled is not None:
+            return self._settled[1]
+        with torch.no_grad():
+            slope = math.prod(float(torch.linalg.matrix_norm(W.detach(), 2)) for W, _ in weights)
+        return max(1, math.ceil(math.log(_PRECISION) / math.log(max(slope, _PRECISION))))
 
     def weights(self) -> Weights:
         """Return the matrices, no longer than the limit, and biases."""
+        if self._settled is not None:
+            return self._settled[0]
         found = []
         for layer in self.layers:
             W = layer.weight
@@ -136,7 +153,7 @@ class ResidualFlow(NormalisingFlow):
         self.blocks = nn.ModuleList(_Contraction(D, width, layers, limit) for _ in range(depth))
         self.log_det, self.terms = log_det, terms
         # so that a fixed point is reached to a ten-millionth, whatever the weights
-        self.iterations = math.ceil(math.log(_PRECISION) / (layers * math.log(limit)))
+        self.most_iterations = math.ceil(math.log(_PRECISION) / (layers * math.log(limit)))
 
     def compilable(self) -> list[nn.Module]:
         return []  # blocks are differentiated twice
@@ -182,7 +199,7 @@ class ResidualFlow(NormalisingFlow):
         """Return the continuous examples of noise, each block undone by iterations to its fixed point."""
         for block in reversed(self.blocks):
             weights, x = block.weights(), z
-            for _ in range(self.iterations):
+            for _ in range(block.iterations(weights)):
                 x = z - block(x, weights)
             z = x
         return z.unflatten(1, self.shape)
@@ -210,8 +227,8 @@ class ResidualFlow(NormalisingFlow):
 
     @property
     def calls_per_sample(self) -> int:
-        """Evaluations of blocks for each of them."""
-        return self.iterations
+        """Evaluations of each block, at most."""
+        return self.most_iterations
 
 
 def _exact(g: Tensor, x: Tensor, differentiable: bool) -> Tensor:
