@@ -184,7 +184,7 @@ DATA = {
     **dict.fromkeys(("tiles", "tiles_captions"), TILES),
     "shakespeare": "eight plays by W. Shakespeare, texts of Project Gutenberg editions: public domain",
     "speech": "chapter 1 of Sense and Sensibility, read for LibriVox: public domain",
-    **dict.fromkeys(("tones", "eight_gaussians", "moons"), DRAWN),
+    **dict.fromkeys(("tones", "eight_gaussians", "moons", "sprites"), DRAWN),
 }
 """Data set -> source and licence of the training data; weights of other data are not bundled before it is here."""
 
