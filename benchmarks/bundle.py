@@ -32,7 +32,7 @@ from zoo.model import GenerativeModel
 from zoo.registry import Entry, load_registry, packaged_registry, pretrained_folder
 from zoo.runs import load_run, run_metadata
 
-LIMIT = 4_000_000  # bytes of a bundled folder
+LIMIT = 5_000_000  # bytes of a bundled folder
 
 
 def pin(name: str, folder: Path) -> None:

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from zoo.context import PAD, decode_texts, encode_texts
-from zoo.data.captions import BOLD, LEFT, THIN, WORDS, MNISTCaptions, TilesCaptions, described, ink_and_slant
+from zoo.data.captions import (
+    BOLD,
+    LEFT,
+    THIN,
+    WORDS,
+    MNISTCaptions,
+    MNISTWords,
+    TilesCaptions,
+    described,
+    ink_and_slant,
+)
 from zoo.data.mnist import MNIST, read_mnist
 from zoo.errors import ConfigError, DataError
 from zoo.families.denoising import Denoise
@@ -276,13 +286,14 @@ def test_without_its_weight_the_image_teaches_nothing() -> None:
     )
 
 
-def test_images_that_come_first_have_half_the_noise_at_most() -> None:
+@pytest.mark.parametrize(("share", "last"), [(0.5, 9), (0.1, 2), (0.0, 0)])
+def test_images_that_come_first_have_no_more_than_their_share_of_the_noise(share: float, last: int) -> None:
     levels: list[Tensor] = []
-    made = model(image_first=1.0)
+    made = model(image_first=1.0, image_first_noise=share)
     passing = made.network.forward
     made.network.forward = lambda x, time, *rest: (levels.append(time), passing(x, time, *rest))[1]
     made.loss((images(64), texts(*["ab"] * 64)))
-    assert levels[0].min() >= made.log_snrs[9] - 1e-9
+    assert levels[0].min() >= made.log_snrs[last] - 1e-9
     made.image_first = 0.0
     made.loss((images(64), texts(*["ab"] * 64)))
     assert levels[1].min() < made.log_snrs[15]
@@ -379,8 +390,8 @@ def test_every_text_has_its_share_of_one() -> None:
 
 def test_options_that_do_not_fit_are_refused() -> None:
     for options, match in (
-        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "shares"), ({"variance": "learned"}, "no classes"),
-        ({"label_dropout": 0.3}, "hide texts by text_dropout"),
+        ({"alphabet": "ab"}, "made for 4"), ({"image_first": 2.0}, "shares"), ({"image_first_noise": -0.1}, "shares"),
+        ({"variance": "learned"}, "no classes"), ({"label_dropout": 0.3}, "hide texts by text_dropout"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=match):
             Transfusion(net(), SHAPE, **{"alphabet": ALPHABET, **options})
@@ -398,9 +409,20 @@ def test_other_pictures_and_letters_are_followed() -> None:
     tiles = fitted_to_data(spec, own, TilesCaptions())["init_args"]
     assert tiles["shape"] == [3, 32, 32] == tiles["network"]["init_args"]["shape"]
     assert tiles["network"]["init_args"]["letters"] == 27 == len(tiles["alphabet"])
+    assert tiles["network"]["init_args"]["length"] == 28 == build({**spec, "init_args": tiles}).context[0]
+    words = build(fitted_to_data(spec, own, MNISTWords()))
+    assert words.network.letters == 15 and words.context == (5,)
+    with pytest.raises(ConfigError, match="made for texts of 26 letters, got 5"):
+        build({**spec, "init_args": {**own, "text_length": 5}})
     with pytest.raises(DataError, match="a text of 26 characters for each example, the data give a text of 28"):
         build(load_registry()["transfusion-mnist_captions"].model).accepts_condition(torch.zeros(1, 28).long())
 
 
-def test_words_name_the_digits() -> None:
+def test_words_name_the_digits(captions: MNISTCaptions) -> None:
+    data = MNISTWords()
+    texts = decode_texts(data.split("test")[1], data.alphabet)
+    assert texts == [
+        WORDS[digit] for digit in captions.classes_of(decode_texts(captions.split("test")[1], captions.alphabet))
+    ]
+    assert torch.equal(data.classes_of(texts), read_mnist("t10k")[1])
     assert MNISTCaptions.classes_of([f"a thin {word}" for word in WORDS]).tolist() == list(range(10))

@@ -145,8 +145,10 @@ def can_follow(class_path: str, allow: Collection[str] = ()) -> bool:
 
 
 def fitted_to_data(spec: Mapping[str, Any], chosen: Mapping[str, Any], data: Any, **options: Any) -> dict[str, Any]:
-    """Return `fitted_model` of the shape, classes, levels, alphabet and rate of a data module; options as there."""
+    """Return `fitted_model` of a data module's shape, classes, levels, alphabet, rate, texts; options as there."""
     beside = {name: getattr(data, name, None) for name in ("alphabet", "rate")}
+    if texts := getattr(data, "context", ()):
+        beside["text_length"] = texts[0]
     return fitted_model(spec, chosen, data.shape, data.num_classes, levels=data.levels, beside=beside, **options)
 
 
@@ -200,7 +202,8 @@ def fitted_model(
         shape: of an example of the data.
         num_classes: of the data, 0 for none.
         levels: of the data, None for continuous or unknown ones, which change nothing.
-        beside: what else the data are: the ``alphabet`` of texts, the ``rate`` of sound.
+        beside: what else the data are: the ``alphabet`` of texts and the ``text_length`` of captions, the ``rate`` of
+            sound.
         named: arguments that the user gives, or gives a part of; they are left to the user.
         kept: trained parts that stay what they are, as their weights are given.
         allow: class-path prefixes that the user's own overlay allows.

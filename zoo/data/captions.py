@@ -6,7 +6,7 @@
     slant = -sum x (i - i_0)(j - j_0) / sum x (i - i_0)^2,   "a thin three slanted left"
 
 so that a caption carries more than the class, and both ways, pictures of captions and captions of pictures, can be
-scored exactly. `TilesCaptions` says the name of a tile's file.
+scored exactly. `MNISTWords` says the digit's word alone, `TilesCaptions` the name of a tile's file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from zoo.data.base import Split
 from zoo.data.mnist import MNIST
 from zoo.data.tiles import Tiles, read_tiles
 
-__all__ = ["BOLD", "LEFT", "RIGHT", "THIN", "WORDS", "MNISTCaptions", "TilesCaptions", "described", "ink_and_slant"]
+__all__ = [
+    "BOLD",
+    "LEFT",
+    "RIGHT",
+    "THIN",
+    "WORDS",
+    "MNISTCaptions",
+    "MNISTWords",
+    "TilesCaptions",
+    "described",
+    "ink_and_slant",
+]
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -81,7 +92,7 @@ class MNISTCaptions(MNIST):
     def read(self, split: str) -> Split:
         x, digits = super().read(split)
         pieces = zip(x.split(2_000), digits.split(2_000), strict=True)
-        texts = [text for part, own in pieces for text in described(part.double() / 255, own)]
+        texts = [text for part, own in pieces for text in self.captions_of(part.double() / 255, own)]
         return x, encode_texts(texts, self.alphabet, *self.context)
 
     @staticmethod
@@ -94,6 +105,19 @@ class MNISTCaptions(MNIST):
     def captions_of(x: Tensor, classes: Tensor) -> list[str]:
         """Return what the data would say of pictures (N, 1, 28, 28) in [0, 1] that show these digits."""
         return described(x, classes)
+
+
+class MNISTWords(MNISTCaptions):
+    """The digits of MNIST, each with its word, int64 (5,) padded with -1, in the place of its label."""
+
+    name = "mnist_words"
+    alphabet = "".join(sorted(set("".join(WORDS))))
+    context = (max(map(len, WORDS)),)
+
+    @staticmethod
+    def captions_of(x: Tensor, classes: Tensor) -> list[str]:
+        """Return the words of these digits, int64 (N,); the pictures do not matter."""
+        return [WORDS[digit] for digit in classes.tolist()]
 
 
 class TilesCaptions(Tiles):

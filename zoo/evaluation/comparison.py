@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DIGITS", "Reference", "choose"]
 
-DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold", "mnist_captions")
+DIGITS = ("mnist", "binary_mnist", "binary_mnist_threshold", "mnist_captions", "mnist_words")
 """Data sets that the digit classifier is a sensible extractor for."""
 
 CLIPS = ("moving_digits",)

@@ -4,7 +4,7 @@
     L_LM = mean of -log p(symbol | symbols before, image before),   L_DDPM = mean of |eps(x_t, t, text before) - eps|^2
 
 Most training pairs have the caption first: the text is learnt, then the image of it. In the others the image comes
-first, at no more than half the noise, so that its caption can be read off it. Sampling writes letters until the mark
+first, at no more than part of the noise, so that its caption can be read off it. Sampling writes letters until the mark
 that an image begins, denoises the image in view of them, and goes on: text to image, image to text, or both.
 
 References:
@@ -48,7 +48,9 @@ class Transfusion(DDPM):
         alphabet: the letters of the texts.
         image_weight: lambda.
         image_first: share of the training pairs in which the image comes before its text.
+        image_first_noise: the largest noise of those images, as a share of the way to pure noise; the paper's is half.
         text_dropout: share of the others whose text is hidden, for guidance.
+        text_length: letters of a text at most, the network's if left out.
         guidance_scale: default of sampling, 1 for none.
 
     The other arguments are those of `zoo.families.ddpm.DDPM`.
@@ -67,19 +69,24 @@ class Transfusion(DDPM):
         alphabet: str,
         image_weight: float = 5.0,
         image_first: float = 0.2,
+        image_first_noise: float = 0.5,
         text_dropout: float = 0.1,
         guidance_scale: float = 1.0,
+        text_length: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, shape, **kwargs)
+        if text_length not in (None, network.length):
+            raise ConfigError(f"the network is made for texts of {network.length} letters, got {text_length}")
         if len(set(alphabet)) != len(alphabet) or len(alphabet) != network.letters:
             raise ConfigError(
                 f"an alphabet has each letter once, and the network is made for {network.letters}, got {alphabet!r}"
             )
-        if not (0 <= image_first <= 1 and 0 <= text_dropout < 1 and image_weight >= 0):
+        shares = (image_first, image_first_noise)
+        if not (all(0 <= share <= 1 for share in shares) and 0 <= text_dropout < 1 and image_weight >= 0):
             raise ConfigError(
-                f"image_first and text_dropout are shares, and image_weight is not negative, got {image_first}, "
-                f"{text_dropout} and {image_weight}"
+                f"image_first, image_first_noise and text_dropout are shares, and image_weight is not negative, got "
+                f"{image_first}, {image_first_noise}, {text_dropout} and {image_weight}"
             )
         of_classes = self.num_classes or self.label_dropout != default_of(DDPM, "label_dropout")
         if of_classes or self.weak is not None or self.variance == "learned":
@@ -89,13 +96,16 @@ class Transfusion(DDPM):
             )
         self.alphabet, self.context = alphabet, (network.length,)
         self.image_weight, self.image_first, self.text_dropout = image_weight, image_first, text_dropout
+        self.image_first_noise = image_first_noise
         self.guidance_scale = guidance_scale
 
     @classmethod
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that go with other data: their letters and their images; see `zoo.fitting`."""
         own = dict(arguments["network"].get("init_args") or {})
-        changed = {**own, "letters": len(arguments["alphabet"]), "shape": arguments["shape"]}
+        length = arguments.get("text_length") or own["length"]
+        changed = {**own, "letters": len(arguments["alphabet"]), "length": length, "shape": arguments["shape"]}
+        arguments = {k: v for k, v in arguments.items() if k != "text_length" or k in before}
         return {**arguments, "network": {**arguments["network"], "init_args": changed}}
 
     @classmethod
@@ -114,7 +124,7 @@ class Transfusion(DDPM):
         first = self.rand(len(x)) < self.image_first
         hidden = (self.rand(len(x)) < self.text_dropout) & ~first
         u = self.even(len(x))
-        log_snr = self.training_levels(torch.where(first, u / 2, u))
+        log_snr = self.training_levels(torch.where(first, u * self.image_first_noise, u))
         x_0, column = self.centre(x), log_snr.view(-1, 1, 1, 1)
         alpha, sigma = self.schedule.coefficients(column)
         x_t = alpha * x_0 + sigma * self.randn(*x.shape)

@@ -118,7 +118,9 @@ def effective_rank(features: Tensor) -> Estimate:
     that do not vary beyond the rounding of single precision have 1.
     """
     features = features.double()
-    values = torch.linalg.svdvals(features - features.mean(0))
+    x = features - features.mean(0)
+    squares = torch.linalg.eigvalsh(x @ x.T if len(x) < x.shape[1] else x.T @ x)  # right down to 1e-8 of the largest
+    values = squares.clamp_min(0).sqrt()
     values = values.where(values > 1e-6 * features.norm(), 0.0)
     p = values / values.sum().clamp_min(1e-300)
     return float((-torch.special.xlogy(p, p).sum()).exp()), None, None
