@@ -44,10 +44,16 @@ def _downsampling(args: Mapping[str, Any]) -> list[int]:
     return layers + [a * b for a, b in pairwise([flat, *([args["hidden"]] if args["hidden"] else []), args["out"]])]
 
 
-NETS = {"MLP": _mlp, "UpsamplingNet": _upsampling, "DownsamplingNet": _downsampling}
+def _brenier(args: Mapping[str, Any]) -> list[float]:
+    """Every map is its matrix and the transpose of it; the isometry between has no gradient of its own."""
+    d, D = args["latent_dim"], args["features"]
+    return [2 * d * args["latent_hidden"] * args["depth"], 2 / 3 * d * D, 2 * D * args["hidden"] * args["depth"]]
 
 
-def net(spec: Mapping[str, Any]) -> list[int]:
+NETS = {"BrenierDecoder": _brenier, "MLP": _mlp, "UpsamplingNet": _upsampling, "DownsamplingNet": _downsampling}
+
+
+def net(spec: Mapping[str, Any]) -> list[float]:
     return NETS[spec["class_path"].rpartition(".")[2]](spec["init_args"])
 
 

@@ -32,7 +32,7 @@ def _parts(node: Any) -> frozenset[Any]:
 NAMES = list(load_registry())
 ONE_A_KIND = warm.one_of_each(lambda e: _parts(e.model))
 ONE_A_CLASS = warm.one_of_each()
-LONG = ("titok_tuned-mnist", "infinity-mnist", "mar-mnist", "edm-mnist")
+LONG = ("titok_tuned-mnist", "infinity-mnist", "mar-mnist", "edm-mnist", "pixelsnail-mnist")
 """Of close relatives, what takes longest to train; their laws are held in their own files."""
 
 

@@ -16,7 +16,8 @@ STEPS, BATCH = 6, 4
 BATCHWISE = {
     "zoo.families.dcgan.DCGAN": (
         *("--model.generator.init_args.batch_norm", "false"), *("--model.critic.init_args.batch_norm", "false"),
-    )
+    ),
+    "zoo.families.biggan.BigGAN": ("--model.generator.init_args.batch_norm", "false"),
 }  # fmt: skip
 """Batch normalisation is switched off here: each process normalises by the statistics of its own share of a batch."""
 

@@ -70,8 +70,9 @@ def _glow(args: Mapping[str, Any]) -> float:
     total = 0.0
     for level, (K, factor) in enumerate(zip(args["steps"], args["squeezes"], strict=True)):
         C, H, W = C * factor**2, H // factor, W // factor
-        net = sum(_coupling_net(C // 2, C, (H, W), args))
-        total += K * (net + C * C * H * W) + (net if level < len(args["steps"]) - 1 else 0)
+        each = {"additive": 1, "affine": 2, "spline": 23}[args["coupling"]] * (C // 2)
+        net, prior = (sum(_coupling_net(C // 2, n, (H, W), args)) for n in (each, C))
+        total += K * (net + C * C * H * W) + (prior if level < len(args["steps"]) - 1 else 0)
         C -= C // 2
     return 2.0 * (3 * total + _dequantiser(args))
 

@@ -23,6 +23,7 @@ from zoo.maths.assignment import optimal_pairing
 from zoo.maths.paths import PATHS, straightness
 from zoo.maths.paths import path as path_of
 from zoo.maths.solvers import SOLVERS, integrate, integrate_adaptive, time_grid
+from zoo.maths.transport import entropic_pairing
 from zoo.metrics.sliced import sliced_wasserstein
 from zoo.model import HasLikelihood
 from zoo.nets.timed_mlp import TimedMLP
@@ -336,6 +337,31 @@ def test_interpolant_learns_velocity_and_noise(name: str) -> None:
     t, x = torch.tensor(0.4, dtype=D), torch.linspace(-2, 2, 5, dtype=D)[:, None]
     _, _, mean, var = _gaussian(name, x, t, m, s)
     assert torch.allclose(model.score(x, t), -(x - mean) / var)
+
+
+def test_pairs_of_a_bridge_between_gaussians_have_the_covariance_of_the_schroedinger_bridge() -> None:
+    """Between N(0, 1) and N(0, s^2) it is c with c^2 + sigma^2 c = s^2, here for sigma 1."""
+    s, n = 2.0, 500
+    model = Interpolant(TimedMLP(1, 8, 1, 2), [1], levels=None, path="bridge", pairing="schroedinger").double()
+    x_0, x_1 = torch.randn(n, 1, dtype=D, generator=_seed(1)), s * torch.randn(n, 1, dtype=D, generator=_seed(2))
+    u = torch.rand(n, dtype=D, generator=_seed(3))
+    groups = model.pairing_groups(torch.zeros(n, dtype=torch.long))
+    partner = x_0[entropic_pairing(x_1, x_0, u, 2.0, groups, unit=1.0)]
+    c = (math.sqrt(1 + 4 * s * s) - 1) / 2
+    found = float((partner * x_1).mean() - partner.mean() * x_1.mean())
+    assert found == pytest.approx(c, abs=4 * math.sqrt((s * s + c * c) / n))
+    other = x_0[entropic_pairing(x_1, x_0, u, groups=groups)]  # the look-alike: nearly the plan of least cost
+    assert float((other * x_1).mean()) > c + 0.2
+    for t in (0.25, 0.5, 0.75):  # the marginal of the bridge, of which the two ends know each other
+        path = path_of("bridge")
+        x_t = path.state(partner, x_1, torch.tensor(t, dtype=D), torch.randn(n, 1, dtype=D, generator=_seed(4)))
+        var = (1 - t) ** 2 + (t * s) ** 2 + 2 * t * (1 - t) * c + t * (1 - t)
+        assert float(x_t.var()) == pytest.approx(var, rel=5 * math.sqrt(2 / n))
+
+
+def test_pairs_of_a_bridge_need_its_path() -> None:
+    with pytest.raises(ConfigError, match="schroedinger is of the path bridge"):
+        Interpolant(TimedMLP(1, 8, 1, 2), [1], levels=None, pairing="schroedinger")
 
 
 def test_diffusion_below_zero_is_refused() -> None:

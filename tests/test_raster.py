@@ -20,7 +20,9 @@ from zoo.errors import ConfigError, DataError
 from zoo.families.gated_pixelcnn import GatedPixelCNN
 from zoo.families.pixelcnn import PixelCNN
 from zoo.families.pixelcnn_pp import PixelCNNpp
+from zoo.families.pixelsnail import PixelSNAIL
 from zoo.families.raster import RasterModel
+from zoo.families.row_lstm import RowLSTM
 from zoo.images import read_png, save_png
 from zoo.maths.distributions import DiscretizedLogistic
 from zoo.maths.mixture import LogisticMixture, level_logits
@@ -59,6 +61,12 @@ MEMBERS: dict[str, tuple[type[RasterModel], dict[str, Any]]] = {
             "position": True, "dropout": 0.3,
         },
     ),
+    "attention": (
+        PixelSNAIL, {"shape": (1, 5, 6), "levels": 4, "width": 6, "depth": 2, "residuals": 1, "heads": 2, "key": 3},
+    ),
+    "attention colours": (PixelSNAIL, {"shape": (3, 4, 4), "levels": 3, "width": 6, "depth": 1, "embedding": 2}),
+    "rows": (RowLSTM, {"shape": (1, 5, 6), "levels": 4, "width": 4, "depth": 2}),
+    "rows colours": (RowLSTM, {"shape": (3, 4, 4), "levels": 3, "width": 6, "depth": 1, "kernel": 5, "embedding": 2}),
 }  # fmt: skip
 each_member = pytest.mark.parametrize("name", MEMBERS)
 
@@ -158,6 +166,10 @@ def test_plain_stack_has_the_blind_spot_that_the_gated_one_lacks() -> None:
         (PixelCNNpp, {"shape": (1, 2, 2), "levels": 4, "width": 4, "scales": 2, "mixtures": 2}),
         (PixelCNNpp, {"shape": (1, 4, 2), "levels": 2, "width": 4, "scales": 2, "mixtures": 2, "position": True}),
         (PixelCNNpp, {"shape": (3, 1, 2), "levels": 3, "width": 4, "scales": 1, "mixtures": 3}),
+        (PixelSNAIL, {"shape": (1, 3, 3), "levels": 2, "width": 4, "depth": 2, "residuals": 1, "heads": 2, "key": 2}),
+        (PixelSNAIL, {"shape": (2, 2, 2), "levels": 2, "width": 4, "depth": 1, "first_kernel": 3}),
+        (RowLSTM, {"shape": (1, 3, 3), "levels": 2, "width": 2, "depth": 2, "first_kernel": 3}),
+        (RowLSTM, {"shape": (2, 2, 2), "levels": 2, "width": 4, "depth": 1}),
     ],
 )
 @torch.no_grad()
@@ -291,7 +303,13 @@ def test_guidance_moves_logits_away_from_the_average_class(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     warm.long(
-        (n for n in load_registry() if "pixelcnn" in n and not n.startswith("pixelcnn-") and n not in warm.LARGE),
+        (
+            n
+            for n in load_registry()
+            if any(kind in n for kind in ("pixelcnn", "pixelsnail", "row_lstm"))
+            and not n.startswith("pixelcnn-")
+            and n not in warm.LARGE
+        ),
         warm.SLOW_SAMPLERS,
     ),
 )

@@ -32,7 +32,11 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "video_diffusion", "cosmos", "cosmos_prior", "transfusion", "v_jepa",
         "transformer_tokens", "transformer_bpe", "bpe",
         "ebm_cond", "energy_matching", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm",
-        "interpolant")  # fmt: skip
+        "interpolant", "iaf_vae", "vampprior", "flow_prior_vae", "hierarchical_vae",
+        "factor_vae", "m2",
+        "pixelsnail", "row_lstm", "image_gpt", "biggan", "progressive_distillation",
+        "residual_flow", "spline_flow", "schroedinger_bridge",
+        "inverse_lipschitz_vae")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 
@@ -40,7 +44,7 @@ DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wga
                  "ffjord", "autoencoder_kl", "vae", "vae_small", "score_sde", "fsq", "s_jko")  # fmt: skip
 """The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
-SLOW_SAMPLERS = ("pixelcnn_pp",)
+SLOW_SAMPLERS = ("pixelcnn_pp", "pixelsnail", "row_lstm")
 """Models that take seconds to draw one image: the default suite draws from them in the tests of the contract only."""
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from zoo.model import HasLikelihood
 
 __all__ = [
+    "Classifies",
     "DecodesNoise",
     "Denoises",
     "DrawsCodes",
@@ -133,6 +134,15 @@ class HasFeatures:
     def features(self, x: Tensor, *, pool: str | None = "mean") -> Tensor:
         """Return the features of examples, (B, *shape) -> (B, D); with ``pool=None`` of each token, (B, tokens, D)."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """Tells classes: ``classify`` gives p(y | x) of examples, (B, *shape) -> (B, num_classes), where it has classes."""
+
+    num_classes: int
+
+    def classify(self, x: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

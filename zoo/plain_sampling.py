@@ -13,7 +13,7 @@ __all__ = ["PLAIN", "departures", "of_plain_model", "plain_options", "short_depa
 
 PLAIN: dict[str, Any] = {
     "candidates": 1, "guidance_scale": 1.0, "temperature": 1.0, "truncation": 1.0, "greedy": False, "top_k": None,
-    "top_p": None, "beams": None,
+    "top_p": None, "beams": None, "threshold": None,
 }  # fmt: skip
 """Option -> the value with which it changes nothing."""
 
@@ -46,7 +46,7 @@ def of_plain_model(protocol: Mapping[str, Any]) -> bool:
 
 _SHORT = {"candidates": "best of {}", "guidance_scale": "guided {}", "temperature": "temperature {}"}
 _SHORT |= {"truncation": "truncated {}", "greedy": "greedy", "top_k": "top-k {}", "top_p": "top-p {}"}
-_SHORT |= {"beams": "beams {}"}
+_SHORT |= {"beams": "beams {}", "threshold": "latents within {}"}
 
 
 def _words(name: str, value: Any, conditional: bool) -> str:
@@ -60,6 +60,7 @@ def _words(name: str, value: Any, conditional: bool) -> str:
         "temperature": "samples at temperature {}", "truncation": "samples truncated by {}",
         "greedy": "the likeliest value each time", "top_k": "among the {} likeliest values only",
         "top_p": "among the likeliest values of mass {} only", "beams": "samples searched with {} beams",
+        "threshold": "of latents within {} only",
     }  # fmt: skip
     return texts[name].format(number)
 

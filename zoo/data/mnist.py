@@ -18,9 +18,9 @@ from torch import Tensor
 
 from zoo.data.base import Split
 from zoo.data.images import ImageData
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 
-__all__ = ["MNIST", "BinaryMNIST", "ThresholdMNIST", "read_mnist", "split_indices"]
+__all__ = ["MNIST", "BinaryMNIST", "FewLabelsMNIST", "ThresholdMNIST", "read_mnist", "split_indices"]
 
 _SHA256 = {
     "t10k-images-idx3-ubyte.gz": "1a1a05eab793c14bb050b398624a11b0ffd1a2953baed553b1b9bd079e2a20be",
@@ -30,6 +30,7 @@ _SHA256 = {
 }
 _VALIDATION = 5_000
 _SPLIT_SEED = 0
+_LABEL_SEED, _MOST_LABELS = 0, 10_000
 
 
 def _read_idx(name: str) -> Tensor:
@@ -101,6 +102,72 @@ class BinaryMNIST(MNIST):
 
     def transform(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return _bernoulli(x, generator)
+
+
+class FewLabelsMNIST(BinaryMNIST):
+    """Dynamically binarised MNIST of whose training labels a few are known, as many of each class; the others are -1.
+
+    The labelled digits are put in again and again until they make up a share of the training split, so that every batch
+    has some. Validation and test digits are those of `BinaryMNIST`, and have all their labels.
+
+    Args:
+        batch_size: examples a batch and device.
+        seed: of the order of training batches.
+        limit: use only the first so many training examples, which are half labelled ones until these are through.
+        augment: names of augmentations of training batches, such as ``crop:2``; see `zoo.data.images`.
+        labelled: how many digits have a label, a multiple of ten.
+        share: of labelled digits in the training split.
+
+    Raises:
+        ConfigError: a number of labels that ten classes cannot share, or a share outside (0, 1).
+
+    References:
+        D. P. Kingma and others, Semi-supervised Learning with Deep Generative Models, 2014, arXiv:1406.5298: 100 to
+        3,000 labels, balanced.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        seed: int = 0,
+        limit: int | None = None,
+        augment: str | None = None,
+        labelled: int = 100,
+        share: float = 0.2,
+    ) -> None:
+        super().__init__(batch_size, seed, limit, augment)
+        if labelled % 10 or not 10 <= labelled <= _MOST_LABELS or not 0 < share < 1:
+            raise ConfigError(
+                f"labelled must be a multiple of 10 from 10 to {_MOST_LABELS:,}, and share lie between 0 and 1, got "
+                f"{labelled} and {share}"
+            )
+        self.labelled, self.share = labelled, share
+
+    def known(self) -> Tensor:
+        """Return which training digits have a label, by their numbers among the 55,000: int64 (labelled,), mixed."""
+        _, labels = super().read("train")
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_LABEL_SEED))
+        first = [order[labels[order] == y][: self.labelled // 10] for y in range(10)]
+        return torch.stack(first, 1).flatten()  # the classes take turns
+
+    def read(self, split: str) -> Split:
+        x, labels = super().read(split)
+        if split != "train":
+            return x, labels
+        known = self.known()
+        hidden = torch.ones(len(labels), dtype=torch.bool)
+        hidden[known] = False
+        rest = hidden.nonzero()[:, 0]
+        count = max(len(known), round(len(rest) * self.share / (1 - self.share)))
+        again = known.repeat(-(-count // len(known)))[:count]
+        index = torch.cat([again, rest])
+        seen = torch.cat([labels[again], torch.full_like(rest, -1)])
+        first = 2 * min(len(known), len(rest))  # so that a few first examples are of both kinds
+        mixed = torch.arange(first).view(2, -1).T.flatten()
+        mixed[1::2] += count - first // 2
+        others = torch.cat([torch.arange(first // 2, count), torch.arange(count + first // 2, len(index))])
+        order = torch.cat([mixed, others])
+        return x[index[order]], seen[order]
 
 
 class ThresholdMNIST(MNIST):

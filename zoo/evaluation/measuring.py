@@ -21,11 +21,13 @@ from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError, check_choice
 from zoo.evaluation.captions import CAPTIONED, caption_metrics
 from zoo.evaluation.chunks import Chunk, Store, Task, likelihood_chunks, likelihood_size, sample_chunks
+from zoo.evaluation.classification import class_metrics, tells_classes
 from zoo.evaluation.clips import PREDICTED, frames_given, prediction_metrics, predicts
 from zoo.evaluation.comparison import DIGITS, Reference, choose
 from zoo.evaluation.controls import control_metrics
 from zoo.evaluation.devices import spread
 from zoo.evaluation.energies import energy_estimates
+from zoo.evaluation.factors import factor_metrics, factor_protocol, separates
 from zoo.evaluation.points import are_points, cloud_floor
 from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
@@ -155,8 +157,11 @@ def measure(
     if isinstance(model, HasEnergy):
         against = {"other": other.name, "other_digest": other.digest(split)} if other is not None else {}
         constants |= {"energies": {"examples": len(stored), **against}}
-    constants |= _both_ways(model, len(data.split(split)[0][:asked_limit]))
+    whole_split = len(data.split(split)[0][:asked_limit])
+    constants |= _both_ways(model, whole_split)
+    constants |= {"factors": factor_protocol(data, whole_split)} if separates(model, data) else {}
     constants |= {"sinkhorn": cloud_protocol(drawn, len(data.split(split)[0]))} if cloud else {}
+    constants |= {"classes": {"examples": whole_split}} if tells_classes(model, data) else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
@@ -196,6 +201,10 @@ def measure(
             found |= prediction_metrics(model, whole, constants["prediction"]["clips"], seed)
         if "captions" in constants:
             found |= caption_metrics(model, whole, constants["captions"]["examples"])
+        if "factors" in constants:
+            found |= factor_metrics(model, data, split, whole_split)
+        if "classes" in constants:
+            found |= class_metrics(model, data, split, whole_split)
         if features is not None:
             found |= {name: Metric(*estimate) for name, estimate in features.measure().items()}
         floor = reference.floor(samples) if reference is not None else {}

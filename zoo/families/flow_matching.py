@@ -106,9 +106,7 @@ class FlowMatching(OdeLikelihood, VelocityModel):
         """Return the noise in the order in which it goes with the examples, each rank's share by itself."""
         if self.pairing == "independent":
             return x_0
-        share = len(x_1) // max(1, len(self._streams))
-        ranks = torch.arange(len(x_1), device=x_1.device) // share
-        groups = ranks * self.num_classes + labels if self.num_classes else ranks
+        groups = self.pairing_groups(labels)
         if self.pairing == "sinkhorn":
             return x_0[entropic_pairing(x_1, x_0, self.rand(len(x_1)), groups=groups)]
         return x_0[optimal_pairing(x_1, x_0, groups)]

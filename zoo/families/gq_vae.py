@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.abilities import HasMapLatents
+from zoo.abilities import HasMapLatents, HasPosterior
 from zoo.checking import trusted
 from zoo.errors import ConfigError
 from zoo.families.discrete import DiscreteAutoencoder
@@ -58,7 +58,7 @@ class GQVAE(DiscreteAutoencoder):
 
     trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
         "autoencoder": TrainedPart(
-            what="a quantiser of the latents of a trained VAE", example="vae-mnist", requires=VAE,
+            what="a quantiser of the latents of a trained VAE", example="vae-mnist", requires=(VAE, HasPosterior),
             needs="Gaussian posterior",
         )
     }  # fmt: skip
@@ -124,7 +124,8 @@ class GQVAE(DiscreteAutoencoder):
 
 
 def _check(autoencoder: Any, size: int, group: int) -> None:
-    if not isinstance(autoencoder, VAE) or autoencoder.num_classes or autoencoder.observed not in _OBSERVED:
+    gaussian = isinstance(autoencoder, VAE) and isinstance(autoencoder, HasPosterior)
+    if not gaussian or autoencoder.num_classes or autoencoder.observed not in _OBSERVED:
         kind = autoencoder.observed if isinstance(autoencoder, VAE) else None
         raise ConfigError(
             f"Gaussian quantisation is for a VAE that is not conditional and has the likelihood "

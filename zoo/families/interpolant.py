@@ -8,9 +8,15 @@
 
 Where a path has no third part, its Gaussian x_0 takes the place of z, and a that of g.
 
+Noise and examples are independent, or paired by the entropic plan between them, of costs |x_0 - x_1|^2 and strength
+2 sigma^2; with Brownian bridges of that sigma, 1, between the pairs, the marginals are those of the Schroedinger
+bridge, the process that is nearest to Brownian motion among all from noise to data.
+
 References:
     M. S. Albergo, N. M. Boffi, E. Vanden-Eijnden, Stochastic Interpolants: A Unifying Framework for Flows and
     Diffusions, 2023, arXiv:2303.08797.
+    A. Tong and others, Simulation-free Schroedinger Bridges via Score and Flow Matching, 2023, arXiv:2307.03672,
+    proposition 3.2 and algorithm 2.
 """
 
 from __future__ import annotations
@@ -27,9 +33,12 @@ from zoo.families.velocity import OdeLikelihood, VelocityModel
 from zoo.maths.guidance import guide
 from zoo.maths.paths import path as path_of
 from zoo.maths.solvers import SOLVERS, euler_maruyama, time_grid
+from zoo.maths.transport import entropic_pairing
 from zoo.model import Batch
 
-__all__ = ["Interpolant"]
+__all__ = ["PAIRINGS", "Interpolant"]
+
+PAIRINGS = ("independent", "schroedinger")
 
 
 class Interpolant(OdeLikelihood, VelocityModel):
@@ -41,6 +50,8 @@ class Interpolant(OdeLikelihood, VelocityModel):
         shape: of an example.
         levels: grey levels of the data, None for continuous values.
         path: a name of `zoo.maths.paths.PATHS`.
+        pairing: ``independent``, or ``schroedinger``, by the entropic plan within a batch (each rank's own, and within
+            each class where labels are used), for the path ``bridge``.
         diffusion: default of sampling: d, how much noise the stochastic sampler adds; 0 for the deterministic one.
         likelihood_steps: RK4 steps of `log_prob`.
         likelihood_examples: over how many test examples an evaluation takes the mean of `log_prob`.
@@ -48,7 +59,7 @@ class Interpolant(OdeLikelihood, VelocityModel):
     The other arguments are those of `zoo.families.velocity.VelocityModel`.
 
     Raises:
-        ConfigError: an unknown path or solver, or a diffusion below 0.
+        ConfigError: an unknown path, pairing or solver, pairs of another path, or a diffusion below 0.
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class Interpolant(OdeLikelihood, VelocityModel):
         shape: list[int],
         levels: int | None = 256,
         path: str = "trigonometric_noisy",
+        pairing: str = "independent",
         diffusion: float = 0.0,
         steps: int = 20,
         likelihood_steps: int = 20,
@@ -65,6 +77,12 @@ class Interpolant(OdeLikelihood, VelocityModel):
     ) -> None:
         super().__init__(network, shape, levels, steps=steps, weak_batches=0, data_scale=None, shift="none", **kwargs)
         self.path, self.diffusion = path_of(path), _checked(diffusion)
+        if pairing not in PAIRINGS or (pairing == "schroedinger" and path != "bridge"):
+            raise ConfigError(
+                f"pairing must be one of {', '.join(PAIRINGS)}, and schroedinger is of the path bridge; got "
+                f"{pairing!r} with {path!r}"
+            )
+        self.pairing = pairing
         self.end = 1 - self.path.margin
         self.smoothing = self.path.a if self.path.g is None else self.path.g
         self.set_likelihood(likelihood_steps, likelihood_examples)
@@ -90,6 +108,9 @@ class Interpolant(OdeLikelihood, VelocityModel):
         x, labels = batch
         x_1 = self.training_examples(x)
         x_0, z, t = self.randn(*x.shape), self.randn(*x.shape), self.even(len(x)) * self.end
+        if self.pairing == "schroedinger":
+            rows = entropic_pairing(x_1, x_0, self.rand(len(x)), 2.0, self.pairing_groups(labels), unit=1.0)
+            x_0 = x_0[rows]
         x_t, dx_t = self.path.state(x_0, x_1, t, z), self.path.velocity(x_0, x_1, t, z)
         v, e = self.both(x_t, t, self.dropped(labels)).chunk(2, 1)
         mse, mse_noise = F.mse_loss(v, dx_t), F.mse_loss(e, x_0 if self.path.g is None else z)

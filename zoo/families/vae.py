@@ -72,6 +72,7 @@ class VAE(LikelihoodModel):
     """
 
     family = "vae"
+    has_exact_divergence = True  # the KL term is known in closed form, not by a draw of z
 
     def __init__(
         self,
@@ -191,21 +192,45 @@ class VAE(LikelihoodModel):
         no ``elbo`` where the reconstruction is no likelihood.
         """
         x, labels = batch
-        labels = labels if self.num_classes else None
-        mean, log_var = self.encode(x, labels)
-        z = mean + torch.exp(0.5 * log_var) * self.randn(*mean.shape)
+        return self.terms_of(x, labels if self.num_classes else None)[0]
+
+    def terms_of(self, x: Tensor, labels: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms of examples, and the latents that were drawn of them."""
+        code = self.code(x, labels)
+        eps = self.randn(len(x), self.latent_dim)
+        z, log_det = self.drawn_latents(code, eps)
         target = dequantise(x, self.rand(*x.shape), self.levels) if self.dequantizes else x
         reconstruction = -self._log_likelihood(target, z, labels).mean()
-        kl_j = gaussian_kl(mean, log_var)  # (B, latent_dim)
-        kl = kl_j.sum(1).mean()
-        floored = kl_j.mean(0).clamp(min=self.free_bits).sum() if self.free_bits else kl
+        kl, floored = self.divergence(code, z, eps, log_det)
         weight = annealed(self.steps_done, self.kl_schedule, self.kl_steps, self.kl_cycles)
         terms = {"loss": reconstruction + self.beta * weight * floored, "reconstruction": reconstruction, "kl": kl}
         if self.has_likelihood:
             terms["elbo"] = -(reconstruction + kl)
         if self.kl_schedule != "constant":
             terms["kl_weight"] = kl.new_tensor(weight)
-        return terms
+        return terms, z
+
+    def code(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return what q(z | x) is made of: its mean and log-variance, (B, latent_dim) each."""
+        return self.encode(x, labels)
+
+    def drawn_latents(self, code: tuple[Tensor, ...], eps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return z for standard normal noise, (..., B, latent_dim), and log |det| of what maps the Gaussian to it, if
+        anything does."""
+        mean, log_var = code
+        return mean + torch.exp(0.5 * log_var) * eps, None
+
+    def divergence(
+        self, code: tuple[Tensor, ...], z: Tensor, eps: Tensor, log_det: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the batch's mean of the KL term, in nats, and the same above the floor of ``free_bits``."""
+        kl_j = gaussian_kl(*code)  # (B, latent_dim)
+        kl = kl_j.sum(1).mean()
+        return kl, kl_j.mean(0).clamp(min=self.free_bits).sum() if self.free_bits else kl
+
+    def log_ratio(self, code: tuple[Tensor, ...], z: Tensor, eps: Tensor, log_det: Tensor | None) -> Tensor:
+        """Return log p(z) - log q(z | x), z drawn with ``eps``: (..., B, latent_dim) -> (..., B)."""
+        return -0.5 * (z * z - eps * eps - code[1]).sum(-1)
 
     # -- the likelihood -----------------------------------------------------------------------------------------------
 
@@ -235,22 +260,21 @@ class VAE(LikelihoodModel):
     def _bound(self, x: Tensor, labels: Tensor | None, k: int, rows: int, generator: torch.Generator) -> Tensor:
         """Bound log p of at most ``rows`` examples, decoding about ``rows`` latents at a time."""
         where = generator, x.device, x.dtype
-        mean, log_var = self.encode(x, labels)
-        std = torch.exp(0.5 * log_var)
+        code = self.code(x, labels)
         weights = []
         for draws in torch.arange(k).split(max(1, rows // len(x))):
             shape = (len(draws), len(x))
             eps = randn((*shape, self.latent_dim), *where)  # (K, B, latent_dim)
-            z = mean + std * eps
+            z, log_det = self.drawn_latents(code, eps)
             target = x.expand(*shape, *self.shape)  # (K, B, *shape)
             if self.dequantizes:
                 target = dequantise(target, rand(target.shape, *where), self.levels)
             y = labels.expand(shape).flatten() if labels is not None else None  # (K * B,)
             log_p = self._log_likelihood(target.flatten(0, 1), z.flatten(0, 1), y).unflatten(0, shape)
-            ratio = -0.5 * (z * z - eps * eps - log_var).sum(2)  # log p(z) - log q(z | x)
-            weights.append(log_p if k == 1 else log_p + ratio)
-        if k == 1:
-            return weights[0][0] - gaussian_kl(mean, log_var).sum(1)
+            exact = k == 1 and self.has_exact_divergence
+            weights.append(log_p if exact else log_p + self.log_ratio(code, z, eps, log_det))
+        if k == 1 and self.has_exact_divergence:
+            return weights[0][0] - gaussian_kl(*code).sum(1)
         return torch.cat(weights).logsumexp(0) - math.log(k)
 
     def likelihood(self, k: int = 1) -> str:
@@ -293,9 +317,13 @@ class VAE(LikelihoodModel):
             temperature: factor of the prior's standard deviation.
             observe: ``mean``, or ``sample`` for a draw from p(x | z), pixel by pixel.
         """
-        z = randn((n, self.latent_dim), generator, self.device, self.dtype)
-        x = drawn(self.observation(temperature * z, labels), observe, generator)
+        z = self.prior_latents(n, generator, temperature)
+        x = drawn(self.observation(z, labels), observe, generator)
         return self._data(x, whole=observe == "sample")
+
+    def prior_latents(self, n: int, generator: torch.Generator, temperature: float) -> Tensor:
+        """Draw n latents from the prior, (n, latent_dim)."""
+        return temperature * randn((n, self.latent_dim), generator, self.device, self.dtype)
 
     def granule(self, options: Mapping[str, Any]) -> int:
         """Return 16: products of fewer rows are computed by other instructions, with other last bits."""

@@ -141,6 +141,12 @@ class VelocityModel(Guided, FlowModel):
         """Return `continuous` examples, each value at a random place of its interval."""
         return x if self.levels is None else self.continuous(x, self.rand(*x.shape))
 
+    def pairing_groups(self, labels: Tensor) -> Tensor:
+        """Return of which group each example's partner is, int64 (B,): of its rank's share, and its class if told."""
+        share = len(labels) // max(1, len(self._streams))
+        ranks = torch.arange(len(labels), device=labels.device) // share
+        return ranks * self.num_classes + labels if self.num_classes else ranks
+
     def data_range(self, x: Tensor) -> Tensor:
         """Return what the model made in data range, clamped."""
         return x if self.levels is None else from_continuous((x + 1) / 2, self.levels)

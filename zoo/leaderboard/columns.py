@@ -19,7 +19,8 @@ class Column:
     Attributes:
         best: ``low`` or ``high``, the direction in which rows are sorted.
         part: which protocol its numbers depend on: ``samples``, ``plain``, ``views``, ``likelihood``, ``features``,
-            ``energies``, ``prediction``, ``captions``, ``speed`` or none.
+            ``energies``, ``prediction``, ``captions``, ``factors``, ``classes``,
+            ``speed`` or none.
         narrow: shown where width is short.
         note: what it is, in a sentence.
     """
@@ -113,6 +114,14 @@ _ALL = (
     Column(
         "prompt_exact", "as asked", _metric("prompt_exact"), "{:.3f}", "high", "samples", False,
         note="Share of samples of which the data would say the very words that they were drawn for.",
+    ),
+    Column(
+        "mig", "MIG", _metric("mig"), "{:.3f}", "high", "factors",
+        note="Mutual information gap: how far each factor that made the data has one latent of its own, from 0 to 1.",
+    ),
+    Column(
+        "class_accuracy", "classes told", _metric("class_accuracy"), "{:.3f}", "high", "classes", False,
+        note="Share of test examples that the model itself puts into their class.",
     ),
     Column(
         "caption_exact", "captions", _metric("caption_exact"), "{:.3f}", "high", "captions",

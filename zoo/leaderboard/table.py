@@ -161,7 +161,7 @@ def _table(dataset: str, of_track: str, results: Sequence[Result], sort: str | N
     return Table(dataset, of_track, by.key, quality, columns, rows, floor, common, notes, how)
 
 
-_OWN = ("features", "energies", "prediction", "captions")
+_OWN = ("features", "energies", "prediction", "captions", "factors", "classes")
 """Parts whose protocol is an entry of the estimators."""
 
 _PARTS = ("samples", "plain", "views", "likelihood", *_OWN, "speed")

@@ -7,6 +7,7 @@ dimensions of an example. ``mean`` and ``sample`` return values in the range of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor
 from zoo.maths.estimators import laplace
 from zoo.maths.noise import rand, randn
 
-__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "Laplace", "gaussian_kl"]
+__all__ = ["Bernoulli", "Categorical", "DiscretizedLogistic", "Gaussian", "Laplace", "gaussian_kl", "truncated_normal"]
 
 
 class Bernoulli:
@@ -178,3 +179,16 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
         D. P. Kingma, M. Welling, Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114, appendix B.
     """
     return 0.5 * (mean * mean + log_var.exp() - 1 - log_var)
+
+
+def truncated_normal(
+    shape: Sequence[int],
+    threshold: float,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return standard normal numbers given that they lie within ``threshold`` of zero, by one uniform number each."""
+    u = 2 * rand(shape, generator, device, dtype) - 1
+    mass = math.erf(threshold / math.sqrt(2))  # P(|z| < threshold)
+    return (math.sqrt(2) * torch.erfinv(mass * u)).clamp(-threshold, threshold)

@@ -8,6 +8,7 @@
     linear_noisy        as linear                                             g = sin^2(pi t)
     trigonometric_noisy as trigonometric                                      g = sin^2(pi t)
     encoding_decoding   a = cos^2(pi t) [t < 1/2] b = cos^2(pi t) [t > 1/2]   g = sin^2(pi t)
+    bridge              as linear                                             g = sqrt(t (1 - t))
 
 A path whose noise x_0 is standard normal has, at time t, the velocity v(x, t) = E[a' x_0 + b' x_1 + g' z | x_t = x] and
 the score s(x, t) = grad log p_t(x); without g the one follows from the other by
@@ -18,6 +19,8 @@ References:
     Y. Lipman and others, Flow Matching for Generative Modeling, 2022, arXiv:2210.02747 (linear).
     M. S. Albergo, N. M. Boffi, E. Vanden-Eijnden, Stochastic Interpolants: A Unifying Framework for Flows and
     Diffusions, 2023, arXiv:2303.08797, section 4 and table 8 (the others).
+    A. Tong and others, Simulation-free Schroedinger Bridges via Score and Flow Matching, 2023, arXiv:2307.03672,
+    equation 8 (bridge: Brownian, from one end to the other).
 """
 
 from __future__ import annotations
@@ -129,6 +132,17 @@ def _bump(t: Tensor) -> tuple[Tensor, Tensor]:
     return (math.pi * t).sin().square(), math.pi * (2 * math.pi * t).sin()
 
 
+_MARGIN = 1e-4
+"""Distance from both ends within which the slope of a Brownian bridge's deviation rises no more."""
+
+
+def _bridge(t: Tensor) -> tuple[Tensor, Tensor]:
+    inner = t.clamp(_MARGIN, 1 - _MARGIN)
+    # a square root whose own slope is finite at the ends, where it is not used
+    g = torch.where((t > 0) & (t < 1), (t * (1 - t)).clamp(min=1e-30).sqrt(), torch.zeros_like(t))
+    return g, 0.5 * (1 - 2 * inner) / (inner * (1 - inner)).sqrt()
+
+
 def _first_half(t: Tensor) -> tuple[Tensor, Tensor]:
     c, dc = (math.pi * t).cos().square(), -math.pi * (2 * math.pi * t).sin()
     zero = torch.zeros_like(t)
@@ -159,6 +173,7 @@ PATHS: dict[str, NoisePath] = {
     "linear_noisy": NoisePath(_fall, _rise, _bump),
     "trigonometric_noisy": NoisePath(_cosine, _sine, _bump),
     "encoding_decoding": NoisePath(_first_half, _second_half, _bump),
+    "bridge": NoisePath(_fall, _rise, _bridge, margin=_MARGIN),
 }
 """Paths by name."""
 

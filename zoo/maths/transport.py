@@ -110,7 +110,13 @@ def sinkhorn_divergence(
 
 
 def entropic_pairing(
-    x: Tensor, y: Tensor, u: Tensor, eps: float = 0.05, groups: Tensor | None = None, iterations: int = 200
+    x: Tensor,
+    y: Tensor,
+    u: Tensor,
+    eps: float = 0.05,
+    groups: Tensor | None = None,
+    iterations: int = 200,
+    unit: float | None = None,
 ) -> Tensor:
     """Return for each x_i a partner j drawn from the entropic plan's row i, int64 (B,); partners may repeat.
 
@@ -118,9 +124,10 @@ def entropic_pairing(
         x: (B, ...).
         y: (B, ...), as many.
         u: uniform numbers, (B,), by which they are drawn.
-        eps: in the unit of the mean cost.
+        eps: in the unit of the mean cost, or in another ``unit``.
         groups: int64 (B,); partners are of the same group, such as the examples of one class.
         iterations: at most.
+        unit: of eps, 1 for that of the costs |x_i - y_j|^2 themselves; the mean cost if left out.
     """
     if groups is None:
         groups = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -129,7 +136,7 @@ def entropic_pairing(
         for group in groups.unique():
             places = (groups == group).nonzero().flatten()
             C = cost_matrix(x[places].double(), y[places].double())
-            scale = float(C.mean()) or 1.0
+            scale = unit or float(C.mean()) or 1.0
             rows = sinkhorn(C / scale, eps, iterations, 1e-4).log_pi.softmax(1).cumsum(1)  # (b, b)
             drawn = torch.searchsorted(rows, u[places].double()[:, None]).clamp(max=len(places) - 1)
             partner[places] = places[drawn[:, 0]]
