@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hostile_counts import ENDS, PARTS, count, table
+from hostile_counts import ENDS, GIVEN, PARTS, count, table
+
+from zoo.checking import EXAMPLES
 
 CHEAP = ("checkpoints", "folders", "results", "labels and seeds")
 """Parts a sample of which the default suite counts; the tests of the others try a sample of their own."""
@@ -24,3 +26,7 @@ def test_nothing_ends_in_a_traceback(part: str, share: int, run_forked: Callable
     found = run_forked(count, part, share, timeout=3600)
     print(table({part: found}))
     assert found["faults"] == [] and sum(found["ends"].values()) >= 2 and set(found["ends"]) == set(ENDS)
+
+
+def test_what_is_asked_of_older_checkouts_is_what_is_checked_now() -> None:
+    assert GIVEN == EXAMPLES

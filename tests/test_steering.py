@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
+import multiprocessing
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,9 @@ from zoo._cli import main
 from zoo.callbacks.pictures import plot_losses
 from zoo.errors import ConfigError, DivergedError
 from zoo.runs import last_checkpoint, load_run, run_metadata
+from zoo.training import engine
 from zoo.training.engine import Stopped
+from zoo.training.fit import Run
 
 Capture = pytest.CaptureFixture[str]
 MANY = ("--trainer.max_steps", "100")
@@ -195,6 +202,93 @@ def test_further_signals_change_nothing(
     signals: tuple[str, ...], tmp_path: Path, run_forked: Callable[..., Any]
 ) -> None:
     assert run_forked(_interrupted, str(tmp_path / "run"), signals) == (signals[0], ["step-00000004.ckpt"])
+
+
+def _sender(place: str, *signals: str) -> Callback:
+    """Return a callback that sends signals to this process at a place of a training."""
+
+    def send(*args: Any, **options: Any) -> None:
+        for name in signals:
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(0.01)
+
+    return type("Sender", (Callback,), {place: send})()
+
+
+BEFORE = ("setup", "on_fit_start", "on_train_start")
+
+
+def _commanded(folder: str, words: list[str], place: str, signals: tuple[str, ...]) -> tuple[int, str, str]:
+    """Run a command in this process, which gets these signals at that place; return exit code and what it printed."""
+    build = Run.trainer
+    Run.trainer = lambda self, callbacks, loggers: build(self, [*callbacks, _sender(place, *signals)], loggers)
+    out, err = io.StringIO(), io.StringIO()
+    os.chdir(folder)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize(("place", "signals"), [
+    *((place, (name,)) for place, name in zip(BEFORE, ("SIGTERM", "SIGHUP", "SIGINT"), strict=True)),
+    ("setup", ("SIGINT", "SIGINT")), ("on_fit_start", ("SIGTERM", "SIGINT")), ("on_train_start", ("SIGTERM",)),
+])  # fmt: skip
+def test_a_signal_before_the_first_step_ends_the_run_and_leaves_nothing(
+    place: str, signals: tuple[str, ...], tmp_path: Path, run_forked: Callable[..., Any]
+) -> None:
+    words = ["fit", "vae", *tiny.QUIET, "--data.limit", "64", "--data.batch_size", "8", "--run", "runs/one"]
+    code, out, err = run_forked(_commanded, str(tmp_path), [*words, "--trainer.max_steps", "3"], place, signals)
+    assert code == (130 if signals[0] == "SIGINT" else 143) and "Traceback" not in err
+    if place == "on_train_start":  # the engine's comes first: its step is made, and kept
+        assert f"{signals[0]} after step 1; the checkpoint is in runs/one" in out
+    else:
+        assert f"{signals[0]} before step 1; there was no checkpoint yet" in out and not (tmp_path / "runs").exists()
+
+
+def test_a_signal_before_the_first_step_leaves_the_checkpoint_of_before(
+    tmp_path: Path, run_forked: Callable[..., Any]
+) -> None:
+    warm.train("vae-mnist", tmp_path / "run", 2)
+    words = ["fit", "--resume", "./run", "--trainer.max_steps", "4"]
+    code, out, _ = run_forked(_commanded, str(tmp_path), words, "on_fit_start", ("SIGTERM",))
+    assert code == 143 and "SIGTERM before step 3; the checkpoint is in run/checkpoints" in out
+    assert last_checkpoint(tmp_path / "run").name == "step-00000002.ckpt"
+    assert main(["fit", "--resume", str(tmp_path / "run"), "--trainer.max_steps", "4"]) == 0
+
+
+def test_a_step_that_does_not_end_is_left_by_a_second_interrupt(tmp_path: Path, run_forked: Callable[..., Any]) -> None:
+    assert run_forked(_hung, str(tmp_path)) == (130, True)
+
+
+def _hung(folder: str) -> tuple[int, bool]:
+    engine._PATIENCE = 0.0
+    words = ["fit", "vae", *tiny.QUIET, "--data.limit", "64", "--data.batch_size", "8", "--run", "run"]
+    code, out, _ = _commanded(folder, [*words, "--trainer.max_steps", "3"], "on_before_zero_grad", ("SIGINT", "SIGINT"))
+    return code, "SIGINT within step 1; there was no checkpoint yet" in out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_forks_have_trained_stays_when_one_of_them_fails(tmp_path: Path, run_forked: Callable[..., Any]) -> None:
+    assert run_forked(_forks_that_fail, str(tmp_path)) == ["step-00000002.ckpt", "step-00000004.ckpt"]
+
+
+def _forks_that_fail(folder: str) -> list[str]:
+    class Fail(Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 5:
+                raise OSError(5, "the disk is gone")
+
+    multiprocessing.current_process()._config["daemon"] = False  # which may have no children
+    sys.ps1 = ">>> "  # as in a notebook
+    os.chdir(folder)
+    x = (torch.rand(64, 1, 8, 8) * 255).to(torch.uint8)
+    with contextlib.suppress(Exception):
+        zoo.fit(
+            "vae", x, max_steps=9, run="run", devices=2, accelerator="cpu", strategy="ddp_notebook", callbacks=Fail(),
+            batch_size=4, enable_progress_bar=False, training={"checkpoint_every": 2, "sample_every": 0, "threads": 1},
+        )  # fmt: skip
+    return sorted(p.name for p in Path("run/checkpoints").glob("*.ckpt"))
 
 
 def test_a_run_goes_on_with_the_options_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

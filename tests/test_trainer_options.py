@@ -390,3 +390,58 @@ def test_the_history_says_which_options_held_from_which_step(tmp_path: Path) -> 
         {"step": 3, "command": "zoo fit second", "changed": changed},
     ]
     assert facts["commands"] == ["zoo fit first", "zoo fit second"]
+
+
+# -- callbacks of Lightning's ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("BatchSizeFinder",), "--data.batch_size"), (("LearningRateFinder",), "--model.lr"),
+        (("StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"), "--training.ema"),
+        (("GradientAccumulationScheduler", "--trainer.callbacks.scheduling", "{0: 2}"), "accumulate_grad_batches"),
+        (("BackboneFinetuning",), "--training.freeze"),
+    ],
+)  # fmt: skip
+def test_callbacks_that_do_what_the_engine_does_are_refused(
+    options: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"--trainer.callbacks {options[0]} is refused: .*{sentence}"):
+        tiny.vae("--trainer.callbacks+", *options, folder=tmp_path / "run")
+
+
+def test_an_option_of_a_callback_is_named_where_it_is_wrong() -> None:
+    with pytest.raises(ConfigError, match=r"--trainer.callbacks.patience takes a value of type int, got 'x'"):
+        tiny.vae("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "train/loss",
+                 "--trainer.callbacks.patience", "x")  # fmt: skip
+
+
+def test_what_yaml_has_no_word_for_is_written_and_read_again(tmp_path: Path) -> None:
+    """Such as the enumeration among the arguments of Lightning's Timer."""
+    options = ("--trainer.callbacks+", "Timer", "--trainer.callbacks.duration", "01:00:00:00", *VALIDATED)
+    tiny.vae(*options, "--trainer.max_steps", "2", folder=tmp_path / "run").start()
+    config = ("--config", str(tmp_path / "run" / "config.yaml"), "--trainer.max_steps", "3")
+    run = tiny.vae(*config, folder=tmp_path / "run", resume=True)
+    run.start()
+    assert run_metadata(tmp_path / "run")["step"] == 3 and "Timer" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_callback_may_watch_a_term_of_the_training(tmp_path: Path) -> None:
+    options = ("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "train/loss")
+    options += ("--trainer.callbacks.patience", "1", "--trainer.callbacks.min_delta", "1000")
+    run = Run(tiny.VAE, [*tiny.QUIET, *VALIDATED, "--trainer.max_steps", "200", *options], folder=tmp_path / "run")
+    run.settings.log_every = 5
+    run.start()
+    assert run_metadata(tmp_path / "run")["status"] == "stopped early"
+
+
+def test_a_run_that_ends_before_its_first_step_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing was trained: --trainer\.max_time is over"):
+        tiny.vae("--trainer.max_time", "00:00:00:00", folder=tmp_path / "run").start()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_profiler_of_torch_writes_to_the_run_folder_too(tmp_path: Path) -> None:
+    tiny.vae("--trainer.profiler", "pytorch", "--trainer.max_steps", "2", folder=tmp_path / "run").start()
+    assert any("aten::" in p.read_text() for p in (tmp_path / "run").glob("fit-profile*.txt"))

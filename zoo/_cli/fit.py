@@ -184,9 +184,11 @@ def run(args: argparse.Namespace) -> int:
             done = training.start()
         except Stopped as stop:
             kept = training.folder
-            if _first_process():
+            if _first_process() and stop.kept:
                 print(f"zoo: {stop}; the checkpoint is in {kept}/checkpoints. Go on with: zoo fit --resume {kept}")
-            return 130 if stop.signal_name == "SIGINT" else 143
+            elif _first_process():
+                print(f"zoo: {stop}; there was no checkpoint yet, so there is nothing to go on from")
+            return stop.exit_code
     if not _first_process():
         return 0
     stopped_because = f" (stopped early: {training.stopped_because})" if training.stopped_because else ""

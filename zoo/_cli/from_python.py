@@ -103,12 +103,15 @@ def _started(training_run: Any, allow: Sequence[str], registry: Sequence[str]) -
     try:
         folder = training_run.start()
     except Stopped as stop:
+        kept = str(training_run.folder)
         go_on = (
-            f"{stop}; the checkpoint is in {training_run.folder}: zoo.fit(resume={str(training_run.folder)!r}) goes on"
+            f"{stop}; the checkpoint is in {kept}: zoo.fit(resume={kept!r}) goes on"
+            if stop.kept
+            else f"{stop}; there was no checkpoint yet, so there is nothing to go on from"
         )
         if stop.signal_name != "SIGINT":
             log.warning("%s", go_on)
-            raise SystemExit(143) from None
+            raise SystemExit(stop.exit_code) from None
         raise KeyboardInterrupt(go_on) from None
     return Training(folder, allow=allow, data=training_run.data, loggers=training_run.opened, registry=registry)
 

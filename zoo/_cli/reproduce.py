@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> int:
         )
     except Stopped as stop:
         folder = stop.folder  # type: ignore[attr-defined]
-        print(f"zoo: {stop}; the checkpoint is kept. Go on with: zoo reproduce {args.name} --run {folder}")
-        return 143 if stop.signal_name == "SIGTERM" else 130
+        go_on = f"the checkpoint is kept. Go on with: zoo reproduce {args.name} --run {folder}"
+        print(f"zoo: {stop}; {go_on if stop.kept else 'there was no checkpoint yet'}")
+        return stop.exit_code
     if args.json:
         bands = [{**dataclasses.asdict(band), "inside": band.inside} for band in found.bands]
         facts = {

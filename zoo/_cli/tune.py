@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     except Stopped as stop:
         print(f"zoo: {stop}; finished trials are in {folder / 'search.json'}, the same command goes on")
-        return 143 if stop.signal_name == "SIGTERM" else 130
+        return stop.exit_code
     if args.json:
         trials = [{k: v for k, v in dataclasses.asdict(t).items() if v is not None} for t in found.trials]
         print(json.dumps({"file": str(found.file), "left": found.left, "trials": trials}, indent=1, ensure_ascii=False))

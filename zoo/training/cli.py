@@ -9,9 +9,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import jsonargparse
+import torch
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -204,10 +207,25 @@ class EntryCLI(LightningCLI):
 
     def dump(self, data: Mapping[str, Any] | None = None) -> str:
         """Return the whole configuration as YAML, from which the run can be repeated; with these arguments of data."""
-        config = self.config.clone()
+        config = _plain(self.config.clone())
         for name, value in (data or {}).items():
             config[f"data.init_args.{name}"] = value
         return self.parser.dump(config, skip_unset=False, format="yaml")
+
+
+def _plain(value: Any) -> Any:
+    """Return a parsed value with the words of what has a word in YAML only as one: enumerations and devices."""
+    if isinstance(value, Namespace):
+        for key, one in vars(value).items():
+            value[key] = _plain(one)
+        return value
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(one) for one in value) if type(value) in (list, tuple) else value
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, torch.device) else value
 
 
 def _holds(whole: Any, part: Any) -> bool:

@@ -5,13 +5,15 @@ All of it is a function of the step: nothing here needs to be restored when a ru
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -33,11 +35,26 @@ _PATIENCE = 10.0
 
 
 class Stopped(Exception):
-    """Raised inside the training loop after a signal, once the checkpoint is written."""
+    """Raised in a training that a signal ends: once the checkpoint of its step is written, or before the first step.
 
-    def __init__(self, signal_name: str, step: int) -> None:
-        super().__init__(f"{signal_name} after step {step}")
+    Attributes:
+        signal_name: such as SIGINT.
+        step: that was made, or was to be made.
+        kept: whether there is a checkpoint to go on from; False where the run ended before it had any.
+        exit_code: of a command that ends by it: 130 after Ctrl-C, else 143.
+
+    Args:
+        when: the signal came ``after`` the step, ``before`` it, or ``within`` one that did not end.
+    """
+
+    def __init__(self, signal_name: str, step: int, when: Literal["after", "before", "within"] = "after") -> None:
+        super().__init__(f"{signal_name} {when} step {step}")
         self.signal_name, self.step = signal_name, step
+        self.kept = True
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.signal_name == "SIGINT" else 143
 
 
 def _as_asked(optimizers: Sequence[torch.optim.Optimizer], players: Sequence[Player]) -> list[list[float]]:
@@ -62,6 +79,9 @@ class Engine(Callback):
     The random state of a step is a function of (seed, step, rank): the model's own streams, and torch's global
     generator for layers such as dropout.
 
+    A signal that comes after the first step has begun ends the run when its step is done and its checkpoint is
+    written; before that, where data are read and compiled, at once.
+
     Attributes:
         batches: batches seen since the start of the run, interruptions included.
         past: batches to pass over when going on from a checkpoint.
@@ -76,6 +96,8 @@ class Engine(Callback):
         self.settings, self.total, self.ranks = settings, total, ranks
         self.received: str | None = None
         self._since = 0.0
+        self._trainer: Trainer | None = None  # once its steps have begun
+        self._from, self._process = 0, os.getpid()
         self.batches = self.past = 0
         self._peak: list[list[float]] = []
         self._streams: list[torch.Generator] = []
@@ -97,15 +119,41 @@ class Engine(Callback):
         step = type(pl_module).training_step  # Lightning looks at its arguments before every step
         step.__signature__ = inspect.signature(step)
         trainer.train_dataloader.step = self.batches
+        self._trainer = trainer
+        self._listen()
+
+    @contextlib.contextmanager
+    def listening(self, step: int = 0) -> Iterator[None]:
+        """Take over the signals that end a run, from before the first step after ``step`` on, and give them back."""
+        self._from = step
+        self._listen()
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _listen(self) -> None:
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._receive)
+                self._previous.setdefault(number, signal.getsignal(number))
+                signal.signal(number, self._receive)
+
+    def _give_back(self) -> None:
+        for number, handler in self._previous.items():
+            if signal.getsignal(number) == self._receive:  # Lightning's own teardown puts back those before the run
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._previous, self._trainer = {}, None
 
     def _receive(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a process that reads data, which goes when the run goes
+            return
         if self.received is None:
             self.received, self._since = signal.Signals(number).name, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._since > _PATIENCE:
-            raise KeyboardInterrupt  # the step that is to end does not
+            if self._trainer is None:
+                raise Stopped(self.received, self._from + 1, "before")
+        elif number == signal.SIGINT and self._trainer is not None and time.monotonic() - self._since > _PATIENCE:
+            raise Stopped("SIGINT", self._trainer.global_step + 1, "within")  # the step that is to end does not
 
     def _seed(self, *parts: int) -> None:
         for rank, stream in zip(self.ranks or (0,), self._streams, strict=True):
@@ -154,10 +202,7 @@ class Engine(Callback):
         return self.received is not None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for number, handler in self._previous.items():
-            if signal.getsignal(number) == self._receive:  # Lightning's own teardown puts back those before the run
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._previous = {}
+        self._give_back()
         pl_module.driven = False
 
 
@@ -227,6 +272,7 @@ class MetricsLog(Callback):
         row["examples_per_second"] = (
             sum(self._sizes) * trainer.world_size / max(1e-9, time.perf_counter() - self._since)
         )
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items() if k.startswith("train/")})
         self._write(trainer, row)
         self._logged = trainer.global_step
         self._reset()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -63,11 +63,11 @@ from zoo.training.option_limits import (
     check_validation,
     refused_by_lightning,
 )
-from zoo.training.patience import early_stopping
+from zoo.training.patience import early_stopping, why_early
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
 from zoo.training.stored_examples import can_store, encoding_flops, stand_in, store
-from zoo.training.trainer_options import brought_in, check_options
+from zoo.training.trainer_options import brought_in, check_callbacks, check_options
 
 log = logging.getLogger("zoo.training")
 
@@ -145,6 +145,7 @@ class Run:
         check_numbers(self.arguments)
         self.settings = replace(self.settings, log_every=brought_in(self.arguments, self.settings.log_every))
         self.arguments["callbacks"] += self.given_callbacks
+        check_callbacks(self.arguments["callbacks"])
         self.world, self.local = processes(self.arguments)
         check_processes(self.arguments, self.local, on_gpu(self.arguments))
         check_optimizers(self.model)
@@ -378,8 +379,8 @@ class Run:
     def _profiler(self) -> Any:
         """Return the profiler that was asked for; one by its name writes to the run folder."""
         asked = self.arguments.get("profiler")
-        kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
-        return kinds[asked](dirpath=self.folder, filename="profile") if asked in ("simple", "advanced") else asked
+        kinds: dict[str, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+        return kinds[asked](dirpath=self.folder, filename="profile") if asked in kinds else asked
 
     @staticmethod
     def new_trainer(arguments: Mapping[str, Any]) -> Trainer:
@@ -407,7 +408,7 @@ class Run:
         """Train, and return the run folder.
 
         Raises:
-            Stopped: after a signal, with the checkpoint written.
+            Stopped: after a signal, with the checkpoint written; before the first step with nothing written.
             RunError: the run is finished already, or another of its processes is gone.
             CheckpointError: a checkpoint could not be written.
             ConfigError: Lightning refused an option as the training began; the run folder is removed again.
@@ -427,29 +428,21 @@ class Run:
                 compiled(network, self.settings.compile_mode)
         made, loggers, trainer = self._prepared()
         try:
-            if first_process():  # nothing is left behind by what was refused before here
-                self.data.write(self.folder)
-                write_atomic(self.folder / "config.yaml", self.configuration().encode())
-                if self.announce is not None:
-                    self.announce()
-            if self.stores:
-                store(self.model, self.data, self.folder, write=first_process())
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-                trainer.fit(
-                    self.model,
-                    datamodule=self.data,
-                    ckpt_path=str(self.checkpoint) if self.checkpoint else None,
-                    weights_only=True,
-                )
-        except Exception as error:
+            with self._listening(trainer):
+                self._train(trainer)
+        except BaseException as error:
             for logger in loggers:
                 with contextlib.suppress(OSError):  # the first error is the one to see
                     logger.save()
             self.opened = closed(self.opened, self.asked, self.folder, self.name)
-            if not trainer.global_step and not isinstance(error, (DivergedError, Stopped)):
-                remove_made(made, content=True)  # nothing was trained
-            explained = self._explained(error, trainer)
+            kept = self._kept(trainer)
+            if not kept and not isinstance(error, DivergedError):
+                remove_made(made, content=True)
+            if isinstance(error, Stopped):
+                error.kept = any((self.folder / "checkpoints").glob("*.ckpt"))
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way
+                raise KeyboardInterrupt from None
+            explained = self._explained(error, trainer) if isinstance(error, Exception) else None
             if explained is None:
                 raise
             raise explained from error
@@ -459,8 +452,46 @@ class Run:
         for logger in loggers:
             logger.save()
         self.opened = closed(self.opened, self.asked, self.folder, self.name)
+        if not self._kept(trainer):
+            remove_made(made, content=True)
+            raise ConfigError(f"nothing was trained: {why_early(trainer, self.total)}; leave at least one step")
         self.stopped_because = self.report.stopped_because
         return self.folder
+
+    def _listening(self, trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+        """Return what takes signals over while the training lasts, where it is this process that trains."""
+        if self.engine is None or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            return contextlib.nullcontext()
+        return self.engine.listening(self.from_step or 0)
+
+    def _kept(self, trainer: Trainer) -> bool:
+        """Tell whether anything was trained, by this process or by those that it has started."""
+        assert self.folder is not None
+        if trainer.global_step or any((self.folder / "checkpoints").glob("*.ckpt")):
+            return True
+        try:
+            return bool(run_metadata(self.folder).get("step"))
+        except RunError:
+            return False
+
+    def _train(self, trainer: Trainer) -> None:
+        """Write what a run is known by, and train."""
+        assert self.folder is not None
+        if first_process():  # nothing is left behind by what was refused before here
+            self.data.write(self.folder)
+            write_atomic(self.folder / "config.yaml", self.configuration().encode())
+            if self.announce is not None:
+                self.announce()
+        if self.stores:
+            store(self.model, self.data, self.folder, write=first_process())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+            trainer.fit(
+                self.model,
+                datamodule=self.data,
+                ckpt_path=str(self.checkpoint) if self.checkpoint else None,
+                weights_only=True,
+            )
 
     def _prepared(self) -> tuple[list[Path], list[Any], Trainer]:
         """Return the folders that were made, the loggers, some of which write as they are built, and the trainer.
@@ -477,7 +508,7 @@ class Run:
             loggers = self.loggers()
             self.opened = loggers[1:]
             return made, loggers, self.trainer([*self.callbacks(), *self._facts(loggers)], loggers)
-        except Exception:
+        except BaseException:
             remove_made(made, content=True)
             raise
 

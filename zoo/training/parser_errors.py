@@ -31,10 +31,14 @@ def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], all
     unknown = re.search(r"unrecognized arguments: (--?[^\s=]+)", message, re.IGNORECASE)
     if unknown is not None:
         return f"unknown option {unknown[1]}.{close_matches(unknown[1], options)}"
+    option = _option(message)
+    inner = re.search(r"NestedArg\(key='([\w.]+)'", message)
+    own = inner and re.search(rf'Parser key "{re.escape(inner[1])}":\s+(Expected an? .*?Got value: .*?)\n', message)
+    if own:  # an option of a class that is allowed, whatever else was looked for
+        message = own[1] + "\n"
     denied = re.search(r"Importing '([^']{1,1000})' is not allowed", message)
     if denied is not None:
         return refusal(denied[1])
-    option = _option(message)
     required = re.search(r"the following arguments are required: ([\w, ]+)", message)
     if required is not None and option:
         return _required(required[1].split(", "), entry, option)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from zoo.errors import ConfigError
 
-__all__ = ["HONOURED", "REFUSED", "brought_in", "check_options", "listed", "table"]
+__all__ = ["HONOURED", "REFUSED", "brought_in", "check_callbacks", "check_options", "listed", "table"]
 
 HONOURED: dict[str, str] = {
     "accelerator": "as Lightning has it",
@@ -18,7 +25,9 @@ HONOURED: dict[str, str] = {
     "num_nodes": "as Lightning has it; under torchrun what torchrun starts",
     "precision": "as Lightning has it; slow on CPUs, which is said",
     "logger": "beside the run's own `metrics.csv`; `false` leaves TensorBoard out",
-    "callbacks": "beside the run's own; a `ModelCheckpoint` without a folder writes to `model_checkpoint/` of the run",
+    "callbacks": "beside the run's own; a `ModelCheckpoint` without a folder writes to `model_checkpoint/` of the run; "
+    "those that would change batch, rate, accumulation, frozen parts or the average are refused by name, "
+    "with the option that does it",
     "fast_dev_run": "that many batches of training and of validation, into an ordinary run folder",
     "max_epochs": "counted within the limits below; the bar, schedules and `--dry_run` show the real total",
     "min_epochs": "early stopping waits for it",
@@ -40,7 +49,7 @@ HONOURED: dict[str, str] = {
     "gradient_clip_algorithm": "by norm for families that are optimised by hand, else as Lightning has it",
     "deterministic": "as Lightning has it",
     "benchmark": "as Lightning has it",
-    "profiler": "`simple` and `advanced` write to the run folder; steps then take Lightning's longer way",
+    "profiler": "`simple`, `advanced` and `pytorch` write to the run folder; steps then take Lightning's longer way",
     "detect_anomaly": "as Lightning has it",
     "plugins": "beside the run's own, which writes checkpoints whole or not at all",
     "sync_batchnorm": "as Lightning has it; on by itself on several GPUs",
@@ -62,6 +71,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 """Argument -> (the value that is accepted, why no other is and what to do)."""
 
+_REFUSED_CALLBACKS: dict[type, str] = {
+    BatchSizeFinder: "it trains with another batch than the run says; zoo tune tries values of --data.batch_size",
+    LearningRateFinder: "it trains with another rate than the run says; zoo tune tries values of --model.lr",
+    GradientAccumulationScheduler: "steps, schedules and compute are counted by one number of batches a step; give "
+                                   "--trainer.accumulate_grad_batches",
+    StochasticWeightAveraging: "it follows epochs and takes the schedule over; the engine averages the weights, see "
+                               "--training.ema, and --training.schedule",
+    BaseFinetuning: "the engine freezes and slows down parts; give --training.freeze or --training.rates",
+}  # fmt: skip
+"""Callbacks of Lightning's that would change what the run counts and writes -> why, and what to do."""
+
 
 def check_options(arguments: Mapping[str, Any]) -> None:
     """Refuse by name what no run can honour. Raises `ConfigError`."""
@@ -75,6 +95,14 @@ def check_options(arguments: Mapping[str, Any]) -> None:
                 f"--trainer.plugins {type(plugin).__name__} is refused: the run writes its own checkpoints, whole or "
                 f"not at all; leave it out"
             )
+
+
+def check_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuse callbacks that would do what the engine does, beside it. Raises `ConfigError`."""
+    for callback in callbacks:
+        for kind, reason in _REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise ConfigError(f"--trainer.callbacks {type(callback).__name__} is refused: {reason}")
 
 
 def brought_in(arguments: dict[str, Any], log_every: int, usual: int = 50) -> int:
