@@ -74,7 +74,7 @@ def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_wheel_is_made_from_the_sdist_and_holds_everything(built: Path, separate: list[str]) -> None:
+def test_wheel_is_made_from_the_sdist_and_holds_everything(built: Path, checkout: Path, separate: list[str]) -> None:
     (wheel,) = built.glob("*.whl")
     (sdist,) = built.glob("*.tar.gz")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -90,6 +90,10 @@ def test_wheel_is_made_from_the_sdist_and_holds_everything(built: Path, separate
     assert {n for n in names if n.endswith("model.safetensors") and "/pretrained/" in n} == weights
     assert any(n.endswith("licenses/LICENSE") for n in names) and "cli.py" not in names
     assert all(n.startswith(("zoo/", "generative_zoo-")) for n in names)
+    parts = {p.relative_to(checkout).as_posix() for p in (checkout / "zoo").rglob("*") if p.is_file()}
+    lacking = {n for n in parts - names if "__pycache__" not in n}
+    kept_apart = {f"zoo/pretrained/{n}/{file}" for n in separate for file in ("model.safetensors", "diagnostics.png")}
+    assert lacking <= kept_apart
     with tarfile.open(sdist) as archive:
         inside = {n.partition("/")[2] for n in archive.getnames()}
     assert {"registry.yaml", "cli.py", "README.md", "LICENSE", "pyproject.toml", "tests/conftest.py"} <= inside

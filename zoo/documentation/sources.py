@@ -14,6 +14,7 @@ __all__ = ["Sources", "find_sources"]
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|#|//", re.IGNORECASE)
 _PROJECT = {name: f"project/{name.lower()}" for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")}
+_PACKAGE = Path(__file__).resolve().parent.parent
 _PICTURES = (".png", ".gif", ".svg")
 
 
@@ -23,8 +24,7 @@ def find_sources() -> Path:
     Raises:
         ConfigError: this installation has neither.
     """
-    package = Path(__file__).resolve().parent
-    for root in (package / "sources", package.parent.parent):
+    for root in (_PACKAGE / "documentation" / "sources", _PACKAGE.parent):
         if (root / "docs" / "index.md").is_file():
             return root
     raise ConfigError("the pages of the documentation are missing from this installation; reinstall generative-zoo")
@@ -101,14 +101,18 @@ class Sources:
         made = os.path.normpath(os.path.join(here, name))
         if made in self.generated or (self.folder is not None and (self.folder / made).is_file()):
             return made
-        path = Path(os.path.normpath(source.parent / name))
+        place = os.path.relpath(source.parent / name, self.root)
+        path = self.root / place
+        if place.startswith("zoo" + os.sep) and not path.exists():
+            path = _PACKAGE.parent / place  # installed, the package does not stand beside its pages
         if path not in self.places:
-            if path.is_dir() and path.is_relative_to(self.root):
+            inside = not place.startswith(os.pardir)
+            if path.is_dir() and inside:
                 return None
-            if not path.is_file() or not path.is_relative_to(self.root):
+            if not path.is_file() or not inside:
                 self.missing.append(f"{source.relative_to(self.root)} links to {name}, which is not there")
                 return None
-            self.places[path] = f"files/{path.relative_to(self.root).as_posix()}"
+            self.places[path] = f"files/{Path(place).as_posix()}"
         return self.places[path]
 
 

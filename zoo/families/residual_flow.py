@@ -62,6 +62,11 @@ def reach_of_terms(u: Tensor, always: int) -> Tensor:
     return always + (torch.log(u.double().clamp(min=1e-12)) / math.log(_SHARE)).floor().long()
 
 
+def _exactly(W: Tensor) -> Tensor:
+    """Return a matrix in single precision at least, as decompositions need it."""
+    return W.to(torch.promote_types(W.dtype, torch.float32))
+
+
 class _Contraction(nn.Module):
     """g: linear layers of spectral norm at most c, with LipSwish before each, (B, d) -> (B, d)."""
 
@@ -84,7 +89,7 @@ class _Contraction(nn.Module):
         if self._settled is not None:
             return self._settled[1]
         with torch.no_grad():
-            slope = math.prod(float(torch.linalg.matrix_norm(W.detach(), 2)) for W, _ in weights)
+            slope = math.prod(float(torch.linalg.matrix_norm(_exactly(W.detach()), 2)) for W, _ in weights)
         return max(1, math.ceil(math.log(_PRECISION) / math.log(max(slope, _PRECISION))))
 
     def weights(self) -> Weights:
@@ -95,7 +100,7 @@ class _Contraction(nn.Module):
         for layer in self.layers:
             W = layer.weight
             with torch.no_grad():
-                U, _, V = torch.linalg.svd(W.to(torch.promote_types(W.dtype, torch.float32)), full_matrices=False)
+                U, _, V = torch.linalg.svd(_exactly(W), full_matrices=False)
             u, v = U[:, 0].to(W.dtype), V[0].to(W.dtype)
             norm = torch.dot(u, torch.mv(W, v))  # with the gradient of the largest singular value
             found.append((W * torch.clamp(self.limit / norm, max=1.0), layer.bias))
