@@ -295,10 +295,13 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, monkeypatch:
 def test_what_the_theme_leaves_unsaid_is_said_and_a_theme_that_writes_otherwise_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "a" / "b.html"
     page.parent.mkdir()
-    page.write_text(f"<main>{''.join(accessible.REPAIRS)}</main>")
+    signature = '<dl>\n<dd><em class="sig-param">a</em>,</dd>\n<dd><em class="sig-param">b</em></dd>\n</dl>'
+    page.write_text(f"<main>{''.join(accessible.REPAIRS)}</main>{signature}")
     (tmp_path / "plain.html").write_text("<p>as it is</p>")
     accessible.repair(tmp_path)
-    assert page.read_text() == f"<main>{''.join(accessible.REPAIRS.values())}</main>"
+    main, _, lines = page.read_text().partition("</main>")
+    assert main == f"<main>{''.join(accessible.REPAIRS.values())}"
+    assert lines.count('<span class="sig-line">') == 2 and "<dl>" not in lines and "<dd>" not in lines
     assert (tmp_path / "plain.html").read_text() == "<p>as it is</p>"
     with pytest.raises(ConfigError, match="the theme of the site no longer writes"):
         accessible.repair(tmp_path)

@@ -1,11 +1,14 @@
 """What the theme leaves to be said to screen readers: levels of headings, a first one, and which landmark is which.
 
+Parameters of a long signature, a line each, are written as descriptions of no term; they become lines.
+
 What scrolls must be within reach of the keyboard; what does depends on the width of the screen, so that is left to
 `assets/site.js`.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from zoo.errors import ConfigError
@@ -19,6 +22,13 @@ REPAIRS = {
     '<aside class="toc-drawer': '<aside aria-label="On this page" class="toc-drawer',
 }
 """What Sphinx and its theme write -> what stands there afterwards."""
+
+_PARAMETERS = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>', re.DOTALL)
+
+
+def _as_lines(found: re.Match[str]) -> str:
+    lines = found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+    return f'<span class="sig-lines">{lines}</span>'
 
 
 def repair(site: Path) -> None:
@@ -36,7 +46,8 @@ def repair(site: Path) -> None:
         found = [old for old in REPAIRS if old in text]
         for old in found:
             text = text.replace(old, REPAIRS[old])
-        if found:
+        text, signatures = _PARAMETERS.subn(_as_lines, text)
+        if found or signatures:
             path.write_text(text, encoding="utf-8")
             seen |= {*found}
     missing = [old for old in REPAIRS if old not in seen]
