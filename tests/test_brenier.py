@@ -13,13 +13,7 @@ from zoo.families.vae import VAE
 from zoo.nets.brenier import BrenierDecoder, BrenierMap
 from zoo.nets.mlp import MLP
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def lively(net: torch.nn.Module) -> torch.nn.Module:

@@ -20,12 +20,7 @@ from zoo.spec import build
 STEP_FLOPS = {"CVAE": vae}  # the widths of the layers count the class
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def linear(size: int = 3, latent: int = 2, classes: int = 4) -> CVAE:

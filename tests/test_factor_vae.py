@@ -30,12 +30,7 @@ def _factor_vae(args: Mapping[str, Any]) -> float:
 STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {"FactorVAE": _factor_vae}
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Quadratic(nn.Module):

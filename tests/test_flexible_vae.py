@@ -34,12 +34,7 @@ def _flexible(args: Mapping[str, Any]) -> float:
 STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {"FlexibleVAE": _flexible}
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def sized(size: int, latent: int, **options: Any) -> FlexibleVAE:

@@ -33,12 +33,7 @@ def _ladder(args: Mapping[str, Any]) -> float:
 STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {"HierarchicalVAE": _ladder}
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Linear(nn.Module):

@@ -29,12 +29,7 @@ def _residual(args: Mapping[str, Any]) -> float:
 STEP_FLOPS = {"ResidualFlow": _residual}
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def lively(shape: list[int], **options: Any) -> ResidualFlow:

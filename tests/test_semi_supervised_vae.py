@@ -30,12 +30,7 @@ STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {"SemiSupervisedVA
 K = 3
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def exact() -> tuple[SemiSupervisedVAE, list[MultivariateNormal]]:

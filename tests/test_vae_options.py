@@ -17,13 +17,7 @@ from zoo.nets.conv import DownsamplingNet, UpsamplingNet
 from zoo.nets.mlp import MLP
 from zoo.spec import build
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def dense(out: int = 2, latents: int = 2, **options: object) -> VAE:

@@ -16,9 +16,8 @@ References:
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -26,17 +25,16 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.denoising import Denoise
-from zoo.families.diffusion import Diffusion
-from zoo.families.guided import of_teacher
+from zoo.families.distilled import Distilled, taught
 from zoo.maths.conversions import input_scale
 from zoo.maths.samplers import heun_step
 from zoo.maths.schedules import EDM, Schedule
-from zoo.model import Batch, Player, TrainedPart
+from zoo.model import Batch
 
 __all__ = ["Consistency"]
 
 
-class Consistency(Diffusion):
+class Consistency(Distilled):
     """A consistency model, distilled from a teacher or trained on data alone.
 
     Args:
@@ -59,13 +57,7 @@ class Consistency(Diffusion):
     noisy_view = None  # type: ignore[assignment]  # it jumps to an example, which is no mean
     dequantizes = True
     strip = "consistency"
-    trained_parts: ClassVar[Mapping[str, TrainedPart]] = {
-        "teacher": TrainedPart(
-            what="distilled from a trained diffusion model", example="edm-mnist", requires=Diffusion,
-            needs="denoiser", fitted=of_teacher,
-        )
-    }  # fmt: skip
-    training_parts = ("teacher",)
+    trained_parts = taught("edm-mnist")
 
     def __init__(
         self,
@@ -79,9 +71,8 @@ class Consistency(Diffusion):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            network, shape, schedule or EDM(), predict="edm", guidance_scale=1.0, weak_batches=0, sampler="consistency",
-            steps=steps, **kwargs,
-        )  # fmt: skip
+            network, shape, teacher, schedule or EDM(), predict="edm", sampler="consistency", steps=steps, **kwargs
+        )
         if self.schedule.kind != "ve":
             raise ConfigError(
                 f"Consistency needs a schedule in which the data keep their size, and {type(self.schedule).__name__} "
@@ -89,30 +80,8 @@ class Consistency(Diffusion):
             )
         if table < 2 or not 0 <= decay < 1:
             raise ConfigError(f"table must be at least 2 and decay lie between 0 and 1, got {table} and {decay}")
-        if teacher is not None and (tuple(teacher.shape), teacher.num_classes) != (self.shape, self.num_classes):
-            raise ConfigError(
-                f"the teacher draws examples of shape {tuple(teacher.shape)} with {teacher.num_classes} classes, the "
-                f"model {self.shape} with {self.num_classes}; make them equal"
-            )
         self.table, self.decay = table, decay
-        self.teacher = teacher.requires_grad_(False) if teacher is not None else None
-        self.target = copy.deepcopy(network).requires_grad_(False)
         self.register_buffer("log_snrs", self.schedule.grid(table, "rho"), persistent=False)  # rising, (N,)
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.network.parameters(), self.lr, self.betas)}
-
-    def adopt(self) -> None:
-        """Start from the teacher's network. Raises `ConfigError` where it differs."""
-        if self.teacher is not None:
-            own, given = self.network.state_dict(), self.teacher.network.state_dict()
-            if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
-                raise ConfigError(
-                    "the network differs from the teacher's, so it cannot start from its weights; give the same "
-                    "architecture"
-                )
-            self.network.load_state_dict(given)
-        self.target.load_state_dict(self.network.state_dict())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Let the copy catch up with the last step, then do this one: so a checkpoint between both loses nothing."""

@@ -14,7 +14,6 @@ References:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -23,17 +22,16 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.denoising import Denoise
-from zoo.families.diffusion import Diffusion
-from zoo.families.guided import of_teacher
+from zoo.families.distilled import Distilled, taught
 from zoo.maths.conversions import noise_of
 from zoo.maths.samplers import Sampler
 from zoo.maths.schedules import Cosine, Schedule
-from zoo.model import Batch, Player, TrainedPart
+from zoo.model import Batch
 
 __all__ = ["ProgressiveDistillation"]
 
 
-class ProgressiveDistillation(Diffusion):
+class ProgressiveDistillation(Distilled):
     """A diffusion model of few steps, distilled by halving their number again and again.
 
     The teacher is evaluated as it is, without guidance.
@@ -57,13 +55,7 @@ class ProgressiveDistillation(Diffusion):
 
     samplers: ClassVar[tuple[str, ...]] = ("ddim",)
     noisy_view = None  # type: ignore[assignment]  # it knows the levels of its few steps only
-    trained_parts = {
-        "teacher": TrainedPart(
-            what="distilled from a trained diffusion model", example="ddpm-mnist", requires=Diffusion,
-            needs="denoiser", fitted=of_teacher,
-        )
-    }  # fmt: skip
-    training_parts = ("teacher",)
+    trained_parts = taught("ddpm-mnist")
 
     def __init__(
         self,
@@ -76,10 +68,7 @@ class ProgressiveDistillation(Diffusion):
         phase: int = 500,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            network, shape, schedule or Cosine(), guidance_scale=1.0, weak_batches=0, sampler="ddim", steps=steps,
-            **kwargs,
-        )  # fmt: skip
+        super().__init__(network, shape, teacher, schedule or Cosine(), sampler="ddim", steps=steps, **kwargs)
         self.halvings = (begin // max(1, steps)).bit_length() - 1
         if steps < 1 or self.halvings < 1 or begin != steps << self.halvings or phase < 1:
             raise ConfigError(
@@ -87,23 +76,6 @@ class ProgressiveDistillation(Diffusion):
             )
         _check_teacher(self, teacher)
         self.begin, self.phase = begin, phase
-        self.teacher = teacher.requires_grad_(False) if teacher is not None else None
-        self.target = copy.deepcopy(network).requires_grad_(False)  # the student of the phase before
-
-    def players(self) -> dict[str, Player]:
-        return {"model": Player(self.network.parameters(), self.lr, self.betas)}
-
-    def adopt(self) -> None:
-        """Start from the teacher's network. Raises `ConfigError` where it differs."""
-        if self.teacher is not None:
-            own, given = self.network.state_dict(), self.teacher.network.state_dict()
-            if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
-                raise ConfigError(
-                    "the network differs from the teacher's, so it cannot start from its weights; give the same "
-                    "architecture"
-                )
-            self.network.load_state_dict(given)
-        self.target.load_state_dict(self.network.state_dict())
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
@@ -192,11 +164,5 @@ def _check_teacher(model: ProgressiveDistillation, teacher: Any) -> None:
             "progressive distillation needs schedules that preserve variance, of the student and of its teacher; name "
             "a teacher such as ddpm-mnist"
         )
-    if teacher is None:
-        return
-    theirs = (tuple(teacher.shape), teacher.num_classes, teacher.predict)
-    if theirs != (model.shape, model.num_classes, model.predict):
-        raise ConfigError(
-            f"shape, classes and prediction of the teacher are {theirs[0]}, {theirs[1]} and {theirs[2]}, of the model "
-            f"{model.shape}, {model.num_classes} and {model.predict}; make them equal"
-        )
+    if teacher is not None and teacher.predict != model.predict:
+        raise ConfigError(f"the teacher predicts {teacher.predict}, the model {model.predict}; make them equal")

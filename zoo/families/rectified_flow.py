@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.families.distilled import take_weights
 from zoo.families.guided import of_teacher
 from zoo.families.velocity import VelocityModel
 from zoo.maths.solvers import integrate, time_grid
@@ -109,19 +110,13 @@ class RectifiedFlow(VelocityModel):
         """Start from the teacher's weights and shifts. Raises `ConfigError` where the networks or shifts differ."""
         if not self.warm_start or self.teacher is None:
             return
-        own, given = self.network.state_dict(), self.teacher.network.state_dict()
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
-            raise ConfigError(
-                "the network differs from the teacher's, so it cannot start from its weights; give the same "
-                "architecture, or --model.warm_start false"
-            )
         shifts = [{} if m.shift is None else m.shift.state_dict() for m in (self, self.teacher)]
         if shifts[0].keys() != shifts[1].keys():
             raise ConfigError(
                 "the student shifts other ends of its path than the teacher, so it cannot start from its weights; give "
                 "both the same shift, or --model.warm_start false"
             )
-        self.network.load_state_dict(given)
+        take_weights(self.network, self.teacher.network, ", or --model.warm_start false")
         if self.shift is not None:
             self.shift.load_state_dict(shifts[1])
 

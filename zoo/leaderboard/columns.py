@@ -35,8 +35,13 @@ class Column:
     note: str = ""
 
 
-def _metric(name: str) -> Callable[[Result], Value]:
-    return lambda result: result.metrics[name].value if name in result.metrics else None
+def _measured(key: str, heading: str, show: str, best: str, part: str, narrow: bool = True, *, note: str) -> Column:
+    """Return the column of the metric of this name."""
+
+    def value(result: Result) -> Value:
+        return result.metrics[key].value if key in result.metrics else None
+
+    return Column(key, heading, value, show, best, part, narrow, note)
 
 
 def _size(name: str) -> Callable[[Result], Value]:
@@ -73,146 +78,146 @@ _ALL = (
         note="Negative log-likelihood of a test example; ≤ marks a bound, which the true value does not exceed, ~ an "
         "estimate, which is not ranked.",
     ),
-    Column(
-        "fid", "FID", _metric("fid"), "{:.2f}", "low", "samples",
+    _measured(
+        "fid", "FID", "{:.2f}", "low", "samples",
         note="Fréchet distance between features of samples and of test images.",
     ),
-    Column(
-        "frechet_lite0", "Fréchet, lite0", _metric("frechet_lite0"), "{:.2f}", "low", "samples",
+    _measured(
+        "frechet_lite0", "Fréchet, lite0", "{:.2f}", "low", "samples",
         note="Fréchet distance between features of EfficientNet-Lite0: not the FID of papers, and compared with its "
         "floor only.",
     ),
-    Column(
-        "fid_plain", "FID, plain", _metric("fid_plain"), "{:.2f}", "low", "plain",
+    _measured(
+        "fid_plain", "FID, plain", "{:.2f}", "low", "plain",
         note="The same of samples that are simply drawn: unguided, not chosen by a critic, at temperature 1.",
     ),
-    Column(
-        "frechet_random", "Fréchet, random", _metric("frechet_random"), "{:.4f}", "low", "views", False,
+    _measured(
+        "frechet_random", "Fréchet, random", "{:.4f}", "low", "views", False,
         note="Fréchet distance between features of random convolutions, which no training has shaped.",
     ),
-    Column(
-        "frechet_pca", "Fréchet, PCA", _metric("frechet_pca"), "{:.4f}", "low", "views", False,
+    _measured(
+        "frechet_pca", "Fréchet, PCA", "{:.4f}", "low", "views", False,
         note="Fréchet distance between the first principal components of pixels.",
     ),
-    Column(
-        "frechet_clips", "Fréchet, clips", _metric("frechet_clips"), "{:.2f}", "low", "samples",
+    _measured(
+        "frechet_clips", "Fréchet, clips", "{:.2f}", "low", "samples",
         note="Fréchet distance between the digit classifier's features of clips, mean and deviation over their frames; "
         "it is not the FVD of papers.",
     ),
-    Column(
-        "frame_consistency", "consistency", _metric("frame_consistency"), "{:.3f}", "high", "samples",
+    _measured(
+        "frame_consistency", "consistency", "{:.3f}", "high", "samples",
         note="Share of neighbouring frames of a clip that the classifier takes for the same digit.",
     ),
-    Column(
-        "prediction_error", "prediction", _metric("prediction_error"), "{:.4f}", "low", "prediction",
+    _measured(
+        "prediction_error", "prediction", "{:.4f}", "low", "prediction",
         note="Mean squared error a pixel of the later half of test clips, drawn given the first half.",
     ),
-    Column(
-        "prediction_error_copy", "copying", _metric("prediction_error_copy"), "{:.4f}", "low", "prediction", False,
+    _measured(
+        "prediction_error_copy", "copying", "{:.4f}", "low", "prediction", False,
         note="The same of the last given frame, copied: what a prediction has to beat.",
     ),
-    Column(
-        "prompt_exact", "as asked", _metric("prompt_exact"), "{:.3f}", "high", "samples", False,
+    _measured(
+        "prompt_exact", "as asked", "{:.3f}", "high", "samples", False,
         note="Share of samples of which the data would say the very words that they were drawn for.",
     ),
-    Column(
-        "mig", "MIG", _metric("mig"), "{:.3f}", "high", "factors",
+    _measured(
+        "mig", "MIG", "{:.3f}", "high", "factors",
         note="Mutual information gap: how far each factor that made the data has one latent of its own, from 0 to 1.",
     ),
-    Column(
-        "class_accuracy", "classes told", _metric("class_accuracy"), "{:.3f}", "high", "classes", False,
+    _measured(
+        "class_accuracy", "classes told", "{:.3f}", "high", "classes", False,
         note="Share of test examples that the model itself puts into their class.",
     ),
-    Column(
-        "caption_exact", "captions", _metric("caption_exact"), "{:.3f}", "high", "captions",
+    _measured(
+        "caption_exact", "captions", "{:.3f}", "high", "captions",
         note="Share of test images that the model gives their own caption, letter by letter.",
     ),
-    Column(
-        "caption_nats", "-log p(text | image)", _metric("caption_nats"), "{:.2f}", "low", "captions", False,
+    _measured(
+        "caption_nats", "-log p(text | image)", "{:.2f}", "low", "captions", False,
         note="Negative log-likelihood of a test caption given its image, exact, in nats.",
     ),
-    Column(
-        "text_nats", "-log p(text)", _metric("text_nats"), "{:.2f}", "low", "captions", False,
+    _measured(
+        "text_nats", "-log p(text)", "{:.2f}", "low", "captions", False,
         note="Negative log-likelihood of a test caption, exact, in nats.",
     ),
-    Column(
-        "kid", "KID", _metric("kid"), "{:.4f}", "low", "samples",
+    _measured(
+        "kid", "KID", "{:.4f}", "low", "samples",
         note="Kernel distance (unbiased squared MMD) between the same features; may fall below 0.",
     ),
-    Column(
-        "inception_score", "IS", _metric("inception_score"), "{:.2f}", "high", "samples",
+    _measured(
+        "inception_score", "IS", "{:.2f}", "high", "samples",
         note="Inception score of the samples under the extractor's own classes.",
     ),
-    Column(
-        "precision", "precision", _metric("precision"), "{:.3f}", "high", "samples",
+    _measured(
+        "precision", "precision", "{:.3f}", "high", "samples",
         note="Share of samples that lie within the real images' neighbourhoods.",
     ),
-    Column(
-        "recall", "recall", _metric("recall"), "{:.3f}", "high", "samples",
+    _measured(
+        "recall", "recall", "{:.3f}", "high", "samples",
         note="Share of real images that lie within the samples' neighbourhoods.",
     ),
-    Column(
-        "density", "density", _metric("density"), "{:.3f}", "high", "samples", False,
+    _measured(
+        "density", "density", "{:.3f}", "high", "samples", False,
         note="Mean number of real neighbourhoods a sample lies in, over their size; about 1 is ideal.",
     ),
-    Column(
-        "coverage", "coverage", _metric("coverage"), "{:.3f}", "high", "samples", False,
+    _measured(
+        "coverage", "coverage", "{:.3f}", "high", "samples", False,
         note="Share of real neighbourhoods that hold a sample.",
     ),
-    Column(
-        "sinkhorn", "Sinkhorn", _metric("sinkhorn"), "{:.4f}", "low", "samples", False,
+    _measured(
+        "sinkhorn", "Sinkhorn", "{:.4f}", "low", "samples", False,
         note="Debiased entropic transport cost between samples and test examples, where these are points.",
     ),
-    Column(
-        "accuracy", "accuracy", _metric("accuracy"), "{:.3f}", "high", "samples", False,
+    _measured(
+        "accuracy", "accuracy", "{:.3f}", "high", "samples", False,
         note="Share of conditional samples that the classifier puts into the class that was asked for.",
     ),
-    Column(
-        "confident_share", "confident", _metric("confident_share"), "{:.3f}", "high", "samples", False,
+    _measured(
+        "confident_share", "confident", "{:.3f}", "high", "samples", False,
         note="Share of samples that the classifier puts into some class with more than 90 %.",
     ),
-    Column(
-        "copied_share", "copied", _metric("copied_share"), "{:.3f}", "low", "samples", False,
+    _measured(
+        "copied_share", "copied", "{:.3f}", "low", "samples", False,
         note="Share of samples as near to a training image as the nearest 1 % of unseen images; 0.01 is expected.",
     ),
-    Column(
-        "probe_accuracy", "probe", _metric("probe_accuracy"), "{:.3f}", "high", "features",
+    _measured(
+        "probe_accuracy", "probe", "{:.3f}", "high", "features",
         note="Accuracy of a linear probe on frozen features, to be compared with its two controls.",
     ),
-    Column(
-        "probe_accuracy_pixels", "probe, pixels", _metric("probe_accuracy_pixels"), "{:.3f}", "high", "features", False,
+    _measured(
+        "probe_accuracy_pixels", "probe, pixels", "{:.3f}", "high", "features", False,
         note="The same probe on the values of the examples themselves: a control.",
     ),
-    Column(
-        "probe_accuracy_untrained", "probe, untrained", _metric("probe_accuracy_untrained"), "{:.3f}", "high",
+    _measured(
+        "probe_accuracy_untrained", "probe, untrained", "{:.3f}", "high",
         "features", False, note="The same probe on the features of the encoder before training: a control.",
     ),
-    Column(
-        "probe_accuracy_1pct", "probe 1 %", _metric("probe_accuracy_1pct"), "{:.3f}", "high", "features", False,
+    _measured(
+        "probe_accuracy_1pct", "probe 1 %", "{:.3f}", "high", "features", False,
         note="Accuracy of a linear probe that sees one label in a hundred, the mean of five draws of them.",
     ),
-    Column(
-        "knn_accuracy", "kNN", _metric("knn_accuracy"), "{:.3f}", "high", "features", False,
+    _measured(
+        "knn_accuracy", "kNN", "{:.3f}", "high", "features", False,
         note="Accuracy of the majority of the 20 training examples whose features are nearest by cosine.",
     ),
-    Column(
-        "motion_accuracy", "motion", _metric("motion_accuracy"), "{:.3f}", "high", "features",
+    _measured(
+        "motion_accuracy", "motion", "{:.3f}", "high", "features",
         note="Accuracy of a linear probe of the direction in which a clip's digit sets out, one of eight.",
     ),
-    Column(
-        "effective_rank", "rank", _metric("effective_rank"), "{:.1f}", "high", "features", False,
+    _measured(
+        "effective_rank", "rank", "{:.1f}", "high", "features", False,
         note="Exponential of the entropy of the features' singular values; 1 after collapse.",
     ),
     Column(
         "energy_gap", "energy gap", _size("energy_gap"), "{:.2f}", "low", "energies", False,
         note="Distance of the mean energies of test examples and samples, in standard deviations; 0 where they agree.",
     ),
-    Column(
-        "auroc_noise", "AUROC noise", _metric("auroc_noise"), "{:.3f}", "high", "energies", False,
+    _measured(
+        "auroc_noise", "AUROC noise", "{:.3f}", "high", "energies", False,
         note="Share of pairs in which uniform noise has a higher energy than a test example.",
     ),
-    Column(
-        "auroc_other", "AUROC other", _metric("auroc_other"), "{:.3f}", "high", "energies", False,
+    _measured(
+        "auroc_other", "AUROC other", "{:.3f}", "high", "energies", False,
         note="Share of pairs in which an example of other data, which the protocol names, has a higher energy than a "
         "test example.",
     ),
