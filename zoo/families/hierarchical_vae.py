@@ -29,7 +29,7 @@ from zoo.families.vae import CHUNK, VAE
 from zoo.maths.annealing import annealed
 from zoo.maths.dequantisation import dequantise
 from zoo.maths.noise import rand, randn
-from zoo.maths.observation import Observation, drawn, first_raw_scale, observation
+from zoo.maths.observation import Observation, first_raw_scale, observation
 from zoo.model import Batch
 
 __all__ = ["HierarchicalVAE", "residual_kl"]
@@ -217,25 +217,14 @@ class HierarchicalVAE(VAE):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def draw(
-        self,
-        n: int,
-        generator: torch.Generator,
-        labels: Tensor | None,
-        *,
-        temperature: float = 1.0,
-        observe: str = "mean",
-    ) -> Tensor:
-        """Draw the latents from the top down and return the mean of p(x | z).
-
-        Args:
-            temperature: factor of the standard deviation of each group, given those above.
-            observe: ``mean``, or ``sample`` for a draw from p(x | z), pixel by pixel.
-        """
+    def prior_observation(
+        self, n: int, generator: torch.Generator, labels: Tensor | None, temperature: float
+    ) -> Observation:
+        """Return p(x | z) of latents drawn from the top down, each group given those above it."""
 
         def choose(group: int, state: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
             eps = randn((n, *self._shape_of(group)), generator, self.device, self.dtype)
             return mean + temperature * torch.exp(log_scale) * eps
 
         _, out = self.descend(n, choose)
-        return self._data(drawn(self._observed(out), observe, generator), whole=observe == "sample")
+        return self._observed(out)

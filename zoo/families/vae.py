@@ -317,9 +317,14 @@ class VAE(LikelihoodModel):
             temperature: factor of the prior's standard deviation.
             observe: ``mean``, or ``sample`` for a draw from p(x | z), pixel by pixel.
         """
-        z = self.prior_latents(n, generator, temperature)
-        x = drawn(self.observation(z, labels), observe, generator)
+        x = drawn(self.prior_observation(n, generator, labels, temperature), observe, generator)
         return self._data(x, whole=observe == "sample")
+
+    def prior_observation(
+        self, n: int, generator: torch.Generator, labels: Tensor | None, temperature: float
+    ) -> Observation:
+        """Return p(x | z) of n latents drawn from the prior."""
+        return self.observation(self.prior_latents(n, generator, temperature), labels)
 
     def prior_latents(self, n: int, generator: torch.Generator, temperature: float) -> Tensor:
         """Draw n latents from the prior, (n, latent_dim)."""
