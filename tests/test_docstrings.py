@@ -152,5 +152,5 @@ def test_families_and_maths_say_where_they_are_from() -> None:
     assert faults == []
 
 
-SHARED = {"autoregressive", "discrete", "second_stage", "token_model", "token_prior", "velocity"}
+SHARED = {"autoregressive", "discrete", "distilled", "second_stage", "token_model", "token_prior", "velocity"}
 """Files of families that hold what papers share, and none of their own."""

@@ -77,6 +77,7 @@ def test_models_of_text_and_sound_are_pushed_with_their_samples(
     assert torch.equal(back.sample(1, seed=5), model.sample(1, seed=5))
 
 
+@pytest.mark.slow
 def test_eight_processes_that_load_the_same_model_at_once(run_forked: Callable[..., Any], tmp_path: Path) -> None:
     cache, overlay = tmp_path / "cache", registry(tmp_path / "registry.yaml")
     with pytest.MonkeyPatch.context() as patch, HubServer() as hub:

@@ -543,6 +543,7 @@ def test_a_student_of_another_make_cannot_start_as_its_teacher(flow: FlowMatchin
 # -- from the command line ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_three_stages_and_their_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from zoo._cli.main import main
     from zoo.hub import load_pretrained, save_pretrained

@@ -145,7 +145,9 @@ def test_training_noise_of_a_generator_of_the_cpu_is_alike_on_every_device() -> 
         assert isinstance(there, Pretend) and torch.equal(here, there.held)
 
 
-@pytest.mark.parametrize("name", warm.long(load_registry(), (*warm.LARGE, *warm.relatives(load_registry()))))
+@pytest.mark.parametrize(
+    "name", warm.long(load_registry(), (*warm.LARGE, *warm.relatives(load_registry()), "cosmos_prior"))
+)
 def test_samples_and_scores_stay_on_the_device_and_are_those_of_the_cpu(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

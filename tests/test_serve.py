@@ -104,7 +104,9 @@ def post(app: Any, path: str, content: Any, **more: Any) -> Any:
 # -- the batched sampler ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", warm.long(BUNDLED, (*warm.SLOW_SAMPLERS, *warm.relatives(BUNDLED))))
+@pytest.mark.parametrize(
+    "name", warm.long(BUNDLED, (*warm.SLOW_SAMPLERS, "transfusion", "dit", "nce", *warm.relatives(BUNDLED)))
+)
 def test_rows_side_by_side_are_the_rows_alone(name: str) -> None:
     """Each of several requests computed at once has the 8-bit pixels of `sample` alone, whatever stands beside it."""
     model, rng = zoo.load(name), random.Random(name)

@@ -110,7 +110,7 @@ def _rows(folder: Path, column: str) -> list[tuple[int, float]]:
     return zoo.Training(folder).metrics[column]
 
 
-@pytest.mark.parametrize("make", [tiny.vae, tiny.gan])
+@pytest.mark.parametrize("make", [pytest.param(tiny.vae, marks=pytest.mark.slow), tiny.gan])
 def test_updates_that_are_not_finite_are_skipped(make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = ("--trainer.max_steps", "20", "--training.log_every", "5", "--training.on_divergence", "skip")
     for name, stop in (("whole", None), ("parts", 12)):

@@ -138,6 +138,7 @@ def step(x: Tensor) -> Tensor:
     return torch.cat([(at[:, 1] - at[:, 0]).round().sign(), at[:, 0] / 32], 1)
 
 
+@pytest.mark.slow
 def test_the_probe_of_motion_finds_what_two_frames_show_and_no_frame_alone() -> None:
     data = Digits(frames=4)
     found = {name: value for name, (value, _, _) in motion_estimates(Still(), data, step, None).items()}

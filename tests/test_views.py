@@ -201,6 +201,7 @@ def test_shipped_table_of_views_is_made_of_its_numbers() -> None:
     assert {row["name"] for row in rows} <= {p.parent.name for p in bundled_folder().glob("*/eval.json")}
 
 
+@pytest.mark.slow
 def test_ladder_trains_each_rung_once_and_draws_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rungs of a model of points in the plane, whose likelihood is what is drawn over compute."""
     from tiny import QUIET
