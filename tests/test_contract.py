@@ -32,14 +32,17 @@ def _parts(node: Any) -> frozenset[Any]:
 NAMES = list(load_registry())
 ONE_A_KIND = warm.one_of_each(lambda e: _parts(e.model))
 ONE_A_CLASS = warm.one_of_each()
-LONG = ("titok_tuned-mnist", "infinity-mnist", "mar-mnist", "edm-mnist", "pixelsnail-mnist",
-        "pixelcnn_pp-mnist", "video_diffusion-moving_digits", "ebm_cond-mnist", "energy_matching_cd-mnist",
+LONG = (
+        "titok_tuned-mnist", "infinity-mnist", "mar-mnist", "edm-mnist", "pixelsnail-mnist", "pixelcnn_pp-mnist",
+        "video_diffusion-moving_digits", "ebm_cond-mnist", "energy_matching_cd-mnist",
         "transformer_tokens-shakespeare", "rf_dit-mnist", "lsgan-mnist", "vqgan_prior-mnist", "biggan-mnist",
-        "gated_pixelcnn_cond-mnist", "flow_matching_small-mnist", "diffflow-mnist", "dvae-shakespeare", "autoencoder_kl-mnist",
-        "vae_small-mnist", "nice-mnist", "gq_vae-shakespeare", "ebm_drl-mnist", "r3gan-mnist", "gat-mnist",
-        "s_jko_mmd-eight_gaussians", "mmd_generator-mnist", "spline_flow-mnist", "residual_flow-eight_gaussians",
-        "row_lstm-mnist", "vampprior-mnist", "vq_vae2-mnist", "titok-mnist", "var_tokenizer-mnist", "softvq-mnist",
-        "rq_vae-mnist", "wgan-mnist", "score_sde-mnist", "progressive_distillation-mnist")  # fmt: skip
+        "gated_pixelcnn_cond-mnist", "flow_matching_small-mnist", "diffflow-mnist", "dvae-shakespeare",
+        "autoencoder_kl-mnist", "vae_small-mnist", "nice-mnist", "gq_vae-shakespeare", "ebm_drl-mnist", "r3gan-mnist",
+        "gat-mnist", "s_jko_mmd-eight_gaussians", "mmd_generator-mnist", "spline_flow-mnist",
+        "residual_flow-eight_gaussians", "row_lstm-mnist", "vampprior-mnist", "vq_vae2-mnist", "titok-mnist",
+        "var_tokenizer-mnist", "softvq-mnist", "rq_vae-mnist", "wgan-mnist", "score_sde-mnist",
+        "progressive_distillation-mnist",
+)  # fmt: skip
 """Of close relatives, what takes longest to train; their laws are held in their own files."""
 
 
