@@ -85,7 +85,9 @@ def small(kind: str) -> Any:
     return tiny_models()[kind]
 
 
-@pytest.mark.parametrize("kind", ["digits", "pixels", "gan", "diffusion", "flow"])
+@pytest.mark.parametrize(
+    "kind", ["digits", "gan", *(pytest.param(k, marks=pytest.mark.slow) for k in ("pixels", "diffusion", "flow"))]
+)
 def test_torch_export(kind: str, tmp_path: Path) -> None:
     model = small(kind)
     (path,) = export(model, "pt2", tmp_path)
@@ -243,7 +245,7 @@ def test_energies_and_scores(name: str, tmp_path: Path) -> None:
     assert all(any(".score." in path.name for path in paths) for paths in written.values())
 
 
-@pytest.mark.parametrize("size", [(6, 6), (7, 5)])
+@pytest.mark.parametrize("size", [pytest.param((6, 6), marks=pytest.mark.slow), (7, 5)])
 @pytest.mark.parametrize("layer", ["strided", "grouped", "transposed", "mean", "rounded up"])
 def test_derivatives_written_out_are_autograds(layer: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)

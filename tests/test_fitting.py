@@ -82,7 +82,7 @@ def folder_of(path: Path, size: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["vae-mnist", "cvae-mnist"])
+@pytest.mark.parametrize("name", [pytest.param("vae-mnist", marks=pytest.mark.slow), "cvae-mnist"])
 def test_own_pictures_in_colour_are_fitted_saved_and_loaded(name: str, tmp_path: Path) -> None:
     entry = load_registry()[name]
     folder = folder_of(tmp_path / "pics", 40)

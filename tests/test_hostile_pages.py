@@ -205,6 +205,7 @@ def test_leaderboard_with_hostile_results(every: int, browser: Any, hostile: tup
     tab.context.close()
 
 
+@pytest.mark.slow
 @browser_needed
 def test_server_with_hostile_models(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     pytest.importorskip("fastapi", reason="the extra serve is not installed")

@@ -399,6 +399,7 @@ def test_plots_show_points_and_fronts(page: Any) -> None:
 
 
 @browser_needed
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"color_scheme": "dark"}, PHONE], ids=["dark", "phone"])
 def test_elsewhere_than_on_a_desk(browser: Any, made: Path, options: dict[str, Any]) -> None:
     page, faults = opened(browser, made, **options)

@@ -149,6 +149,7 @@ def faults_of(tab: object) -> list[str]:
     return [f"{fault['id']}: {fault['help']} at {[node['target'] for node in fault['nodes']][:4]}" for fault in found]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this system (apt-get install chromium)")
 def test_page_by_keyboard() -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="the extra page is not installed")

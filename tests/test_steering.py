@@ -197,7 +197,14 @@ def _interrupted(folder: str, signals: tuple[str, ...]) -> tuple[str, list[str]]
     return "finished", []
 
 
-@pytest.mark.parametrize("signals", [("SIGINT", "SIGINT"), ("SIGINT",) * 3, ("SIGHUP",), ("SIGTERM", "SIGINT")])
+@pytest.mark.parametrize(
+    "signals",
+    [
+        ("SIGINT", "SIGINT"),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (("SIGINT",) * 3, ("SIGTERM", "SIGINT"))),
+        ("SIGHUP",),
+    ],
+)
 def test_further_signals_change_nothing(
     signals: tuple[str, ...], tmp_path: Path, run_forked: Callable[..., Any]
 ) -> None:
