@@ -126,7 +126,7 @@ def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
     """Return samples as files: a sheet of 64 images, a moving one of 16 clips (a PNG that browsers play), two pages of
     text, or eight recordings with their spectrogram; of what writes captions 36 images and theirs. Nothing of what
     draws none, or draws for texts that only its data know."""
-    from zoo.abilities import WritesCaptions
+    from zoo.abilities import WritesCaptions, takes_option
     from zoo.media import medium, samples_of
 
     kind = medium(model)
@@ -137,7 +137,8 @@ def drawn_files(model: GenerativeModel) -> dict[str, bytes]:
         return {"samples.png": samples_of(model, model.sample(16, seed=0), ending=".apng")[".apng"]}
     if kind == "points" or not model.generates or model.context:
         return {}
-    number, options = {"text": (2, {"length": 1500}), "audio": (8, {})}.get(kind, (64, {}))
+    number = {"text": 2, "audio": 8}.get(kind, 64)
+    options = {"length": 1500} if kind == "text" and takes_option(model, "length") else {}
     drawn = model.sample(number, seed=0, **options)
     return {f"samples{ending}": content for ending, content in samples_of(model, drawn, ending=".png").items()}
 

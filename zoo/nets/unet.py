@@ -183,15 +183,22 @@ class UNet(Recorded, nn.Module):
         if any(side % self.patch for side in x.shape[2:]):
             raise ConfigError(f"sides of {tuple(x.shape[2:])} do not divide into patches of {self.patch} pixels")
         e = self.embedding(time, labels)
-        h = self.stem(F.pixel_unshuffle(x, self.patch))  # (B, widths[0], H / patch, W / patch)
+        h, kept = self.descend(self.stem(F.pixel_unshuffle(x, self.patch)), e)
+        return self.ascend(h, kept, e)
+
+    def descend(self, h: Tensor, e: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the bottom, and what each stage above it hands over to the way up: (B, widths[0], h, w) -> maps."""
         kept = []
         for stage, shrink in zip(self.down, self.shrink, strict=True):
             h = stage(h, e)
             kept.append(h)
             h = shrink(h)
-        h = self.bottom(h, e)
-        for grow, merge, stage in zip(reversed(self.grow), reversed(self.merge), reversed(self.up), strict=True):
-            skip = kept.pop()
+        return self.bottom(h, e), kept
+
+    def ascend(self, h: Tensor, kept: Sequence[Tensor], e: Tensor) -> Tensor:
+        """Return the output from what `descend` gives: (B, out_channels, H, W)."""
+        levels = zip(reversed(self.grow), reversed(self.merge), reversed(self.up), reversed(kept), strict=True)
+        for grow, merge, stage, skip in levels:
             h = F.interpolate(grow(h), skip.shape[2:])  # nearest
             h = stage(merge(torch.cat([h, skip], 1)), e)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
