@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of --rows: white where --given is kept, black elsewhere",
     )
     parser.add_argument(
+        "--control",
+        default=None,
+        metavar="FILE.png",
+        help="a picture, or a sheet of them, whose edges samples follow, of models that take a control",
+    )
+    parser.add_argument(
         "--measure",
         nargs=2,
         default=None,
@@ -125,6 +131,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--frames says how many of a clip are kept: give the clip by --given FILE.gif")
     elif args.measure is None and (args.rows is not None or args.mask is not None):
         raise ConfigError("--rows and --mask say what of an image is kept: give the image by --given FILE.png")
+    if args.control is not None:
+        n, followed = _control(args, model)
+        options |= followed
     if args.measure is not None:
         n = args.n if args.n is not None else 16
         samples = _restored(args, model, n, seed, labels, options)
@@ -168,12 +177,32 @@ def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
         if args.rows is not None:
             raise ConfigError("--rows and --mask both say what is kept; leave one out")
         rows = read_png(args.mask, model.shape)[0] > 0.5
-    if len(given) == 1:
-        return args.n if args.n is not None else 16, {"given": given[0], "known": rows}
-    n = args.n if args.n is not None else len(given)
-    if n > len(given):
-        raise ConfigError(f"{args.given} holds {len(given)} images, so -n must be at most that, got {n}")
-    return n, {"given": given[:n], "known": rows}
+    n, completed = _of_pictures(args, args.given, "given", given, 16)
+    return n, {**completed, "known": rows}
+
+
+def _control(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
+    """Return how many images to draw, and the sampling option that says what they follow."""
+    from zoo.abilities import takes_option
+    from zoo.images import read_png
+
+    if not takes_option(model, "control"):
+        raise ConfigError(f"{args.which} follows no control; --control is for models such as controlnet")
+    if args.given is not None or args.measure is not None:
+        raise ConfigError("--control, --given and --measure each say what images are made from; give one of them")
+    return _of_pictures(args, args.control, "control", read_png(args.control, model.shape), 16)
+
+
+def _of_pictures(
+    args: argparse.Namespace, file: str, option: str, pictures: Any, usual: int
+) -> tuple[int, dict[str, Any]]:
+    """Return how many images go with the pictures of a file, and these as an option: one for all, or one for each."""
+    if len(pictures) == 1:
+        return args.n if args.n is not None else usual, {option: pictures[0]}
+    n = args.n if args.n is not None else len(pictures)
+    if n > len(pictures):
+        raise ConfigError(f"{file} holds {len(pictures)} images, so -n must be at most that, got {n}")
+    return n, {option: pictures[:n]}
 
 
 def _continued(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:

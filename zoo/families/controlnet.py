@@ -97,6 +97,16 @@ class ControlNet(DDPM):
                 "the network inside the control differs from the base's; give the same architecture"
             ) from error
 
+    @property
+    def never_updated(self) -> Mapping[str, str]:  # type: ignore[override]
+        """All of it where the base has a last layer of zeros, as before any training; names -> the reason."""
+        if any(bool(p.any()) for p in self.network.base.out.parameters()):
+            return {}
+        learning = [name for name, p in self.network.named_parameters() if p.requires_grad]
+        return {
+            f"network.{name}": "the base is untrained: its output is zero whatever comes before" for name in learning
+        }
+
     # -- the control --------------------------------------------------------------------------------------------------
 
     def control(self, x: Tensor) -> Tensor:

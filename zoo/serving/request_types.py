@@ -44,6 +44,7 @@ IMAGES = 16
 _MANY = 1_000_000
 _SEED = 2**63 - 1
 _NOT_OFFERED = {"cached", "compiled"}  # they change how, not what
+_PICTURES = ("given", "control")  # options that are pictures
 Finite = Annotated[float, Field(ge=-_MANY, le=_MANY, allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-_MANY, le=_MANY)]
 Picture = Annotated[str, Field(max_length=60_000, description="PNG file in base64")]
@@ -64,9 +65,9 @@ def option_fields(model: Any) -> dict[str, tuple[Any, Any]]:
             continue
         kinds = [part.strip() for part in str(parameter.annotation).split("|")]
         given = Picture if medium(model) == "image" else None
-        found = [_TYPES.get(kind, given if kind == "Tensor" and name == "given" else None) for kind in kinds]
+        found = [_TYPES.get(kind, given if kind == "Tensor" and name in _PICTURES else None) for kind in kinds]
         offered = [kind for kind in found if kind is not None]
-        if name == "given":
+        if name in _PICTURES:
             offered = [Picture] if given else []
         if not offered:
             continue
@@ -103,7 +104,7 @@ def _kind(model: Any, name: str) -> str:
     if name in model.option_words():
         return "word"
     kinds = {part.strip() for part in str(model.option_parameters()[name].annotation).split("|")}
-    if name == "given":
+    if name in _PICTURES:
         return "picture"
     for kind, annotation in (("boolean", "bool"), ("number", "float"), ("integer", "int")):
         if annotation in kinds:
@@ -191,8 +192,9 @@ def examples_type(name: str, model: Any, what: str) -> type[BaseModel]:
 def draw_of(question: Any, model: Any) -> Draw:
     """Return what to draw; the seed is settled here, once. Raises `Problem`."""
     options = question.options.model_dump(exclude_unset=True)
-    if options.get("given") is not None:
-        options["given"] = _picture(options["given"], model)
+    for name in _PICTURES:
+        if options.get(name) is not None:
+            options[name] = _picture(options[name], model)
     labels = getattr(question, "labels", None)
     if isinstance(labels, list) and len(labels) != question.n:
         raise Problem(422, "invalid", f"labels must be one {_condition(model)}, or as many as n")
