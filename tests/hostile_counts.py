@@ -47,7 +47,10 @@ class Input(NamedTuple):
     refuse: bool = True
 
 
-GIVEN = ("codes", "encode", "latents", "log_prob", "posterior", "reconstruct", "text")
+GIVEN = (
+    "class_log_probs", "classify", "codes", "encode", "latents", "log_prob", "marginal_log_prob", "posterior",
+    "reconstruct", "text", "vlb",
+)  # fmt: skip
 """Methods that are given examples, where a model has them: `zoo.checking.EXAMPLES`, which older checkouts have not."""
 
 

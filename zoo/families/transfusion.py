@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.checking import examples_of
 from zoo.context import PAD, decode_texts, encode_texts
 from zoo.errors import ConfigError
 from zoo.families.ddpm import DDPM
@@ -276,6 +277,10 @@ class Transfusion(DDPM):
         Raises:
             ConfigError: letters that there are none of, or another number of texts than of images.
         """
+        if given is not None:
+            given = examples_of(self, given, "text_log_prob's given")
+        if not isinstance(texts, (str, list, tuple, Tensor)) or not len(texts):
+            raise ConfigError("text_log_prob takes a text, a list of texts or their tensor of int64, one at least")
         n = len(given) if given is not None else 1 if isinstance(texts, str) else len(texts)
         symbols = self._texts(n, texts)
         if symbols is None or not bool((symbols >= 0).any(1).all()):
