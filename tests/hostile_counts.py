@@ -20,6 +20,7 @@ import json
 import os
 import re
 import resource
+import signal
 import sys
 import tempfile
 import warnings
@@ -61,6 +62,14 @@ class _Absent(BaseException):
 class _StandIn(Exception):
     def __init__(self, *args: Any, **options: Any) -> None:
         raise _Absent(type(self).__name__)
+
+
+class _Late(BaseException):
+    """The time of a part is over; what was counted until then stays."""
+
+
+def _late(*unused: Any) -> None:
+    raise _Late
 
 
 def _tests(name: str) -> Any:
@@ -260,27 +269,32 @@ def count(part: str, share: int, seconds: int = 1200) -> dict[str, Any]:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + MEMORY,) * 2)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds,) * 2)
+    most = int(used.ru_utime + used.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 60))
+    signal.signal(signal.SIGXCPU, _late)
     ends, faults = Counter(dict.fromkeys(ENDS, 0)), []
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for one in PARTS[part](Path(scratch), share):
-            try:
-                end, wrong = _end(one)
-            except _Absent:
-                continue
-            ends[end] += 1
-            if end in ("taken", "traceback") and len(faults) < 20:
-                faults.append(f"{one.what}: {wrong or end}")
+        try:
+            for one in PARTS[part](Path(scratch), share):
+                try:
+                    end, wrong = _end(one)
+                except _Absent:
+                    continue
+                ends[end] += 1
+                if end in ("taken", "traceback") and len(faults) < 20:
+                    faults.append(f"{one.what}: {wrong or end}")
+        except _Late:
+            faults.append(f"not all was tried: stopped after {seconds} s of processor time")
     return {"ends": dict(ends), "faults": faults}
 
 
-def _in_a_child(part: str, share: int) -> dict[str, Any]:
+def _in_a_child(part: str, share: int, seconds: int) -> dict[str, Any]:
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         os.close(read)
         try:
-            found = count(part, share)
+            found = count(part, share, seconds)
         except BaseException as error:
             found = {"ends": dict.fromkeys(ENDS, 0), "faults": [f"{type(error).__name__}: {str(error)[:300]}"]}
         with os.fdopen(write, "w") as stream:
@@ -306,8 +320,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=list(PARTS), help="only this one; may come several times")
     parser.add_argument("--all", action="store_true", help="all inputs, not every eighth")
+    parser.add_argument("--seconds", type=int, default=1200, help="processor time of a part (default 1200)")
     args = parser.parse_args()
-    found = {part: _in_a_child(part, 1 if args.all else 8) for part in args.part or PARTS}
+    found = {part: _in_a_child(part, 1 if args.all else 8, args.seconds) for part in args.part or PARTS}
     for part, one in found.items():
         for fault in one["faults"]:
             print(f"{part}: {fault}", file=sys.stderr)
