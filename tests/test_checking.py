@@ -190,6 +190,10 @@ def test_sampling_options_of_every_class(model: GenerativeModel) -> None:
                 if value is not None or "None" not in kinds:
                     with pytest.raises(ConfigError, match=f"{name} of {type(model).__name__} must be"):
                         model.sample(1, seed=0, **{name: value})
+        if name in ("beams", "candidates", "length", "steps", "top_k"):
+            for value in (0, -1):
+                with pytest.raises(ConfigError, match=f"{name} must be a positive integer, got {value}"):
+                    model.sample(1, seed=0, **{name: value})
 
 
 def test_options_that_mean_the_same_are_the_same() -> None:

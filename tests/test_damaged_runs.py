@@ -169,6 +169,13 @@ def test_damaged_run_json_is_one_sentence(run: Path, capsys: Capture) -> None:
         (run / "run.json").write_bytes(content)
         with pytest.raises(ZooError):
             run_metadata(run) and _data(None, run_metadata(run)["data"], None, "./run")
+    deep: Any = {"class_path": 7, "init_args": [1]}
+    for _ in range(300):
+        deep = [{"class_path": "x", "init_args": {"of": deep}}]
+    for key in ("spec", "data", "cost", "class_names", "step", "name", "status", "args"):
+        for value in ("x", 7, [1], {}, {"class_path": 7, "init_args": [1]}, {"init_args": {"x": deep}}):
+            (run / "run.json").write_text(json.dumps({**good, key: value}))
+            assert main(["show", "./run"]) == 0 and len(capsys.readouterr().out) < 20_000
     for arguments in ({"points": "x"}, {"nonsense": 1}, [1], {"points": None}):
         data = {**good["data"], "init_args": arguments}
         (run / "run.json").write_text(json.dumps({**good, "data": data}))

@@ -478,19 +478,23 @@ def seed_of(seed: Any) -> int:
 
 
 _LARGEST_OPTION = 2**24
+_POSITIVE = ("beams", "candidates", "length", "steps", "top_k")
+"""Sampling options of which there is one at least, in every family."""
+
 _WANTED = {
     "bool": "True or False", "int": f"an integer of at most {_LARGEST_OPTION:,}", "float": "a finite number",
     "str": "a text", "None": "None",
 }  # fmt: skip
 
 
-def option_of(value: Any, annotation: Any, what: str) -> Any:
+def option_of(name: str, value: Any, annotation: Any, what: str) -> Any:
     """Return a sampling option as its annotation wants it: a truth, an integer, a finite number, a text or None.
 
-    Annotations that name anything else are left to the family, and so are ranges and words.
+    Annotations that name anything else are left to the family, and so are words and most ranges.
 
     Raises:
-        ConfigError: a value of another type, NaN or infinity, or an integer that nothing could have so much of.
+        ConfigError: a value of another type, NaN or infinity, an integer that nothing could have so much of, or none of
+            what there must be one of.
     """
     kinds = {part.strip() for part in str(getattr(annotation, "__name__", annotation)).split("|")}
     if not kinds <= _WANTED.keys() or (value is None and "None" in kinds):
@@ -505,10 +509,12 @@ def option_of(value: Any, annotation: Any, what: str) -> Any:
         fine = "float" in kinds and math.isfinite(value)
     else:
         fine = isinstance(value, str) and "str" in kinds
+    if fine and name in _POSITIVE and value < 1:
+        raise ConfigError(f"{name} must be a positive integer, got {value}")
     if fine:
         return value
     wanted = [words for kind, words in _WANTED.items() if kind in kinds]
-    raise ConfigError(f"{what} must be {' or '.join(wanted)}, got {_kind(value)}")
+    raise ConfigError(f"{name} of {what} must be {' or '.join(wanted)}, got {_kind(value)}")
 
 
 def _kind(value: Any) -> str:

@@ -448,7 +448,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
                     f"It takes: {', '.join(known) or 'none'}"
                 )
         options = {
-            name: option_of(value, known[name].annotation, f"{name} of {type(self).__name__}")
+            name: option_of(name, value, known[name].annotation, type(self).__name__)
             for name, value in {**self.chosen_options, **draw.options}.items()
         }
         if "given" in options:

@@ -147,7 +147,5 @@ class Consistency(Distilled):
 
     def _grid(self, sampler: str, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
         """Return the levels from which to jump, and the last one of the grid, at which a jump is no jump."""
-        if steps < 1:
-            raise ConfigError(f"steps must be a positive integer, got {steps!r}")
         log_snrs = self.schedule.grid(steps + 1, spacing or "rho", self.first_time())
         return log_snrs, log_snrs
