@@ -410,6 +410,11 @@ def test_texts_and_images_are_checked_before_they_are_scored() -> None:
     for given in (x * 255 + 2, x * 2 - 1.5, x * torch.nan, x[0], "an image"):
         with pytest.raises(DataError, match="text_log_prob's given"):
             model.text_log_prob(["a", "b"], given=given)
+    for wrong in ("hot", math.nan, True, -1.0, 0.0):
+        with pytest.raises(ConfigError, match="temperature"):
+            model.caption(x, temperature=wrong)
+        with pytest.raises(ConfigError, match="temperature"):
+            model.joint(1, temperature=wrong)
     for texts in (None, 7, [], {"a"}, [None, "a"], [""], torch.zeros(2, 1)):
         with pytest.raises(ConfigError, match="text"):
             model.text_log_prob(texts)

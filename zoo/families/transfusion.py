@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.checking import examples_of
+from zoo.checking import examples_of, option_of
 from zoo.context import PAD, decode_texts, encode_texts
 from zoo.errors import ConfigError
 from zoo.families.ddpm import DDPM
@@ -244,6 +244,7 @@ class Transfusion(DDPM):
             temperature: of the letters, which are drawn; the most probable ones, letter by letter, if left out.
             seed: of the draws.
         """
+        temperature = option_of("temperature", temperature, "float | None", "Transfusion.caption")
         choose = Decoding(greedy=True) if temperature is None else Decoding(temperature)
         return decode_texts(self.written(len(x), seeded(seed), x, choose), self.alphabet)
 
@@ -255,9 +256,10 @@ class Transfusion(DDPM):
 
         The images are those of `sample` with the same seed and no labels.
         """
+        choose = Decoding(option_of("temperature", temperature, "float", "Transfusion.joint"))
         generator = seeded(seed)
         training = self.training
-        texts = self.eval().written(n, generator, None, Decoding(temperature))
+        texts = self.eval().written(n, generator, None, choose)
         self.train(training)
         return decode_texts(texts, self.alphabet), self.sample(n, seed=generator, labels=texts, **options)
 
