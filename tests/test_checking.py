@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from zoo.checking import DRAWING, EXAMPLES, LATENTS, MOST, TRUST, examples_of, given_of, latents_of, seed_of
@@ -25,6 +27,10 @@ from zoo.nets.mlp import MLP
 from zoo.registry import load_registry
 
 ONE_A_CLASS = warm.one_of_each()
+
+
+BESIDE = {"frames": 2, "context": [0], "targets": [0]}
+"""What such methods must be given beside."""
 
 
 @pytest.fixture(scope="module", params=ONE_A_CLASS)
@@ -86,18 +92,35 @@ def wrong_examples(model: GenerativeModel) -> dict[str, Any]:
 
 
 def test_every_public_method_of_every_class_refuses_wrong_examples_in_a_sentence(model: GenerativeModel) -> None:
-    told = {"labels": [0, 0]} if model.num_classes else {}
-    for name in EXAMPLES:
+    own = {name for base in type(model).__mro__ for name in base.__dict__.get("takes_examples", ())}
+    for name in sorted({*EXAMPLES, *own}):
         method = getattr(model, name, None)
         if method is None or (name == "log_prob" and not isinstance(model, LikelihoodModel)):
             continue
         assert method.checked, f"{type(model).__name__}.{name} takes examples unchecked"
-        given = told if "labels" in inspect.signature(method).parameters else {}
+        told = {"labels": [0, 0]} if model.num_classes else {}
+        given = {k: v for k, v in {**told, **BESIDE}.items() if k in inspect.signature(method).parameters}
         for what, x in wrong_examples(model).items():
+            if name in model.takes_anything and what in ("0..255", "-1..1", "far above"):
+                continue
             with pytest.raises(DataError) as refused:
                 method(x, **given)
             text = str(refused.value)
             assert "\n" not in text and len(text) < 400 and type(model).__name__ in text, f"{name}: {what}: {text}"
+
+
+PARTS = {"drawn_codes", "joint_losses", "latent", "log_likelihood", "quantise"}
+"""Parts of objectives, which are given what a checked method was given."""
+
+
+def test_every_method_that_says_it_takes_examples_is_checked(model: GenerativeModel) -> None:
+    for name in dir(type(model)):
+        method = inspect.getattr_static(type(model), name)
+        if name.startswith("_") or not inspect.isfunction(method) or hasattr(LightningModule, name):
+            continue
+        taken, told = list(inspect.signature(method).parameters)[1:2], " ".join((method.__doc__ or "").split())
+        if taken == ["x"] and re.search(r"\(B, \*shape\) in data range(,| \u2192| ->)", told) and name not in PARTS:
+            assert getattr(method, "checked", False), f"{method.__qualname__} takes examples unchecked"
 
 
 def test_every_decode_refuses_wrong_latents_in_a_sentence(model: GenerativeModel) -> None:
@@ -146,9 +169,44 @@ def test_seeds_and_counts_of_every_class(model: GenerativeModel) -> None:
     for name in DRAWING:
         method = getattr(model, name, None)
         if method is not None:
+            given = {k: v for k, v in BESIDE.items() if k in inspect.signature(method).parameters}
             for n in (0, -1, 2.5, True, MOST + 1):
                 with pytest.raises(ConfigError, match="n must be a positive integer"):
-                    method(n)
+                    method(n, **given)
+
+
+WRONG_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "bool": (1, "yes", None, 0.0, [True]), "int": ("7", 2.0, True, [1], 10**400, -(2**70), math.nan, np.float64(1)),
+    "float": ("1", True, [1.0], math.nan, math.inf, 10**400, 1j, np.float64("nan")),
+    "str": (7, b"x", ["mean"], object()),
+}  # fmt: skip
+
+
+def test_sampling_options_of_every_class(model: GenerativeModel) -> None:
+    for name, parameter in model.option_parameters().items() if model.generates else ():
+        kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+        for kind in kinds & WRONG_OPTIONS.keys() if kinds <= {*WRONG_OPTIONS, "None"} else ():
+            for value in WRONG_OPTIONS[kind] if kinds <= {kind, "None"} else ():
+                if value is not None or "None" not in kinds:
+                    with pytest.raises(ConfigError, match=f"{name} of {type(model).__name__} must be"):
+                        model.sample(1, seed=0, **{name: value})
+        if name in ("beams", "candidates", "length", "steps", "top_k"):
+            for value in (0, -1):
+                with pytest.raises(ConfigError, match=f"{name} must be a positive integer, got {value}"):
+                    model.sample(1, seed=0, **{name: value})
+
+
+def test_options_that_mean_the_same_are_the_same() -> None:
+    model = PixelCNN(shape=[1, 3, 3], levels=2, width=4, depth=1)
+    x = model.sample(2, seed=0, temperature=2, top_k=1)
+    assert torch.equal(model.sample(2, seed=0, temperature=np.float32(2), top_k=np.int64(1)), x)
+    assert torch.equal(model.sample(2, seed=0, temperature=torch.tensor(2.0), greedy=np.True_), x)
+    model.set_sampler(temperature="hot")
+    with pytest.raises(ConfigError, match="temperature of PixelCNN must be a finite number"):
+        model.sample(1)
+    wild = VAE(MLP([2, 8, 4]), MLP([2, 8, 4]), [2], 2, likelihood="gaussian")
+    with pytest.raises(ConfigError, match="not finite with temperature"):
+        wild.sample(4, seed=0, temperature=3e38)
 
 
 def test_labels_of_every_conditional_class(model: GenerativeModel) -> None:

@@ -209,6 +209,23 @@ def test_help_and_list_are_quick() -> None:
         assert min(spent) < 0.3, spent
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    zoo = [sys.executable, "-m", "zoo"]
+    with open("/dev/full", "w") as full:
+        told = subprocess.run([*zoo, "list", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+        silent = subprocess.run([*zoo, "show", "nonsense"], stdout=subprocess.PIPE, stderr=full)
+    assert told.returncode == 2 and told.stderr.count("\n") == 1 and "cannot be written: No space" in told.stderr
+    assert silent.returncode == 2 and silent.stdout == b""
+    short = subprocess.run(f"'{sys.executable}' -m zoo show vae-mnist > /dev/full", shell=True, stderr=subprocess.PIPE)
+    assert short.returncode == 2 and short.stderr.count(b"\n") == 1  # what fits the buffer is found out at the end
+    (tmp_path / "gone").mkdir()
+    command = f"cd '{tmp_path}/gone'; rmdir ../gone; '{sys.executable}' -m zoo sample vae-mnist --out x.npz"
+    gone = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert gone.returncode == 2 and gone.stderr.startswith("zoo: error: the current folder cannot be entered")
+    assert gone.stderr.count("\n") == 1
+
+
 def test_importing_zoo_is_light() -> None:
     code = "import zoo, sys; assert not {'torch', 'yaml', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

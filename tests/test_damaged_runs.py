@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shutil
@@ -17,7 +18,8 @@ import yaml
 import zoo
 from zoo._cli.main import main
 from zoo.api import _data
-from zoo.errors import CheckpointError, RunError, ZooError
+from zoo.errors import CardError, CheckpointError, RunError, ZooError
+from zoo.hub import cards
 from zoo.hub.layout import sha256
 from zoo.runs import last_checkpoint, load_run, run_metadata
 
@@ -169,6 +171,13 @@ def test_damaged_run_json_is_one_sentence(run: Path, capsys: Capture) -> None:
         (run / "run.json").write_bytes(content)
         with pytest.raises(ZooError):
             run_metadata(run) and _data(None, run_metadata(run)["data"], None, "./run")
+    deep: Any = {"class_path": 7, "init_args": [1]}
+    for _ in range(300):
+        deep = [{"class_path": "x", "init_args": {"of": deep}}]
+    for key in ("spec", "data", "cost", "class_names", "step", "name", "status", "args"):
+        for value in ("x", 7, [1], {}, {"class_path": 7, "init_args": [1]}, {"init_args": {"x": deep}}):
+            (run / "run.json").write_text(json.dumps({**good, key: value}))
+            assert main(["show", "./run"]) == 0 and len(capsys.readouterr().out) < 20_000
     for arguments in ({"points": "x"}, {"nonsense": 1}, [1], {"points": None}):
         data = {**good["data"], "init_args": arguments}
         (run / "run.json").write_text(json.dumps({**good, "data": data}))
@@ -209,3 +218,20 @@ def test_an_intact_run_is_as_it_was(run: Path) -> None:
     load_run(run)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_run(run, checkpoint=run / "checkpoints" / "step-00000007.ckpt")
+
+
+WRONG_PARTS = ("x", 7, [1], {"fid": [1]}, {"fid": "x"}, {"shape": 7}, {"sampler": [1]}, {"sampler": {"a": [1]}})
+
+
+def test_damaged_results_make_a_card_or_one_sentence() -> None:
+    deep: Any = 1
+    for _ in range(500):
+        deep = {"x": [deep]}
+    fine = {"metrics": {"fid": {"value": 3.0, "standard_error": 0.1}}, "protocol": {"sampler": {"steps": 9}}}
+    for key in ("metrics", "floor", "data", "protocol", "cost", "identity"):
+        for value in WRONG_PARTS:
+            with contextlib.suppress(CardError):
+                assert "fid" in cards.card_of(None, {}, {**fine, key: value}, {}, load="./x") or key == "metrics"
+    for results in ([1], "x", 7, [{}], {"metrics": [1]}, {"metrics": {"fid": deep}}, {**fine, "floor": deep}):
+        with pytest.raises(CardError):
+            cards.card_of(None, {}, results, {}, load="./x")

@@ -31,6 +31,8 @@ from zoo.maths.penalties import zero_centred_penalty
 from zoo.nets.conditioning import ClassInput, MinibatchDeviation, ProjectionCritic
 from zoo.nets.dcgan import DCGANCritic, DCGANGenerator
 from zoo.nets.mlp import MLP
+from zoo.nets.residual_gan import ResidualCritic
+from zoo.nets.spectral import normalise_layers
 from zoo.registry import load_registry
 from zoo.spec import build
 
@@ -356,6 +358,18 @@ def _loader(data: list[Any]) -> Any:
 
 
 # -- spectral normalisation --------------------------------------------------------------------------------------------
+
+
+def test_a_layer_that_starts_at_zero_has_a_norm_to_be_divided_by() -> None:
+    torch.manual_seed(0)
+    critic = ResidualCritic([4], [1, 8, 8], 4)
+    zeros = [n for n, p in critic.named_parameters() if n.endswith("weight") and not p.any()]
+    untouched = critic.inner.state_dict()[next(n for n in critic.inner.state_dict() if n.endswith("weight"))].clone()
+    model, x = SNGAN(MLP([3, 64]), critic, 3, [1, 8, 8]), torch.rand(2, 1, 8, 8)
+    assert zeros and torch.isfinite(model.loss((x, torch.zeros(2, dtype=torch.int64)))["loss"])
+    assert all(bool(m.weight.any()) and bool(m.weight.isfinite().all()) for m in normalise_layers(critic, (nn.Conv2d,)))
+    first = next(m for m in critic.inner.modules() if isinstance(m, nn.Conv2d))
+    assert torch.equal(first.parametrizations.weight.original, untouched)  # what has a norm starts as it did
 
 
 @pytest.mark.parametrize("conditional", [False, True])

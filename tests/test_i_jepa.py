@@ -242,10 +242,13 @@ def test_what_cannot_be_is_refused() -> None:
     model, x = small(), torch.rand(2, 1, 8, 8)
     for context, said in (
         (torch.tensor([16]), "0 to 15"), (torch.tensor([-1, 3]), "after the first"), (torch.rand(3), "integers"),
-        (torch.zeros(3, 2, dtype=torch.int64), "3 examples"),
+        (torch.zeros(3, 2, dtype=torch.int64), "3 examples"), ("places", "integers"), (None, "integers"),
+        ([True, False], "integers"), ([10**400], "integers"), ([2**64 - 1], "integers"), ([[1], [2, 3]], "integers"),
+        ([], "integers"), ([2**40], "0 to 15"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=said):
             model.predict(x, context, torch.tensor([1]))
+    assert torch.equal(model.predict(x, [0, 3], [1]), model.predict(x, torch.tensor([0, 3]), torch.tensor([1])))
     with pytest.raises(ConfigError, match="pool"):
         model.features(x, pool="max")
 

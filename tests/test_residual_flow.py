@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from zoo.errors import ConfigError
+from zoo.export.parts import parts
+from zoo.export.writing import _program
 from zoo.families.residual_flow import ResidualFlow, reach_of_terms, series_weights
 
 
@@ -139,3 +141,16 @@ def test_larger_examples_are_estimated_and_say_so():
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]):
     with pytest.raises(ConfigError, match="limit lie between 0 and 1"):
         ResidualFlow([2], levels=None, **wrong)
+
+
+@pytest.mark.slow
+def test_a_graph_of_the_way_back_has_loops_in_the_place_of_iterations() -> None:
+    model = lively([2])
+    (part,) = parts(model).values()
+    program = _program(part, "decoder")
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert sum("while_loop" in name for name in called) == len(model.blocks) and len(called) < 100
+    z = torch.randn(5, 2)
+    assert torch.allclose(program.module()(z), model.decode(z), atol=1e-6)
+    counts = [block.iterations(block.weights()) for block in model.blocks]
+    assert min(counts) > 5  # which side by side would be as many copies of a block

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -335,6 +336,9 @@ def test_key(service: Service, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ZOO_API_KEY", "short")
     with pytest.raises(ConfigError, match="16 characters"):
         Settings(models=("vae-mnist",), host="0.0.0.0")
+    if Path("/dev/zero").exists():
+        with pytest.raises(ConfigError, match="at most 1024 characters"):
+            Settings(models=("vae-mnist",), host="0.0.0.0", key_file="/dev/zero")
     assert is_loopback("::1") and is_loopback("127.0.0.9") and not is_loopback("10.0.0.1")
 
 

@@ -401,6 +401,25 @@ def test_options_that_do_not_fit_are_refused() -> None:
             TransfusionNet(**arguments)
 
 
+def test_texts_and_images_are_checked_before_they_are_scored() -> None:
+    model, x = Transfusion(net(), SHAPE, alphabet=ALPHABET).eval(), torch.rand(2, *SHAPE)
+    levels = (x * 255).to(torch.uint8)
+    right = model.text_log_prob(["a", "b"], given=levels / 255.0)
+    assert torch.equal(model.text_log_prob(["a", "b"], given=levels), right)
+    assert torch.equal(model.text_log_prob(["a", "b"], given=levels.numpy()), right)
+    for given in (x * 255 + 2, x * 2 - 1.5, x * torch.nan, x[0], "an image"):
+        with pytest.raises(DataError, match="text_log_prob's given"):
+            model.text_log_prob(["a", "b"], given=given)
+    for wrong in ("hot", math.nan, True, -1.0, 0.0):
+        with pytest.raises(ConfigError, match="temperature"):
+            model.caption(x, temperature=wrong)
+        with pytest.raises(ConfigError, match="temperature"):
+            model.joint(1, temperature=wrong)
+    for texts in (None, 7, [], {"a"}, [None, "a"], [""], torch.zeros(2, 1)):
+        with pytest.raises(ConfigError, match="text"):
+            model.text_log_prob(texts)
+
+
 def test_other_pictures_and_letters_are_followed() -> None:
     spec = load_registry()["transfusion-mnist_captions"].model
     own = spec["init_args"]

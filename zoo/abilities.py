@@ -100,7 +100,7 @@ class HasEnergy:
         Y. LeCun and others, A Tutorial on Energy-Based Learning, 2006.
     """
 
-    takes_examples = takes_anything = ("energy",)  # checked as `zoo.checking` says, outside of the data range too
+    takes_examples = takes_anything = ("energy", "score")  # checked as `zoo.checking` says, outside of data range too
     temperature: float = 1.0
 
     def energy(self, x: Tensor, *, labels: Any = None) -> Tensor:

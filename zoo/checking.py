@@ -38,21 +38,30 @@ __all__ = [
     "examples_of",
     "from_levels",
     "given_of",
+    "integers_of",
     "known_of",
     "labels_of",
     "latents_of",
+    "option_of",
     "seed_of",
     "trusted",
 ]
 
-EXAMPLES = ("codes", "encode", "latents", "log_prob", "posterior", "reconstruct", "text")
+EXAMPLES = (
+    "class_log_probs", "classify", "codes", "encode", "latents", "log_prob", "marginal_log_prob", "posterior",
+    "reconstruct", "text", "vlb",
+)  # fmt: skip
 """Methods whose first argument is examples, (B, *shape) in data range; a mixin adds its own by `takes_examples`."""
 
-LATENTS = ("decode",)
-"""Methods whose first argument is latents, as ``encode`` gives them."""
+LATENTS = ("decode", "log_prior", "styles")
+"""Methods whose first argument is latents, as ``decode`` takes them."""
 
-DRAWING = ("denoising", "straightness", "trajectory")
+DRAWING = ("chains", "denoising", "joint", "one_step_error", "straightness", "trajectory")
 """Methods whose first argument is how many examples to draw."""
+
+COUNTS = ("frames", "k")
+OPEN_COUNTS = ("scales", "steps", "strata")
+"""Arguments of all these methods that are counts: such as must be given, and such as may be None."""
 
 MOST = 2**36
 """Numbers in one call's samples; more is a slip of the pen."""
@@ -117,8 +126,8 @@ def _checking(function: Callable[..., Any], check: Callable[..., Any]) -> Callab
         n = check(self, given, first, what)
         if given.get("labels") is not None:
             given["labels"] = self._labels(n, given["labels"])
-        for name in ("k", "frames"):
-            if name in given:
+        for name in COUNTS + OPEN_COUNTS:
+            if name in given and not (name in OPEN_COUNTS and given[name] is None):
                 given[name] = count_of(given[name], name, what)
         with trusted():
             return function(*bound.args, **bound.kwargs)
@@ -216,6 +225,24 @@ def latents_of(model: Any, z: Any, what: str) -> Tensor:
     if _readable(z) and not bool(z.isfinite().all()):
         raise DataError(f"{what} takes finite latents, got NaN or infinity")
     return z.to(model.device, model.dtype)
+
+
+def integers_of(given: Any, what: str) -> Tensor:
+    """Return integers, such as places or tokens, int64 of any shape: of a tensor, a numpy array or nested lists.
+
+    Raises:
+        DataError: anything else, booleans and what has no room in 64 bits among it.
+    """
+    if isinstance(given, (list, tuple, range)):
+        try:
+            given = np.array(given)
+        except (ValueError, OverflowError):  # rows of several lengths
+            given = np.array(None)
+    tensor = _tensor(given, what, "integers")
+    found = tensor.to(torch.int64) if tensor.dtype in _INTEGERS else None
+    if found is None or (tensor.dtype == torch.uint64 and bool((found < 0).any())):
+        raise DataError(f"{what} must be integers of 64 bits, got {tensor.dtype}")
+    return found
 
 
 def given_of(model: Any, given: Any) -> Any:
@@ -448,6 +475,46 @@ def seed_of(seed: Any) -> int:
     if not -(2**63) <= number < 2**64:
         raise ConfigError(f"a seed must have room in 64 bits, so lie between 0 and 2**64 - 1; got {_kind(seed)}")
     return number
+
+
+_LARGEST_OPTION = 2**24
+_POSITIVE = ("beams", "candidates", "length", "steps", "top_k")
+"""Sampling options of which there is one at least, in every family."""
+
+_WANTED = {
+    "bool": "True or False", "int": f"an integer of at most {_LARGEST_OPTION:,}", "float": "a finite number",
+    "str": "a text", "None": "None",
+}  # fmt: skip
+
+
+def option_of(name: str, value: Any, annotation: Any, what: str) -> Any:
+    """Return a sampling option as its annotation wants it: a truth, an integer, a finite number, a text or None.
+
+    Annotations that name anything else are left to the family, and so are words and most ranges.
+
+    Raises:
+        ConfigError: a value of another type, NaN or infinity, an integer that nothing could have so much of, or none of
+            what there must be one of.
+    """
+    kinds = {part.strip() for part in str(getattr(annotation, "__name__", annotation)).split("|")}
+    if not kinds <= _WANTED.keys() or (value is None and "None" in kinds):
+        return value
+    if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool):
+        fine = "bool" in kinds
+    elif isinstance(value, int):
+        fine = bool(kinds & {"float", "int"}) and abs(value) <= _LARGEST_OPTION
+    elif isinstance(value, float):
+        fine = "float" in kinds and math.isfinite(value)
+    else:
+        fine = isinstance(value, str) and "str" in kinds
+    if fine and name in _POSITIVE and value < 1:
+        raise ConfigError(f"{name} must be a positive integer, got {value}")
+    if fine:
+        return value
+    wanted = [words for kind, words in _WANTED.items() if kind in kinds]
+    raise ConfigError(f"{name} of {what} must be {' or '.join(wanted)}, got {_kind(value)}")
 
 
 def _kind(value: Any) -> str:

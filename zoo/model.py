@@ -31,7 +31,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from zoo.batches import batch_of
-from zoo.checking import TRUST, Checked, count_of, given_of, known_of, labels_of, trusted
+from zoo.checking import TRUST, Checked, count_of, given_of, known_of, labels_of, option_of, trusted
 from zoo.context import PAD, encode_texts
 from zoo.copying import Copied
 from zoo.errors import ConfigError, DataError, check_choice, close_matches
@@ -447,7 +447,10 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
                     f"{type(self).__name__} has no sampling option {name!r}.{close_matches(name, known)} "
                     f"It takes: {', '.join(known) or 'none'}"
                 )
-        options = {**self.chosen_options, **draw.options}
+        options = {
+            name: option_of(name, value, known[name].annotation, type(self).__name__)
+            for name, value in {**self.chosen_options, **draw.options}.items()
+        }
         if "given" in options:
             options["given"] = given_of(self, options["given"])
         if "known" in options:

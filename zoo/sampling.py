@@ -137,22 +137,23 @@ def together(model: Samples, draws: Sequence[Draw], check: Callable[[], None] | 
     try:
         if len(draws) == 1 and total == n:
             with repeatable(model.device):
-                return [_finite(model, model.draw(n, generators[0], labels[0], **options))]
+                return [_finite(model, model.draw(n, generators[0], labels[0], **options), options)]
         y = None if labels[0] is None else torch.cat([label for label in labels if label is not None])
         y = None if y is None else y[torch.arange(total, device=y.device) % n]
         token = torch.Generator()
         with repeatable(model.device), NoiseStreams(counts, generators, total, token, check):
             x = model.draw(BatchSize(total), token, y, **options)
-        return list(torch.split(_finite(model, x)[:n], counts))
+        return list(torch.split(_finite(model, x, options)[:n], counts))
     finally:
         model.train(training)
 
 
-def _finite(model: Samples, x: Tensor) -> Tensor:
+def _finite(model: Samples, x: Tensor, options: Mapping[str, Any]) -> Tensor:
     """Return samples in single precision or better, without the graph that a sampler may have left.
 
     Raises:
-        ConfigError: they are not finite, for the weights are not, or numbers grew beyond half precision.
+        ConfigError: they are not finite, for the weights are not, or numbers grew beyond half precision, or beyond any
+            by the options of the sampler.
     """
     x = x.detach()
     if not x.is_floating_point():
@@ -169,6 +170,11 @@ def _finite(model: Samples, x: Tensor) -> Tensor:
             raise ConfigError(
                 f"samples of this {type(model).__name__} are not finite in {given}, which some of its numbers do not "
                 f"fit; take dtype=torch.{better}"
+            )
+        if asked := [f"{name}={value!r}" for name, value in options.items() if isinstance(value, (int, float))]:
+            raise ConfigError(
+                f"samples of this {type(model).__name__} are not finite with {', '.join(asked)}; take values nearer to "
+                f"the model's own"
             )
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

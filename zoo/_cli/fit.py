@@ -108,10 +108,11 @@ def _read_config(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        size = Path(path).stat().st_size
-        if size > _MAX_BYTES:
-            raise ZooError(f"configuration {path} has {size:,} bytes, more than the {_MAX_BYTES:,} that one may have")
-        content = plain_yaml(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open("rb") as stream:  # which may be a pipe, or a device that never ends
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ZooError(f"configuration {path} has more than the {_MAX_BYTES:,} bytes that one may have")
+        content = plain_yaml(data.decode("utf-8"))
     except OSError as error:
         raise ZooError(f"configuration {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:

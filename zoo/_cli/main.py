@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
@@ -57,6 +58,9 @@ _PATHS = {
 }
 """What is wrong with a path, or the disk that it is on: the user's to mend."""
 
+_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO") if hasattr(errno, name)}
+"""What is wrong with what is written to, where no path says which: the output itself, most often."""
+
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
@@ -95,30 +99,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = argv[verbose:]
     try:
         with speaking(verbose):
-            return _main(argv)
+            code = _main(argv)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what cannot be written is told here, not by the interpreter's end
+            return code
     except ZooError as error:
         example = error.example if isinstance(error, NotAGenerativeModelError) else ""  # which keeps its lines
-        print(f"zoo: error: {' '.join(str(error).removesuffix(example).split())}", file=sys.stderr)
+        _say(f"zoo: error: {' '.join(str(error).removesuffix(example).split())}")
         if example:
-            print(example, file=sys.stderr)
+            _say(example)
         return error.exit_code
     except ImportError as error:
         message = refused_import(error)
         if message is None:
             raise
-        print(f"zoo: error: {message}", file=sys.stderr)
+        _say(f"zoo: error: {message}")
         return 2
     except KeyboardInterrupt:
-        print("zoo: interrupted", file=sys.stderr)
+        _say("zoo: interrupted")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(sys.stdout)
         return 1
     except OSError as error:
+        if error.filename is None and error.errno in _ROOM:
+            _drop(sys.stdout)
+            _say(f"zoo: error: the output cannot be written: {error.strerror}; make room, or send it elsewhere")
+            return 2
         if error.filename is None or error.errno not in _PATHS:
             raise
-        print(f"zoo: error: {error.filename}: {error.strerror}; give another path, or make room", file=sys.stderr)
+        _say(f"zoo: error: {error.filename}: {error.strerror}; give another path, or make room")
         return 2
+
+
+def _say(text: str) -> None:
+    """Print to standard error, or nowhere where that is full or gone: the exit code tells it too."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: Any) -> None:
+    """Let what a stream still holds, which nobody can take, go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def console() -> int:
@@ -147,6 +172,7 @@ def _main(argv: list[str]) -> int:
     if name not in COMMANDS:
         raise ZooError(f"unknown command {name!r}.{close_matches(name, COMMANDS)} Run `zoo --help` for the list.")
     _tell_warnings()
+    _check_here()
     command, parser = importlib.import_module(f"zoo._cli.{name}"), _parser(name)
     if name in PASS_ON:
         args, args.rest = parser.parse_known_args(rest)
@@ -157,6 +183,15 @@ def _main(argv: list[str]) -> int:
             raise ZooError(f"zoo {name}: unknown option {unknown[0]!r}.{close_matches(unknown[0], options)}")
     with in_force(*args.registry), asking(args.registry, question()):
         return int(command.run(args) or 0)
+
+
+def _check_here() -> None:
+    """Raise `ZooError` where the current folder is gone: libraries that are loaded from it end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        why = error.strerror
+        raise ZooError(f"the current folder cannot be entered ({why}); change to one that is there") from None
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

@@ -74,16 +74,15 @@ def _folder_lines(name: str, metadata: dict[str, Any]) -> list[str]:
     """Return what is known of a run or a model folder; its text is foreign, so that it is shown as plain text only."""
     from zoo.hub.layout import shown
 
-    spec, cost = metadata.get("spec") or {}, metadata.get("cost") or {}
+    spec, cost, data = (_mapping(metadata.get(part)) for part in ("spec", "cost", "data"))
     arguments = spec.get("init_args") or metadata.get("args") or {}
     lines = [f"{shown(name)}: " + shown(metadata.get("name") or "a model folder")]
     lines.append("model     " + shown(spec.get("class_path") or metadata.get("model") or ""))
     lines += _tree(arguments, lambda value: shown(value, 200))
-    data = metadata.get("data") or {}
-    if isinstance(data, dict):
-        lines.append("data      " + shown(data.get("class_path") or data.get("name") or ""))
-        lines += _tree(data.get("init_args") or {}, lambda value: shown(value, 200))
-    lines += _class_lines([shown(n) for n in metadata.get("class_names") or ()])
+    lines.append("data      " + shown(data.get("class_path") or data.get("name") or ""))
+    lines += _tree(data.get("init_args") or {}, lambda value: shown(value, 200))
+    names = metadata.get("class_names")
+    lines += _class_lines([shown(n) for n in names] if isinstance(names, list) else [])
     if "step" in metadata:
         lines.append(
             f"training  {shown(metadata.get('status'))} at step {shown(metadata['step'])} of "
@@ -92,6 +91,11 @@ def _folder_lines(name: str, metadata: dict[str, Any]) -> list[str]:
     if cost.get("training_tflop") is not None:
         lines.append(f"compute   {shown(cost['training_tflop'])} TFLOP in {shown(cost.get('seconds'))} s")
     return lines
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return what should be a mapping, and nothing where a damaged file has something else in its place."""
+    return value if isinstance(value, dict) else {}
 
 
 def _class_lines(names: list[str]) -> list[str]:
@@ -151,10 +155,13 @@ def _weights(entry: Entry) -> str:
     return f"yes, in the package {WEIGHTS_PACKAGE}, which is not installed" if lacks_weights(entry.name) else "yes"
 
 
-def _tree(arguments: Mapping[str, Any], write: Callable[[str], str] = str, depth: int = 0) -> list[str]:
-    """Return a line for each argument, those of an object further in below it; ``write`` makes text fit to be shown."""
+def _tree(arguments: Any, write: Callable[[str], str] = str, depth: int = 0) -> list[str]:
+    """Return a line for each argument, those of an object further in below it; ``write`` makes text fit to be shown.
+
+    What is no mapping, as in a damaged file, has no arguments.
+    """
     lines, indent = [], "  " * (depth + 5)
-    for name, value in arguments.items():
+    for name, value in _mapping(arguments).items():
         head = f"{indent}{write(str(name))}: "
         if isinstance(value, Mapping) and isinstance(value.get("init_args", {}), Mapping) and depth < _DEEPEST:
             kind = value.get("class_path") or value.get("name") or ""
@@ -165,14 +172,15 @@ def _tree(arguments: Mapping[str, Any], write: Callable[[str], str] = str, depth
     return lines
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, dict) and "class_path" in value:
-        inner = ", ".join(f"{k}={_short(v)}" for k, v in (value.get("init_args") or {}).items())
-        return f"{value['class_path'].rpartition('.')[2]}({inner})"
+def _short(value: Any, depth: int = 0) -> str:
+    if isinstance(value, (dict, list)) and depth > _DEEPEST:
+        return "..."
     if isinstance(value, dict):
-        return ", ".join(f"{k}={_short(v)}" for k, v in value.items()) or "defaults"
-    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
-        return f"[{', '.join(map(_short, value))}]"
+        own = _mapping(value.get("init_args")) if "class_path" in value else value
+        inner = ", ".join(f"{k}={_short(v, depth + 1)}" for k, v in own.items())
+        return f"{str(value['class_path']).rpartition('.')[2]}({inner})" if own is not value else inner or "defaults"
+    if isinstance(value, list):
+        return f"[{', '.join(_short(v, depth + 1) if isinstance(v, (dict, list)) else repr(v) for v in value)}]"
     return str(value)
 
 

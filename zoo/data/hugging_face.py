@@ -19,6 +19,7 @@ from zoo.data.layout import SPLIT_NAMES, divide, share
 from zoo.data.pictures import Preparation, parse_size
 from zoo.data.sources import FileSource, Parts
 from zoo.errors import ConfigError, DataError, close_matches
+from zoo.files import open_regular
 
 __all__ = ["HuggingFaceImages", "as_files", "cell_bytes", "column_of", "open_table"]
 
@@ -106,7 +107,8 @@ def cell_bytes(cell: Any) -> bytes:
         return cell["bytes"]
     if not cell.get("path"):
         raise OSError("the cell is empty")
-    return Path(cell["path"]).read_bytes()
+    with open_regular(cell["path"]) as stream:
+        return stream.read()
 
 
 class _Table(FileSource):

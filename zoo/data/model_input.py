@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.data.pictures import RESIZE, BadPicture, Preparation
 from zoo.errors import ConfigError, DataError, check_choice
+from zoo.files import open_regular
 
 __all__ = ["ModelInput"]
 
@@ -110,7 +111,7 @@ class ModelInput:
         preparation = Preparation(height, width, self.shape[0], self.resize, self.background)
         try:
             if isinstance(x, (str, Path)):
-                with Path(x).expanduser().open("rb") as stream:
+                with open_regular(Path(x).expanduser()) as stream:
                     return preparation.read(stream)
             picture = x
             if not hasattr(picture, "convert"):

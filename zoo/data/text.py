@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zoo.data.base import Split, TensorData
 from zoo.errors import ConfigError, DataError
+from zoo.files import open_regular
 
 __all__ = ["Shakespeare", "TextFile", "cut", "read_shakespeare"]
 
@@ -173,7 +174,8 @@ class TextFile(_Text):
     def text(self) -> str:
         if self._text is None:
             try:
-                self._text = _decoded(self.path.read_bytes())
+                with open_regular(self.path) as stream:
+                    self._text = _decoded(stream.read())
             except OSError as error:
                 raise DataError(
                     f"the text file {self.path.absolute()} cannot be read ({error.strerror}); name another with "

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.errors import ConfigError
 from zoo.families.sn_gan import SNGAN
 from zoo.maths.distributions import truncated_normal
 from zoo.maths.noise import randn
 from zoo.model import Batch
+from zoo.nets.spectral import normalise_layers
 
 __all__ = ["BigGAN", "orthogonality"]
 
@@ -82,11 +82,8 @@ class BigGAN(SNGAN):
         if not 0 <= orthogonal < math.inf:
             raise ConfigError(f"orthogonal must be finite and not negative, got {orthogonal}")
         self.orthogonal = orthogonal
-        self._rows: list[nn.Module] = []  # layers whose rows are regularised
-        for layer in list(self.generator.modules()):
-            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Embedding)):
-                spectral_norm(layer)
-                self._rows += [] if isinstance(layer, nn.Embedding) else [layer]
+        layers = normalise_layers(self.generator, (nn.Linear, nn.Conv2d, nn.Embedding))
+        self._rows = [layer for layer in layers if not isinstance(layer, nn.Embedding)]  # whose rows are regularised
 
     def conditioned(self, generator: nn.Module, num_classes: int, class_dim: int) -> nn.Module:
         """Return the generator, which takes the class by itself."""

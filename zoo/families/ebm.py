@@ -24,10 +24,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
 
 from zoo.abilities import HasEnergy
+from zoo.checking import count_of
 from zoo.errors import ConfigError, check_choice
 from zoo.maths import noise as noises
 from zoo.maths.chains import (
@@ -44,6 +43,7 @@ from zoo.maths.chains import (
 )
 from zoo.maths.dequantisation import dequantise
 from zoo.model import Batch, HasLikelihood, ImplicitModel, seeded
+from zoo.nets.spectral import normalise_layers
 from zoo.signature import default_of
 
 __all__ = ["EBM"]
@@ -121,9 +121,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
                 f"--model.buffer to {max(1, _BUFFERED // math.prod(shape))} at most"
             )
         if spectral:
-            for layer in [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]:
-                if not is_parametrized(layer, "weight"):  # a network of a released copy has been here before
-                    spectral_norm(layer)
+            normalise_layers(network, (nn.Linear, nn.Conv2d))
         self.network, self.shape, self.levels, self.num_classes = network, tuple(shape), levels, num_classes
         self.chain_steps, self.step_size, self.spread = chain_steps, step_size, spread
         self.noise = math.sqrt(2 * step_size) if noise is None else noise
@@ -371,6 +369,7 @@ class EBM(HasEnergy, HasLikelihood, ImplicitModel):
         It starts from the uniform law, or from the Gaussian of ``spread``. The estimate is below log Z on average, so
         that -E / T - log Z is too good: an estimate (``~``), no bound.
         """
+        distributions, chains = count_of(distributions, "distributions"), count_of(chains, "chains")
         rand, randn = self._noise_of(seeded(seed))
         D, x = math.prod(self.shape), self.from_noise(chains, rand, randn)
         base = 0.0 if self.bounded else D * math.log(self.spread * math.sqrt(2 * math.pi))

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.abilities import HasFeatures
+from zoo.checking import integers_of
 from zoo.errors import ConfigError, DataError, check_choice
 from zoo.maths.annealing import linear
 from zoo.maths.block_masks import Mask
@@ -161,16 +162,16 @@ class JointEmbedding(HasFeatures, GenerativeModel):
 
     def _places(self, given: Tensor, n: int, what: str) -> tuple[Tensor, Tensor]:
         """Return places, int64 (n, K), and which of the slots are filled, bool (n, K)."""
-        places = torch.as_tensor(given, device=self.device)
-        if places.is_floating_point() or places.ndim not in (1, 2) or places.shape[-1] < 1:
-            raise DataError(f"{what} must be integers (K,) or ({n}, K), got {places.dtype} {tuple(places.shape)}")
+        places = integers_of(given, what).to(self.device)
+        if places.ndim not in (1, 2) or places.shape[-1] < 1:
+            raise DataError(f"{what} must be integers (K,) or ({n}, K), got shape {tuple(places.shape)}")
         if places.ndim == 2 and len(places) != n:
             raise DataError(f"{what} are places of {len(places)} examples, but there are {n}; give as many")
         if bool((places < -1).any() | (places >= self.tokens).any() | (places[..., 0] < 0).any()):
             raise DataError(
                 f"{what} must be places from 0 to {self.tokens - 1}, of a grid {self.token_grid}, or -1 after the first"
             )
-        places = places.long().expand(n, -1)
+        places = places.expand(n, -1)
         return torch.where(places < 0, places[:, :1], places), places >= 0
 
     # -- training -----------------------------------------------------------------------------------------------------

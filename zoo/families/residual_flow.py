@@ -112,6 +112,19 @@ class _Contraction(nn.Module):
         return x
 
 
+def _undone(block: _Contraction, z: Tensor) -> Tensor:
+    """Return the x whose x + g(x) is z, by x <- z - g(x), so often that it stays."""
+    weights = block.weights()
+    count, x = block.iterations(weights), z
+    if not torch.compiler.is_exporting():
+        for _ in range(count):
+            x = z - block(x, weights)
+        return x
+    # a loop in the graph: thousands of iterations side by side would take minutes to write, and as long to read
+    start = torch.zeros((), dtype=torch.int64, device=z.device), z.clone()
+    return torch.while_loop(lambda i, x: i < count, lambda i, x: (i + 1, z - block(x, weights)), start)[1]
+
+
 class ResidualFlow(NormalisingFlow):
     """Contractive residual blocks on the values of an example.
 
@@ -203,10 +216,7 @@ class ResidualFlow(NormalisingFlow):
     def flow_inverse(self, z: Tensor) -> Tensor:
         """Return the continuous examples of noise, each block undone by iterations to its fixed point."""
         for block in reversed(self.blocks):
-            weights, x = block.weights(), z
-            for _ in range(block.iterations(weights)):
-                x = z - block(x, weights)
-            z = x
+            z = _undone(block, z)
         return z.unflatten(1, self.shape)
 
     # -- the likelihood -----------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from zoo.families.adversarial import AdversarialModel
+from zoo.nets.spectral import normalise_layers
 
 __all__ = ["SNGAN"]
 
@@ -44,6 +44,4 @@ class SNGAN(AdversarialModel):
         )
         # while all scores lie within the margin of the hinge, what they say to the critic's last bias cancels
         self.steps_to_move = max(self.steps_to_move, 12)
-        for layer in list(self.critic.modules()):
-            if isinstance(layer, _NORMALISED):
-                spectral_norm(layer)
+        normalise_layers(self.critic, _NORMALISED)

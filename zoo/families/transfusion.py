@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.checking import examples_of, option_of
 from zoo.context import PAD, decode_texts, encode_texts
 from zoo.errors import ConfigError
 from zoo.families.ddpm import DDPM
@@ -243,6 +244,7 @@ class Transfusion(DDPM):
             temperature: of the letters, which are drawn; the most probable ones, letter by letter, if left out.
             seed: of the draws.
         """
+        temperature = option_of("temperature", temperature, "float | None", "Transfusion.caption")
         choose = Decoding(greedy=True) if temperature is None else Decoding(temperature)
         return decode_texts(self.written(len(x), seeded(seed), x, choose), self.alphabet)
 
@@ -254,9 +256,10 @@ class Transfusion(DDPM):
 
         The images are those of `sample` with the same seed and no labels.
         """
+        choose = Decoding(option_of("temperature", temperature, "float", "Transfusion.joint"))
         generator = seeded(seed)
         training = self.training
-        texts = self.eval().written(n, generator, None, Decoding(temperature))
+        texts = self.eval().written(n, generator, None, choose)
         self.train(training)
         return decode_texts(texts, self.alphabet), self.sample(n, seed=generator, labels=texts, **options)
 
@@ -276,6 +279,10 @@ class Transfusion(DDPM):
         Raises:
             ConfigError: letters that there are none of, or another number of texts than of images.
         """
+        if given is not None:
+            given = examples_of(self, given, "text_log_prob's given")
+        if not isinstance(texts, (str, list, tuple, Tensor)) or not len(texts):
+            raise ConfigError("text_log_prob takes a text, a list of texts or their tensor of int64, one at least")
         n = len(given) if given is not None else 1 if isinstance(texts, str) else len(texts)
         symbols = self._texts(n, texts)
         if symbols is None or not bool((symbols >= 0).any(1).all()):

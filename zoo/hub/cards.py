@@ -128,6 +128,7 @@ def card_of(
         gives: as in `build_card`.
         search: as in `build_card`.
     """
+    check_results(results)
     entry = load_registry().get(name or "")
     dataset = entry.dataset if entry is not None else _dataset(results)[0]
     base = dataset.removeprefix("binary_").removesuffix("_threshold")
@@ -154,8 +155,28 @@ def _drawn(files: Mapping[str, bytes]) -> dict[str, str]:
     return {"Samples": f"The picture is the spectrogram of [{SOUND}]({SOUND})."} if SOUND in files else {}
 
 
+_DEEPEST = 64
+
+
+def check_results(results: Any) -> None:
+    """Raise `CardError` where an evaluation, which may come from a damaged file, is none that a card could show."""
+    for part in ("metrics", "floor"):
+        value = results.get(part) if isinstance(results, Mapping) else None
+        if not isinstance(results, (Mapping, type(None))) or not isinstance(value, (Mapping, type(None))):
+            what = f"{part} of the results" if isinstance(results, Mapping) else "the results"
+            raise CardError(f"{what} must be a mapping, as in eval.json, got {str(value or results)[:80]!r}")
+    inside = [results]
+    for _ in range(_DEEPEST):
+        inside = [
+            v for x in inside if isinstance(x, (Mapping, list)) for v in (x.values() if isinstance(x, Mapping) else x)
+        ]
+    if inside:
+        raise CardError(f"the results are nested more than {_DEEPEST} levels deep, which no card could show")
+
+
 def metric_values(results: Mapping[str, Any] | None) -> dict[str, float]:
     """Return metric -> finite float of an evaluation. Raises `CardError`."""
+    check_results(results)
     found = {}
     for name, value in ((results or {}).get("metrics") or {}).items():
         number = value.get("value") if isinstance(value, Mapping) else value
@@ -218,6 +239,7 @@ def _dataset(results: Mapping[str, Any] | None) -> tuple[str, str]:
     data = (results or {}).get("data") or {}
     if isinstance(data, str):
         return data, "test"
+    data = data if isinstance(data, Mapping) else {}
     return str(data.get("name") or ""), str(data.get("split") or "test")
 
 
@@ -244,7 +266,8 @@ def _results(results: Mapping[str, Any] | None, metrics: Mapping[str, float]) ->
         return ""
     floors = metric_values({"metrics": (results or {}).get("floor")})
     data = (results or {}).get("data")
-    shape = (data.get("shape") if isinstance(data, Mapping) else None) or (1, 1, 1)
+    shape = data.get("shape") if isinstance(data, Mapping) else None
+    shape = shape if isinstance(shape, (list, tuple)) and shape else (1, 1, 1)
     real = f"training {'images' if len(shape) == 3 else 'examples'} (floor)"
     head = f"| metric | value | {real} |\n|---|---|---|\n" if floors else "| metric | value |\n|---|---|\n"
     rows = ""
@@ -276,7 +299,8 @@ def _mark(results: Mapping[str, Any] | None, name: str) -> str:
     how = departures(protocol) if isinstance(protocol, Mapping) else []
     if how and name.startswith(_DRAWN) and not name.endswith("_plain"):
         return f" ({'; '.join(how)})"
-    return " (of the plain model)" if name.startswith(_LIKELIHOODS) and of_plain_model(protocol or {}) else ""
+    plain = isinstance(protocol, Mapping) and name.startswith(_LIKELIHOODS) and of_plain_model(protocol)
+    return " (of the plain model)" if plain else ""
 
 
 def _choices(results: Mapping[str, Any] | None, search: Mapping[str, Any] | None) -> str:

@@ -110,17 +110,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_LONGEST_KEY = 1024
+
+
 def key_from(file: str | None) -> bytes | None:
     """Return the API key, from the file or the environment; None if there is none. Raises `ConfigError`."""
     if file is not None:
         try:
-            key = Path(file).read_bytes().strip()
+            with Path(file).open("rb") as stream:  # a device may never end
+                key = stream.read(_LONGEST_KEY + 1).strip()
         except OSError as error:
             raise ConfigError(f"the key file {file} cannot be read: {error.strerror}") from error
     else:
         key = os.environ.get(KEY, "").encode().strip()
         if not key:
             return None
+    if len(key) > _LONGEST_KEY:
+        raise ConfigError(f"an API key has at most {_LONGEST_KEY} characters; make one with `openssl rand -hex 24`")
     if len(key) < 16:
         raise ConfigError("an API key has at least 16 characters; make one with `openssl rand -hex 24`")
     return key
