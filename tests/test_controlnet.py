@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
+from closed_forms import unet as unet_flops
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
@@ -14,6 +19,25 @@ from zoo.nets.control import ControlledUNet
 from zoo.nets.unet import UNet
 
 SHAPE = (1, 8, 8)
+
+
+def _controlnet(args: Mapping[str, Any]) -> float:
+    """The base, back through its way up, and three times the copy of the way down with its hint and zeros."""
+    inner, K = args["network"]["init_args"]["network"]["init_args"], args["network"]["init_args"]["control"]
+    widths, E, patch, sides = inner["widths"], inner["embedding"], inner["patch"], [args["shape"][-1] // inner["patch"]]
+    for _ in widths[1:]:
+        sides.append(-(-sides[-1] // 2))
+    total, first = unet_flops(inner, args["shape"][-1])
+    up = 9 * widths[0] * inner["channels"] * patch**2 * sides[0] ** 2
+    for i, (a, b) in enumerate(pairwise(widths)):
+        up += inner["blocks"] * (2 * 9 * a * a * sides[i] ** 2 + E * 2 * a)
+        up += a * b * sides[i + 1] ** 2 + 2 * a * a * sides[i] ** 2
+    hint = 9 * K * patch**2 * widths[0] * sides[0] ** 2
+    zeros = sum(w * w * s * s for w, s in zip(widths, sides, strict=True)) + 10 * (widths[0] * sides[0]) ** 2
+    return 2.0 * (total + up + 3 * (total - up + hint + zeros) - first - hint)
+
+
+STEP_FLOPS = {"ControlNet": _controlnet}
 
 
 def unet(classes: int = 0) -> UNet:
