@@ -189,6 +189,10 @@ def test_pictures_are_brought_to_their_levels(caplog: pytest.LogCaptureFixture) 
         ({"max_stepz": 3}, "no option 'max_stepz'. Did you mean 'max_steps'"),
         ({"model": {"lrr": 1}}, r"unknown option --model.lrr\. Did you mean '--model.lr'"),
         ({"model": {"encoder": torch.nn.Linear(2, 2)}}, "is a Linear, which cannot be written"),
+        ({"lr": 0.1}, r"Did you mean model=\{'lr': ...\}\?"), ({"datamodule": Module()}, r"Did you mean data=...\?"),
+        ({"patience": 3}, r"Did you mean training=\{'patience'"), ({"val_dataloaders": X}, "this one as 'validation'"),
+        ({"epochs": 3}, r"Did you mean max_epochs=...\?"), ({"trainer": 3}, "give the model to Trainer.fit"),
+        ({"ckpt_path": "x"}, "Did you mean '--resume'"),
         ({"teacher": "vae-mnist"}, "takes no --teacher"), ({"logger": "wandbb"}, "Did you mean 'wandb'"),
         ({"logger": "mlflow"}, "needs the package mlflow, which is not installed"), ({"logger": 3}, "give a Lightning"),
         ({"data": DataLoader(TensorDataset(X)), "batch_size": 3}, "has a batch size of its own"),
@@ -243,6 +247,8 @@ def test_a_plain_module_is_refused_with_what_to_write(capsys: Capture) -> None:
     with pytest.raises(NotAGenerativeModelError, match=r"subclass zoo\.GenerativeModel.*\n\nclass Mine") as told:
         zoo.fit(Plain(), X)
     assert len(told.value.example.splitlines()) <= 12
+    with pytest.raises(ConfigError, match=r"Mine is a class; give a model of it, Mine\(...\)"):
+        zoo.fit(Mine, X)  # type: ignore[arg-type]
     entry = {"family": "vae", "model": {"class_path": f"{__name__}.Plain", "init_args": {}}, "data": tiny.VAE["data"]}
     Path("mine.yaml").write_text(json.dumps({"allow": [__name__], "models": {"plain-points": entry}}))
     assert main(["fit", "--registry", "mine.yaml", "--model", "plain", "--trainer.max_steps", "1"]) == 2

@@ -92,6 +92,21 @@ def test_no_checkpoint_is_written_of_broken_weights(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"the weights .* there was no checkpoint yet"):
         run.start()
     assert not list((tmp_path / "run").glob("checkpoints/*.ckpt"))
+    assert [(s, math.isnan(v)) for s, v in _rows(tmp_path / "run", "train/loss")] == [(10, True)]  # no row was due
+
+
+class Fails(Callback):
+    """A callback of a user's own with a fault."""
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == 7:
+            raise ZeroDivisionError
+
+
+def test_the_terms_until_a_fault_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        tiny.vae(*MANY, "--training.log_every", "5", folder=tmp_path / "run", callbacks=[Fails()]).start()
+    assert [step for step, _ in _rows(tmp_path / "run", "train/loss")] == [5, 7]
 
 
 class Spoil(Callback):
@@ -161,7 +176,7 @@ def test_a_run_goes_back_and_past_the_batches_that_broke_it(tmp_path: Path) -> N
 
 
 def test_losses_that_are_not_finite_are_left_out_of_the_plot(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("step,train/loss\n1,2.0\n2,nan\n3,inf\n4,1.0\n")
+    (tmp_path / "m.csv").write_text("step,train/loss\n1,2.0\n2,nan\n3,inf\n4,1.0\n5,1e308\n6,-1e308\n")
     plot_losses(tmp_path / "m.csv", tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 1000
     (tmp_path / "n.csv").write_text("step,train/loss\n1,nan\n")

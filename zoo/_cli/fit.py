@@ -320,11 +320,16 @@ def _announce(training: Any) -> None:
         print(f"zoo: {training.taken_over}", file=sys.stderr)
     goes = "goes on in" if training.resume else "goes into"
     print(
-        f"zoo: the run {goes} {training.folder}: {training.total:,} steps of {examples:,} examples\n"
-        f"zoo: it writes metrics.csv every {settings.log_every:,} steps, {pictures}, checkpoints every "
+        f"zoo: the run {goes} {training.folder}: {_several(training.total, 'step')} of "
+        f"{_several(examples, 'example')}\n"
+        f"zoo: it writes metrics.csv every {_several(settings.log_every, 'step')}, {pictures}, checkpoints every "
         f"{settings.checkpoint_every:,}; all of them at the end, a checkpoint on Ctrl-C too",
         file=sys.stderr,
     )
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _cost_lines(cost: Mapping[str, Any]) -> str:
@@ -336,7 +341,7 @@ def _cost_lines(cost: Mapping[str, Any]) -> str:
         compute += f", all stages together: {', '.join(known)}"
     return "\n".join(
         [
-            f"{cost['name']}: {cost['steps']:,} steps",
+            f"{cost['name']}: {_several(cost['steps'], 'step')}",
             f"  compute     {compute}",
             f"  parameters  {cost['parameters']:,}; a checkpoint has {cost['checkpoint_megabytes']:.3g} MB",
             f"  time        about {cost['estimated_minutes']:.3g} minutes, {cost['seconds_per_step']:.3g} s a step "
@@ -370,9 +375,14 @@ def _first_process() -> bool:
 def _check_folders(args: argparse.Namespace) -> None:
     if args.resume is not None and args.run is not None:
         raise RunError("--resume continues in its own folder; leave --run out")
+    if args.run == "" or args.resume == "":
+        raise RunError(f"--{'run' if args.run == '' else 'resume'} takes the name of a folder, and got an empty one")
     if args.resume is not None and not (Path(args.resume) / "config.yaml").is_file():
+        of = _run_of(Path(args.resume))
         raise RunError(
             f"{args.resume} is not a run folder: it has no config.yaml; zoo fit --model NAME starts a new run"
+            if of is None
+            else f"{args.resume} is in the run {of}, which goes on from its newest checkpoint: --resume {of}"
         )
     if args.resume is not None and args.data is not None:
         raise RunError(
@@ -385,6 +395,11 @@ def _check_folders(args: argparse.Namespace) -> None:
         raise RunError(
             f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"
         )
+
+
+def _run_of(path: Path) -> Path | None:
+    """Return the run folder that a path is in, such as that of a checkpoint; None where there is none above it."""
+    return next((up for up in [*path.parents][:2] if (up / "config.yaml").is_file() and path.exists()), None)
 
 
 def _check_same_model(args: argparse.Namespace, entry: Entry) -> None:

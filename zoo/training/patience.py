@@ -45,8 +45,8 @@ class Patience(Callback):
             return
         value = self.metrics.last.get(self.monitor)
         if value is None:
-            known = ", ".join(sorted(k for k in self.metrics.last if k.startswith("validation/"))) or "none"
-            raise ConfigError(f"--training.monitor {self.monitor} is no term of the validation; there are: {known}")
+            known = ", ".join(sorted(k for k in self.metrics.last if "/" in k)) or "none"
+            raise ConfigError(f"--training.monitor {self.monitor} is no term that this run logs; there are: {known}")
         if value < self.best - self.min_delta:
             self.best, self.waited = value, 0
             return
