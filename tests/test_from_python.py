@@ -25,7 +25,8 @@ import zoo
 from zoo._cli import from_python, main
 from zoo.data import tensors
 from zoo.data.toys import EightGaussians
-from zoo.errors import ConfigError, DataError, NotAGenerativeModelError, UnknownModelError
+from zoo.errors import CheckpointError, ConfigError, DataError, NotAGenerativeModelError, UnknownModelError
+from zoo.families.vae import VAE
 from zoo.model import LikelihoodModel
 from zoo.registry import load_registry
 from zoo.runs import last_checkpoint, load_run, read_checkpoint
@@ -405,6 +406,9 @@ def test_models_train_and_go_on_under_a_plain_trainer(name: str) -> None:
     other = _plain(8)
     other.fit(again, loader, ckpt_path="kept/step=4.ckpt", weights_only=True)
     assert other.global_step == 8
+    loaded = type(model).load_from_checkpoint(best.best_model_path)  # which says what it is built of
+    assert loaded.spec == model.spec and not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     trainer.validate(model, DataLoader(TensorDataset(X), 50), verbose=False)
     assert torch.isfinite(trainer.callback_metrics["validation/loss"])
 
@@ -428,6 +432,27 @@ def test_calling_a_model_says_what_to_call() -> None:
         with pytest.raises(ConfigError, match=r"\(x\) has no meaning of its own; call one of its methods: loss"):
             zoo.create(name)(torch.rand(1, 1, 28, 28))
     assert zoo.create("gated_pixelcnn-mnist")(torch.zeros(1, 1, 28, 28, dtype=torch.int64)).ndim > 3
+
+
+def test_a_checkpoint_says_what_its_model_is_built_of_and_what_it_is_not() -> None:
+    done = zoo.fit("tiny-points", max_steps=3, run="run", **QUIET)
+    path = last_checkpoint(done.folder)
+    loaded = VAE.load_from_checkpoint(path)  # the averaged weights, as of the folder
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), done.model.parameters(), strict=True))
+    arguments = {name: loaded.__dict__["_arguments"][name] for name in ("encoder", "decoder", "likelihood")}
+    again = VAE.load_from_checkpoint(str(path), shape=[2], latent_dim=2, **arguments)  # as Lightning has it
+    assert torch.equal(next(again.parameters()), _weights(done.folder)[next(iter(again.state_dict()))])
+    for options, error, sentence in (
+        ({"weights_only": False}, ConfigError, "tensors and plain data only"),
+        ({"strict": False}, ConfigError, "strict=False is for other arguments"),
+        ({"checkpoint_path": "run/run.json"}, CheckpointError, "cannot be read as plain tensors"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=sentence):
+            VAE.load_from_checkpoint(**{"checkpoint_path": path, **options})
+    with pytest.raises(ConfigError, match=r"is of a VAE, not of a Mine; load it by VAE\.load"):
+        Mine.load_from_checkpoint(path)
+    with pytest.raises(zoo.ZooError, match="is a checkpoint: a run is named by its folder"):
+        zoo.load(str(path))
 
 
 @IGNORED

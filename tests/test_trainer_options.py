@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, RunError
 from zoo.runs import load_run, run_metadata
 from zoo.training.devices import choose_strategy, processes
 from zoo.training.fit import Run
@@ -354,6 +354,11 @@ def test_early_stopping_is_exact_when_a_run_goes_on(patience: int, tmp_path: Pat
     assert a == b
     A, B = (load_run(tmp_path / name).state_dict() for name in ("whole", "two"))
     assert all(torch.equal(A[k], B[k]) for k in A)
+    config = ("--config", str(tmp_path / "whole" / "config.yaml"))
+    with pytest.raises(
+        RunError, match=r"has stopped early at step \d+: .*; give a larger --training.patience to go on"
+    ):
+        tiny.vae(*config, folder=tmp_path / "whole", resume=True).start()
 
 
 def test_patience_is_refused_where_it_means_nothing(tmp_path: Path) -> None:

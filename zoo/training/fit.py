@@ -64,7 +64,7 @@ from zoo.training.option_limits import (
     check_validation,
     refused_by_lightning,
 )
-from zoo.training.patience import early_stopping, why_early
+from zoo.training.patience import check_not_over, early_stopping, why_early
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
 from zoo.training.stored_examples import can_store, encoding_flops, stand_in, store
@@ -583,6 +583,7 @@ class Run:
         if "step" not in content["zoo"]:
             raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
         check_resumed(content["zoo"].get("rate_factors"), self.model.rate_factors)
+        check_not_over(self.folder, content, self.settings)
         self.started = content["zoo"].get("init_from")
         for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
             if not isinstance(content.get(part), kind):
