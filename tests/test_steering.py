@@ -314,12 +314,14 @@ def test_a_run_goes_on_with_the_options_that_are_given(tmp_path: Path, monkeypat
     fit = ["fit", "--registry", "tiny.yaml", *tiny.QUIET, "--training.log_every", "1"]
     assert main([*fit, "--model", "tiny_gan-points", "--run", "a", "--trainer.max_steps", "4"]) == 0
     again = ["--resume", "./a", "--trainer.max_steps", "6", "--model.lr", "0.5", "--model.betas", "[0.5,0.6]"]
+    again += ["--training.ema", "0.5", "--data.batch_size", "16"]
     assert main([*fit, *again]) == 0
     rates = [line.split(",") for line in (tmp_path / "a/metrics.csv").read_text().splitlines()]
     column = rates[0].index("lr")
     assert [float(r[column]) for r in rates[1:] if r[column]] == [0.01] * 4 + [0.5] * 2
     content = torch.load(last_checkpoint("a"), weights_only=True)
     assert all(g["betas"] == (0.5, 0.6) for o in content["optimizer_states"] for g in o["param_groups"])
+    assert content["ema"]["decay"] == 0.5 and run_metadata("a")["cost"]["examples"] == 4 * 8 + 2 * 16
     assert len(run_metadata("a")["commands"]) == 2
 
 
@@ -328,6 +330,11 @@ def test_a_run_goes_on_with_the_options_that_are_given(tmp_path: Path, monkeypat
     [
         (("--model", "wgan_gp"), "is a run of vae-mnist, and --resume goes on with that"),
         (("--data", "binary_mnist_threshold"), "goes on with the data of the run"),
+        (("--model.latent_dim", "3"), "goes on with the model of the run, which --model.latent_dim would change: "),
+        (
+            ("--model.decoder.init_args.features", "[32,9,1568]"),
+            "which --model.decoder.init_args.features would change: ",
+        ),
     ],
 )
 def test_what_cannot_be_gone_on_with_is_refused(

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zoo.errors import RunError, ZooError
+from zoo.errors import ConfigError, RunError, ZooError
 from zoo.recipes import merged, wanted, words
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
@@ -241,6 +241,7 @@ def prepared(
         if not any(a.startswith("--trainer.max_steps") for a in rest):
             rest += ["--trainer.max_steps", "-1"]
     from zoo.training.fit import Run
+    from zoo.training.history import of_another_model
 
     stages: dict[str, Any] = {}
     if named:
@@ -256,10 +257,15 @@ def prepared(
         stages["earlier"] = {**earlier, **stages.get("earlier", {})}
     folder = args.resume or args.run
     ships = own is None and data is None and args.data is None and not named and not entry.overlays
-    training = Run(
-        {**entry.for_training(), "own_data": ships}, rest, allow=entry.allow, folder=folder,
-        resume=args.resume is not None, init_from=init_from, **stages, **from_python,
-    )  # fmt: skip
+    try:
+        training = Run(
+            {**entry.for_training(), "own_data": ships}, rest, allow=entry.allow, folder=folder,
+            resume=args.resume is not None, init_from=init_from, **stages, **from_python,
+        )  # fmt: skip
+    except ConfigError as error:
+        if args.resume is None or str(error).startswith(("unknown option", "option ")):
+            raise
+        raise of_another_model(rest, error) from error
     training.taken_over = "; ".join(filter(None, (recipe, training.taken_over)))
     return training
 

@@ -52,7 +52,7 @@ from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
 from zoo.training.fine_tuning import check_resumed, factors, recorded, set_rates, take_weights
 from zoo.training.gan_monitor import monitors_for
-from zoo.training.history import configuration, history
+from zoo.training.history import configuration, history, of_another_model
 from zoo.training.hooks import Hooks, NoProfiler
 from zoo.training.loggers import LogsHyperparameters, check_installed, chosen, closed, described, logged_before, taken
 from zoo.training.loop import run_lean
@@ -127,6 +127,7 @@ class Run:
         hide_absent_gpus()
         torch.manual_seed(derive_seed(0))
         self.asked, args = taken(args, logger)
+        self.typed = tuple(args)
         for kind in self.asked.kinds:
             check_installed(kind)
         self.cli = EntryCLI(entry, args, allow, tuple(parts or ()))
@@ -579,7 +580,10 @@ class Run:
         if self.checkpoint is None:
             return None
         content = read_model_checkpoint(self.checkpoint)
-        fill(self.model, content["state_dict"], self.checkpoint)
+        try:
+            fill(self.model, content["state_dict"], self.checkpoint)
+        except CheckpointError as error:
+            raise of_another_model(self.typed, error) from error
         if "step" not in content["zoo"]:
             raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
         check_resumed(content["zoo"].get("rate_factors"), self.model.rate_factors)
