@@ -431,7 +431,24 @@ def test_calling_a_model_says_what_to_call() -> None:
     for name in ("vae-mnist", "wgan_gp-mnist", "ddpm-mnist", "flow_matching-mnist", "vq_vae-mnist"):
         with pytest.raises(ConfigError, match=r"\(x\) has no meaning of its own; call one of its methods: loss"):
             zoo.create(name)(torch.rand(1, 1, 28, 28))
-    assert zoo.create("gated_pixelcnn-mnist")(torch.zeros(1, 1, 28, 28, dtype=torch.int64)).ndim > 3
+
+
+@pytest.mark.parametrize("name", ["gated_pixelcnn_cond-mnist", "image_gpt-mnist", "transformer-shakespeare"])
+def test_calling_an_autoregressive_model_gives_its_logits(name: str) -> None:
+    """Of examples in data range, and of their levels, the same."""
+    model = zoo.create(name)
+    levels = torch.arange(2 * model.length).reshape(2, *model.shape) % model.levels
+    labels = torch.tensor([3, 1]) if model.num_classes else None
+    with torch.no_grad():
+        logits = model(levels / (model.levels - 1), labels)
+        assert torch.equal(logits, model(levels, labels)) and logits.shape[-1] == model.levels
+        form = model.shape if "pixelcnn" in name else (model.length,)
+        assert logits.shape == (2, *form, model.levels)
+    with pytest.raises(DataError, match=r"\(x\) takes examples of shape"):
+        model(torch.rand(2, 3, 5))
+    if model.num_classes:
+        with pytest.raises(ConfigError, match="pass labels"):
+            model(levels / (model.levels - 1))
 
 
 def test_a_checkpoint_says_what_its_model_is_built_of_and_what_it_is_not() -> None:
