@@ -257,6 +257,9 @@ def test_folders_that_do_not_fit_are_refused(tiny_registry: Path, tmp_path: Path
         (["--resume", str(tmp_path / "nothing")], "is not a run folder"),
         (["--resume", str(folder), "--run", str(folder)], "leave --run out"),
         (["--resume", str(folder)], "is finished: 2 of 2 steps"),
+        (["--resume", str(folder), "--trainer.max_steps", "1"], "is finished: 2 steps, of 1 asked for"),
+        (["--resume", str(folder / "checkpoints" / "step-00000002.ckpt")], f"is in the run {folder}, which goes on"),
+        (["--resume", ""], "--resume takes the name of a folder"),
     ]:
         assert main(["fit", *(["--model", "tiny-eight_gaussians"] if "--resume" not in args else []), *args]) == 2
         error = capsys.readouterr().err

@@ -25,7 +25,8 @@ import zoo
 from zoo._cli import from_python, main
 from zoo.data import tensors
 from zoo.data.toys import EightGaussians
-from zoo.errors import ConfigError, DataError, NotAGenerativeModelError, UnknownModelError
+from zoo.errors import CheckpointError, ConfigError, DataError, NotAGenerativeModelError, UnknownModelError
+from zoo.families.vae import VAE
 from zoo.model import LikelihoodModel
 from zoo.registry import load_registry
 from zoo.runs import last_checkpoint, load_run, read_checkpoint
@@ -189,6 +190,10 @@ def test_pictures_are_brought_to_their_levels(caplog: pytest.LogCaptureFixture) 
         ({"max_stepz": 3}, "no option 'max_stepz'. Did you mean 'max_steps'"),
         ({"model": {"lrr": 1}}, r"unknown option --model.lrr\. Did you mean '--model.lr'"),
         ({"model": {"encoder": torch.nn.Linear(2, 2)}}, "is a Linear, which cannot be written"),
+        ({"lr": 0.1}, r"Did you mean model=\{'lr': ...\}\?"), ({"datamodule": Module()}, r"Did you mean data=...\?"),
+        ({"patience": 3}, r"Did you mean training=\{'patience'"), ({"val_dataloaders": X}, "this one as 'validation'"),
+        ({"epochs": 3}, r"Did you mean max_epochs=...\?"), ({"trainer": 3}, "give the model to Trainer.fit"),
+        ({"ckpt_path": "x"}, "Did you mean '--resume'"),
         ({"teacher": "vae-mnist"}, "takes no --teacher"), ({"logger": "wandbb"}, "Did you mean 'wandb'"),
         ({"logger": "mlflow"}, "needs the package mlflow, which is not installed"), ({"logger": 3}, "give a Lightning"),
         ({"data": DataLoader(TensorDataset(X)), "batch_size": 3}, "has a batch size of its own"),
@@ -243,6 +248,8 @@ def test_a_plain_module_is_refused_with_what_to_write(capsys: Capture) -> None:
     with pytest.raises(NotAGenerativeModelError, match=r"subclass zoo\.GenerativeModel.*\n\nclass Mine") as told:
         zoo.fit(Plain(), X)
     assert len(told.value.example.splitlines()) <= 12
+    with pytest.raises(ConfigError, match=r"Mine is a class; give a model of it, Mine\(...\)"):
+        zoo.fit(Mine, X)  # type: ignore[arg-type]
     entry = {"family": "vae", "model": {"class_path": f"{__name__}.Plain", "init_args": {}}, "data": tiny.VAE["data"]}
     Path("mine.yaml").write_text(json.dumps({"allow": [__name__], "models": {"plain-points": entry}}))
     assert main(["fit", "--registry", "mine.yaml", "--model", "plain", "--trainer.max_steps", "1"]) == 2
@@ -399,6 +406,9 @@ def test_models_train_and_go_on_under_a_plain_trainer(name: str) -> None:
     other = _plain(8)
     other.fit(again, loader, ckpt_path="kept/step=4.ckpt", weights_only=True)
     assert other.global_step == 8
+    loaded = type(model).load_from_checkpoint(best.best_model_path)  # which says what it is built of
+    assert loaded.spec == model.spec and not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     trainer.validate(model, DataLoader(TensorDataset(X), 50), verbose=False)
     assert torch.isfinite(trainer.callback_metrics["validation/loss"])
 
@@ -421,7 +431,45 @@ def test_calling_a_model_says_what_to_call() -> None:
     for name in ("vae-mnist", "wgan_gp-mnist", "ddpm-mnist", "flow_matching-mnist", "vq_vae-mnist"):
         with pytest.raises(ConfigError, match=r"\(x\) has no meaning of its own; call one of its methods: loss"):
             zoo.create(name)(torch.rand(1, 1, 28, 28))
-    assert zoo.create("gated_pixelcnn-mnist")(torch.zeros(1, 1, 28, 28, dtype=torch.int64)).ndim > 3
+
+
+@pytest.mark.parametrize("name", ["gated_pixelcnn_cond-mnist", "image_gpt-mnist", "transformer-shakespeare"])
+def test_calling_an_autoregressive_model_gives_its_logits(name: str) -> None:
+    """Of examples in data range, and of their levels, the same."""
+    model = zoo.create(name)
+    levels = torch.arange(2 * model.length).reshape(2, *model.shape) % model.levels
+    labels = torch.tensor([3, 1]) if model.num_classes else None
+    with torch.no_grad():
+        logits = model(levels / (model.levels - 1), labels)
+        assert torch.equal(logits, model(levels, labels)) and logits.shape[-1] == model.levels
+        form = model.shape if "pixelcnn" in name else (model.length,)
+        assert logits.shape == (2, *form, model.levels)
+    with pytest.raises(DataError, match=r"\(x\) takes examples of shape"):
+        model(torch.rand(2, 3, 5))
+    if model.num_classes:
+        with pytest.raises(ConfigError, match="pass labels"):
+            model(levels / (model.levels - 1))
+
+
+def test_a_checkpoint_says_what_its_model_is_built_of_and_what_it_is_not() -> None:
+    done = zoo.fit("tiny-points", max_steps=3, run="run", **QUIET)
+    path = last_checkpoint(done.folder)
+    loaded = VAE.load_from_checkpoint(path)  # the averaged weights, as of the folder
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), done.model.parameters(), strict=True))
+    arguments = {name: loaded.__dict__["_arguments"][name] for name in ("encoder", "decoder", "likelihood")}
+    again = VAE.load_from_checkpoint(str(path), shape=[2], latent_dim=2, **arguments)  # as Lightning has it
+    assert torch.equal(next(again.parameters()), _weights(done.folder)[next(iter(again.state_dict()))])
+    for options, error, sentence in (
+        ({"weights_only": False}, ConfigError, "tensors and plain data only"),
+        ({"strict": False}, ConfigError, "strict=False is for other arguments"),
+        ({"checkpoint_path": "run/run.json"}, CheckpointError, "cannot be read as plain tensors"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=sentence):
+            VAE.load_from_checkpoint(**{"checkpoint_path": path, **options})
+    with pytest.raises(ConfigError, match=r"is of a VAE, not of a Mine; load it by VAE\.load"):
+        Mine.load_from_checkpoint(path)
+    with pytest.raises(zoo.ZooError, match="is a checkpoint: a run is named by its folder"):
+        zoo.load(str(path))
 
 
 @IGNORED

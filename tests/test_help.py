@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 from zoo._cli import main
 from zoo._cli.arguments import meanings, options_of
@@ -159,3 +160,34 @@ def test_one_seed_is_that_of_weights_noise_and_order(
     assert "takes a whole number from 0, got 'true'" in capsys.readouterr().err
     (tmp_path / "c.yaml").write_text("name: vae-mnist\nseed_everything: 9\n")
     assert told(capsys, "fit", "--config", "c.yaml", "--print_config").count("seed: 9") == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--lr", "--model.lr"), ("--batch_size", "--data.batch_size"), ("--latent-dim", "--model.latent_dim"),
+        ("--max_epochs", "--trainer.max_epochs"), ("--ema", "--training.ema"), ("--ckpt_path", "--resume"),
+        ("--trainer.gpus", "--trainer.devices"), ("--epochs", "--trainer.max_epochs"),
+    ],
+)  # fmt: skip
+def test_an_option_by_another_name_is_told_its_own(word: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        tiny.vae(word, "3")
+    assert str(told.value) == f"unknown option {word}. Did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("EarlyStoping",),
+            "Callback or null, got 'EarlyStoping'. Did you mean 'EarlyStopping'?",
+        ),
+        (("EarlyStopping",), "EarlyStopping needs --trainer.callbacks.monitor; give it"),
+        (("Timer", "--trainer.callbacks.duratoin", "1"), "unknown option --trainer.callbacks.duratoin."),
+    ],
+)
+def test_a_callback_is_told_by_its_own_name(words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        tiny.vae("--trainer.callbacks+", *words)
+    assert str(told.value).endswith(sentence)

@@ -92,6 +92,21 @@ def test_no_checkpoint_is_written_of_broken_weights(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"the weights .* there was no checkpoint yet"):
         run.start()
     assert not list((tmp_path / "run").glob("checkpoints/*.ckpt"))
+    assert [(s, math.isnan(v)) for s, v in _rows(tmp_path / "run", "train/loss")] == [(10, True)]  # no row was due
+
+
+class Fails(Callback):
+    """A callback of a user's own with a fault."""
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == 7:
+            raise ZeroDivisionError
+
+
+def test_the_terms_until_a_fault_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        tiny.vae(*MANY, "--training.log_every", "5", folder=tmp_path / "run", callbacks=[Fails()]).start()
+    assert [step for step, _ in _rows(tmp_path / "run", "train/loss")] == [5, 7]
 
 
 class Spoil(Callback):
@@ -161,7 +176,7 @@ def test_a_run_goes_back_and_past_the_batches_that_broke_it(tmp_path: Path) -> N
 
 
 def test_losses_that_are_not_finite_are_left_out_of_the_plot(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("step,train/loss\n1,2.0\n2,nan\n3,inf\n4,1.0\n")
+    (tmp_path / "m.csv").write_text("step,train/loss\n1,2.0\n2,nan\n3,inf\n4,1.0\n5,1e308\n6,-1e308\n")
     plot_losses(tmp_path / "m.csv", tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 1000
     (tmp_path / "n.csv").write_text("step,train/loss\n1,nan\n")
@@ -306,12 +321,14 @@ def test_a_run_goes_on_with_the_options_that_are_given(tmp_path: Path, monkeypat
     fit = ["fit", "--registry", "tiny.yaml", *tiny.QUIET, "--training.log_every", "1"]
     assert main([*fit, "--model", "tiny_gan-points", "--run", "a", "--trainer.max_steps", "4"]) == 0
     again = ["--resume", "./a", "--trainer.max_steps", "6", "--model.lr", "0.5", "--model.betas", "[0.5,0.6]"]
+    again += ["--training.ema", "0.5", "--data.batch_size", "16"]
     assert main([*fit, *again]) == 0
     rates = [line.split(",") for line in (tmp_path / "a/metrics.csv").read_text().splitlines()]
     column = rates[0].index("lr")
     assert [float(r[column]) for r in rates[1:] if r[column]] == [0.01] * 4 + [0.5] * 2
     content = torch.load(last_checkpoint("a"), weights_only=True)
     assert all(g["betas"] == (0.5, 0.6) for o in content["optimizer_states"] for g in o["param_groups"])
+    assert content["ema"]["decay"] == 0.5 and run_metadata("a")["cost"]["examples"] == 4 * 8 + 2 * 16
     assert len(run_metadata("a")["commands"]) == 2
 
 
@@ -320,6 +337,11 @@ def test_a_run_goes_on_with_the_options_that_are_given(tmp_path: Path, monkeypat
     [
         (("--model", "wgan_gp"), "is a run of vae-mnist, and --resume goes on with that"),
         (("--data", "binary_mnist_threshold"), "goes on with the data of the run"),
+        (("--model.latent_dim", "3"), "goes on with the model of the run, which --model.latent_dim would change: "),
+        (
+            ("--model.decoder.init_args.features", "[32,9,1568]"),
+            "which --model.decoder.init_args.features would change: ",
+        ),
     ],
 )
 def test_what_cannot_be_gone_on_with_is_refused(

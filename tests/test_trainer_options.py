@@ -18,10 +18,11 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, RunError
 from zoo.runs import load_run, run_metadata
 from zoo.training.devices import choose_strategy, processes
 from zoo.training.fit import Run
+from zoo.training.monitored import first_validation, terms_of
 from zoo.training.trainer_options import HONOURED, REFUSED, table
 from zoo.trainings import MetricsTable
 
@@ -353,13 +354,18 @@ def test_early_stopping_is_exact_when_a_run_goes_on(patience: int, tmp_path: Pat
     assert a == b
     A, B = (load_run(tmp_path / name).state_dict() for name in ("whole", "two"))
     assert all(torch.equal(A[k], B[k]) for k in A)
+    config = ("--config", str(tmp_path / "whole" / "config.yaml"))
+    with pytest.raises(
+        RunError, match=r"has stopped early at step \d+: .*; give a larger --training.patience to go on"
+    ):
+        tiny.vae(*config, folder=tmp_path / "whole", resume=True).start()
 
 
 def test_patience_is_refused_where_it_means_nothing(tmp_path: Path) -> None:
     for make, options, sentence in (
         (tiny.gan, VALIDATED, "trained as a game"),
         (tiny.vae, (), "limit_val_batches 0 leaves none"),
-        (tiny.vae, (*VALIDATED, "--training.monitor", "validation/los"), "no term of the validation"),
+        (tiny.vae, ("--training.monitor", "train/loss"), "limit_val_batches 0 leaves none"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             make("--training.patience", "1", *options, "--trainer.max_steps", "30", folder=tmp_path / "run").start()
@@ -427,13 +433,83 @@ def test_what_yaml_has_no_word_for_is_written_and_read_again(tmp_path: Path) -> 
     assert run_metadata(tmp_path / "run")["step"] == 3 and "Timer" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_a_callback_may_watch_a_term_of_the_training(tmp_path: Path) -> None:
-    options = ("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "train/loss")
-    options += ("--trainer.callbacks.patience", "1", "--trainer.callbacks.min_delta", "1000")
-    run = Run(tiny.VAE, [*tiny.QUIET, *VALIDATED, "--trainer.max_steps", "200", *options], folder=tmp_path / "run")
-    run.settings.log_every = 5
+# -- what is watched ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("EarlyStopping", "val_loss"), r"EarlyStopping watches val_loss, which.*Did you mean 'validation/loss'"),
+        (("ModelCheckpoint", "train/los"), r"ModelCheckpoint watches train/los, which.*Did you mean 'train/loss'"),
+        (
+            (None, "validation/los"),
+            r"validation/los \(--training.monitor\), which.* There are: train/elbo, .*",
+        ),
+        (("EarlyStopping", "validation/loss", "--trainer.limit_val_batches", "0"), "limit_val_batches 0 leaves none"),
+    ],
+)
+def test_what_is_watched_must_be_logged(options: tuple[Any, ...], sentence: str, tmp_path: Path) -> None:
+    who, name, *more = options
+    words = ["--trainer.callbacks+", who, "--trainer.callbacks.monitor", name]
+    run = tiny.vae(*VALIDATED, *(words if who else ["--training.patience", "1", "--training.monitor", name]), *more,
+                   folder=tmp_path / "run")  # fmt: skip
+    with pytest.raises(ConfigError, match=sentence):
+        run.start()
+    assert not (tmp_path / "run").exists()
+
+
+def test_players_note_terms_as_they_go_and_own_callbacks_log_what_they_like(tmp_path: Path) -> None:
+    run = tiny.gan(*VALIDATED)
+    terms = terms_of(run.model, run._batch(), run.total)
+    assert terms is not None and terms.may_have("train/critic_gradient") and not terms.may_have("train_loss")
+    assert "validation/gap" in terms.names and not any(n.startswith("train/") for n in terms.names)
+
+    class Logs(Callback):
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            trainer.callback_metrics["mine"] = torch.tensor(1.0)
+
+    stop = EarlyStopping("mine", patience=1)
+    _, run = _run(tmp_path, "--trainer.max_steps", "100", *VALIDATED, callbacks=[Logs(), stop])
+    assert run_metadata(run.folder)["step"] == 50
+
+
+@pytest.mark.parametrize("who", ["EarlyStopping", "patience"])
+def test_a_term_of_the_training_may_be_watched(who: str, tmp_path: Path) -> None:
+    """Also where an epoch, of 25 steps, ends before a row of the log is due."""
+    options = ["--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "train/loss",
+               "--trainer.callbacks.patience", "1", "--trainer.callbacks.min_delta", "1000"]  # fmt: skip
+    if who == "patience":
+        options = ["--training.monitor", "train/loss", "--training.patience", "1", "--training.min_delta", "1000"]
+    run = tiny.vae(*VALIDATED, "--trainer.max_steps", "200", *options, folder=tmp_path / "run")
     run.start()
-    assert run_metadata(tmp_path / "run")["status"] == "stopped early"
+    facts = run_metadata(tmp_path / "run")
+    assert facts["status"] == "stopped early" and facts["step"] == 50
+    rows = MetricsTable.read(tmp_path / "run" / "metrics.csv")["train/loss"]
+    assert [step for step, _ in rows] == [50]  # what others see is no row
+
+
+def test_who_waits_for_a_validation_that_does_not_come_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop, best = EarlyStopping("validation/loss"), ModelCheckpoint(monitor="validation/loss")
+    _, run = _run(tmp_path, "--trainer.max_steps", "20", *VALIDATED, callbacks=[stop, best])
+    assert run_metadata(run.folder)["status"] == "finished"
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and "no validation comes before the end, at step 20, the first would be at step 25" in said[0]
+    assert said[1] == "ModelCheckpoint has kept nothing, as validation/loss was never logged"
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({}, 25), ({"val_check_interval": 10}, 10), ({"val_check_interval": 0.5}, 12), ({"accumulate": 4}, 7),
+        ({"check_val_every_n_epoch": 2}, 50), ({"check_val_every_n_epoch": None, "val_check_interval": 40}, 40),
+        ({"check_val_every_n_epoch": 2, "val_check_interval": 10}, 35), ({"val_check_interval": "00:00:01:00"}, None),
+    ],
+)  # fmt: skip
+def test_the_first_validation_is_known(options: dict[str, Any], step: int | None) -> None:
+    accumulate = options.pop("accumulate", 1)
+    assert first_validation(options, 25, accumulate) == step
 
 
 def test_a_run_that_ends_before_its_first_step_is_none(tmp_path: Path) -> None:

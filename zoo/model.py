@@ -21,7 +21,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
@@ -597,6 +597,13 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
             if sum(map(len, found)) >= n:
                 break
         return torch.cat(found)[:n]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoints of a plain Trainer say what the model is built of, as those of the engine do."""
+        if not self.driven:
+            with suppress(ConfigError):  # of a constructor that was given what cannot be written
+                facts = {"name": self.source.name, "spec": self.spec, "step": self.steps_done}
+                checkpoint["zoo"] = {**facts, "class_names": list(self.class_names)}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._log_terms("train", batch)

@@ -168,6 +168,11 @@ def _entry(name: str, registry: Registry) -> Entry:
 
 def check_repo_id(repo_id: str) -> str:
     """Return ``repo_id`` if it is ``namespace/name`` as the Hub allows. Raises `InvalidNameError`."""
+    if isinstance(repo_id, str) and repo_id.endswith(".ckpt"):
+        raise InvalidNameError(
+            f"{repo_id[:200]!r} is a checkpoint: a run is named by its folder, and one that a Trainer wrote is loaded "
+            f"by its class, as in VAE.load_from_checkpoint(path)"
+        )
     parts = repo_id.split("/") if isinstance(repo_id, str) else []
     name = parts[-1] if parts else ""
     bad = any(s in repo_id for s in ("--", "..")) or name.endswith(".git") if parts else True

@@ -30,6 +30,7 @@ __all__ = [
     "MALFORMED",
     "fill",
     "last_checkpoint",
+    "load_checkpoint",
     "load_run",
     "read_checkpoint",
     "read_model_checkpoint",
@@ -210,7 +211,14 @@ def load_run(
         ConfigError: it names a class that is not allowed.
     """
     tell_registries(run)
-    path = Path(checkpoint) if checkpoint is not None else last_checkpoint(run)
+    model = load_checkpoint(checkpoint if checkpoint is not None else last_checkpoint(run), ema=ema, allow=allow)
+    model.source = replace(model.source, path=str(run))
+    return model
+
+
+def load_checkpoint(path: str | Path, *, ema: bool = True, allow: Sequence[str] = ()) -> GenerativeModel:
+    """Return the model of one checkpoint, of a run or of a plain Trainer, in eval mode; raises as `load_run` does."""
+    path = Path(path)
     content = read_model_checkpoint(path)
     metadata = content["zoo"]
     model = _built(metadata["spec"], path, allow)
@@ -218,7 +226,7 @@ def load_run(
     if ema and content.get("ema"):
         state = {**state, **content["ema"]["parameters"]}
     fill(model, state, path)
-    model.source = replace(Source("run"), path=str(run), name=metadata.get("name"))
+    model.source = replace(Source("run"), path=str(path), name=metadata.get("name"))
     model.class_names = checked_names(metadata.get("class_names"), model.num_classes)
     return model.eval()
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zoo.errors import RunError, ZooError
+from zoo.errors import ConfigError, RunError, ZooError
 from zoo.recipes import merged, wanted, words
 from zoo.registry import Entry, load_registry, plain_yaml
 from zoo.spec import class_of, is_spec
@@ -242,6 +242,7 @@ def prepared(
         if not any(a.startswith("--trainer.max_steps") for a in rest):
             rest += ["--trainer.max_steps", "-1"]
     from zoo.training.fit import Run
+    from zoo.training.history import of_another_model
 
     stages: dict[str, Any] = {}
     if named:
@@ -257,10 +258,15 @@ def prepared(
         stages["earlier"] = {**earlier, **stages.get("earlier", {})}
     folder = args.resume or args.run
     ships = own is None and data is None and args.data is None and not named and not entry.overlays
-    training = Run(
-        {**entry.for_training(), "own_data": ships}, rest, allow=entry.allow, folder=folder,
-        resume=args.resume is not None, init_from=init_from, **stages, **from_python,
-    )  # fmt: skip
+    try:
+        training = Run(
+            {**entry.for_training(), "own_data": ships}, rest, allow=entry.allow, folder=folder,
+            resume=args.resume is not None, init_from=init_from, **stages, **from_python,
+        )  # fmt: skip
+    except ConfigError as error:
+        if args.resume is None or str(error).startswith(("unknown option", "option ")):
+            raise
+        raise of_another_model(rest, error) from error
     training.taken_over = "; ".join(filter(None, (recipe, training.taken_over)))
     return training
 
@@ -321,11 +327,16 @@ def _announce(training: Any) -> None:
         print(f"zoo: {training.taken_over}", file=sys.stderr)
     goes = "goes on in" if training.resume else "goes into"
     print(
-        f"zoo: the run {goes} {training.folder}: {training.total:,} steps of {examples:,} examples\n"
-        f"zoo: it writes metrics.csv every {settings.log_every:,} steps, {pictures}, checkpoints every "
+        f"zoo: the run {goes} {training.folder}: {_several(training.total, 'step')} of "
+        f"{_several(examples, 'example')}\n"
+        f"zoo: it writes metrics.csv every {_several(settings.log_every, 'step')}, {pictures}, checkpoints every "
         f"{settings.checkpoint_every:,}; all of them at the end, a checkpoint on Ctrl-C too",
         file=sys.stderr,
     )
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def _cost_lines(cost: Mapping[str, Any]) -> str:
@@ -337,7 +348,7 @@ def _cost_lines(cost: Mapping[str, Any]) -> str:
         compute += f", all stages together: {', '.join(known)}"
     return "\n".join(
         [
-            f"{cost['name']}: {cost['steps']:,} steps",
+            f"{cost['name']}: {_several(cost['steps'], 'step')}",
             f"  compute     {compute}",
             f"  parameters  {cost['parameters']:,}; a checkpoint has {cost['checkpoint_megabytes']:.3g} MB",
             f"  time        about {cost['estimated_minutes']:.3g} minutes, {cost['seconds_per_step']:.3g} s a step "
@@ -371,9 +382,14 @@ def _first_process() -> bool:
 def _check_folders(args: argparse.Namespace) -> None:
     if args.resume is not None and args.run is not None:
         raise RunError("--resume continues in its own folder; leave --run out")
+    if args.run == "" or args.resume == "":
+        raise RunError(f"--{'run' if args.run == '' else 'resume'} takes the name of a folder, and got an empty one")
     if args.resume is not None and not (Path(args.resume) / "config.yaml").is_file():
+        of = _run_of(Path(args.resume))
         raise RunError(
             f"{args.resume} is not a run folder: it has no config.yaml; zoo fit --model NAME starts a new run"
+            if of is None
+            else f"{args.resume} is in the run {of}, which goes on from its newest checkpoint: --resume {of}"
         )
     if args.resume is not None and args.data is not None:
         raise RunError(
@@ -386,6 +402,11 @@ def _check_folders(args: argparse.Namespace) -> None:
         raise RunError(
             f"the folder {args.run} exists already; name a new one, or go on in it with zoo fit --resume {args.run}"
         )
+
+
+def _run_of(path: Path) -> Path | None:
+    """Return the run folder that a path is in, such as that of a checkpoint; None where there is none above it."""
+    return next((up for up in [*path.parents][:2] if (up / "config.yaml").is_file() and path.exists()), None)
 
 
 def _check_same_model(args: argparse.Namespace, entry: Entry) -> None:

@@ -152,17 +152,37 @@ def _words(
     for name, value in options.items():
         if name not in known:
             if not isinstance(value, (str, Path)):
-                takes = ["model", "data", "training", "run", "resume", "init_from", "budget", "batch_size", *known]
-                raise ConfigError(
-                    f"zoo.fit has no option {name!r}.{close_matches(name, takes)} Options of the model go into "
-                    f"model={{...}}, of the engine into training={{...}}"
-                )
+                raise ConfigError(f"zoo.fit has no option {name!r}.{_meant(name, known)}")
             words += [f"--{name}", str(value)]  # a trained part, or refused by the command
         elif isinstance(value, _SIMPLE) or (isinstance(value, (list, tuple, dict)) and _plain(value)):
             words += _typed(f"--trainer.{name}", value, "trainer")
         else:
             objects[name] = value
     return words, objects
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """Return what was perhaps meant by an option that there is none of, as it is written here."""
+    from zoo.training.parser_errors import ELSEWHERE
+    from zoo.training.settings import TrainingSettings
+
+    loaders = {"train_dataloaders": "train", "train_dataloader": "train", "train_loader": "train",
+               "val_dataloaders": "validation", "val_dataloader": "validation", "val_loader": "validation"}  # fmt: skip
+    if name in loaders:
+        return f" Loaders go into data={{'train': ..., 'validation': ...}}, this one as {loaders[name]!r}"
+    if name == "trainer":
+        return " Arguments of Lightning's Trainer are keywords, such as max_steps=100; or give the model to Trainer.fit"
+    here = {f.name: f"--training.{f.name}" for f in dataclasses.fields(TrainingSettings)}
+    option = {**ELSEWHERE, **here, "lr": "--model.lr"}.get(name)
+    if option is not None:
+        group, _, last = option.removeprefix("--").partition(".")
+        group, last = ("", group) if not last else (group, last)
+        written = f"{group}={{{last!r}: ...}}" if group and group != "trainer" else f"{last}=..."
+        return f" Did you mean {written}?"
+    takes = ["model", "data", "training", "run", "resume", "init_from", "budget", "batch_size", *known]
+    return (
+        f"{close_matches(name, takes)} Options of the model go into model={{...}}, of the engine into training={{...}}"
+    )
 
 
 def _typed(option: str, value: Any, group: str) -> list[str]:
@@ -218,6 +238,10 @@ def _own(given: Any, data: Any) -> tuple[Entry | None, tuple[str, ...], Any]:
     from zoo.spec import allowed, class_paths
 
     if not isinstance(given, GenerativeModel):
+        if isinstance(given, type) and issubclass(given, GenerativeModel):
+            raise ConfigError(
+                f"{given.__name__} is a class; give a model of it, {given.__name__}(...), or a name such as vae-mnist"
+            )
         what = f"a {type(given).__name__}" if not isinstance(given, type) else f"the class {given.__name__}"
         raise NotAGenerativeModelError(what)
     spec = given.spec

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,9 @@ __all__ = ["MOST", "panels", "plot_losses"]
 
 MOST = 6
 """Panels of one file."""
+
+_LARGEST = 1e300
+"""Values from here on cannot be drawn, nor those that are no numbers: differences of them are infinite."""
 
 Points = list[tuple[int, float]]
 
@@ -40,7 +42,7 @@ def plot_losses(metrics: Path, path: Path) -> None:
     for row in rows:
         for column, value in row.items():
             split, _, term = (column or "").partition("/")
-            if term and value and math.isfinite(float(value)):
+            if term and value and abs(float(value)) < _LARGEST:
                 terms.setdefault(term, {}).setdefault(split, []).append((int(row["step"]), float(value)))
     losses = [t for t in terms if t.endswith("_loss") and "train" in terms[t]]
     if losses and "train" not in terms.get("loss", {}):  # of players, which have their own: it is the first one's again

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.checking import check_within, from_levels
+from zoo.checking import check_within, examples_of, from_levels
 from zoo.errors import ConfigError
 from zoo.maths.completion import known_values
 from zoo.maths.decoding import Decoding, ValueState, decode
@@ -79,6 +79,25 @@ class AutoregressiveModel(LikelihoodModel):
     def fitted_to_codes(cls, arguments: Mapping[str, Any], autoencoder: Any) -> dict[str, Any]:
         """Return arguments that fit the codes of an autoencoder; see `zoo.families.code_prior`."""
         return {**arguments, "shape": list(autoencoder.grid), "levels": autoencoder.codebook_size}
+
+    def __call__(self, x: Tensor, labels: Any = None) -> Tensor:
+        """Return all logits, each from the values before its own: (B, C, H, W, L) of images, else (B, N, L).
+
+        Args:
+            x: examples (B, *shape) in data range, whose levels are taken; or levels, int64, as `forward` takes them.
+            labels: of `log_prob`, for conditional models.
+
+        Raises:
+            DataError: examples of another shape or range.
+            ConfigError: labels are missing, or given to a model that is not conditional.
+        """
+        if x.dtype not in (torch.int64, torch.int32):
+            x = self.arranged(self.quantize(examples_of(self, x, f"{type(self).__name__}(x)")))
+            labels = self.given_labels(len(x), labels)
+        elif len(self.shape) > 1 and x.shape[1:] == self.shape:
+            x = self.arranged(x)
+        logits: Tensor = super().__call__(x, labels)
+        return logits
 
     # -- what a family gives ------------------------------------------------------------------------------------------
 

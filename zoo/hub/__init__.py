@@ -16,6 +16,7 @@ _PUBLIC = {
     "card": "zoo.hub.loading",
     "list": "zoo.hub.listing",
     "load": "zoo.hub.loading",
+    "load_checkpoint": "zoo.hub.loading",
     "load_pretrained": "zoo.hub.folder",
     "merge_card": "zoo.hub.card_blocks",
     "pull": "zoo.hub.loading",
@@ -33,6 +34,7 @@ __all__ = [
     "card",
     "list",
     "load",
+    "load_checkpoint",
     "load_pretrained",
     "merge_card",
     "pull",
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from zoo.hub.folder import load_pretrained
     from zoo.hub.layout import verify
     from zoo.hub.listing import list
-    from zoo.hub.loading import card, load, pull, resolve
+    from zoo.hub.loading import card, load, load_checkpoint, pull, resolve
     from zoo.hub.saving import save_pretrained
     from zoo.hub.timeouts import Waits, waits
     from zoo.hub.upload import PushResult, push

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from zoo.hub.cache import Snapshot
     from zoo.model import GenerativeModel, Source
 
-__all__ = ["card", "load", "pull", "resolve"]
+__all__ = ["card", "load", "load_checkpoint", "pull", "resolve"]
 
 log = logging.getLogger("zoo.hub")
 _warned: set[str] = set()
@@ -147,6 +148,33 @@ def load(
         model = _with_snapshot(target, access, opened)
     log.info("loaded %s from %s", name, model.source)
     return model
+
+
+def load_checkpoint(
+    path: str | Path, *, into: GenerativeModel | None = None, strict: bool = True, allow: Sequence[str] = ()
+) -> GenerativeModel:
+    """Return the model of one checkpoint, which a run or a plain Trainer wrote, in eval mode on the CPU.
+
+    Args:
+        path: a local file, read as tensors and plain data only.
+        into: a model to fill with its weights; left out, one is built of what the checkpoint says.
+        strict: whether all tensors of ``into`` must be there, and no others.
+        allow: class paths that the caller's own code allows beyond those of the zoo.
+
+    Raises:
+        CheckpointError: unreadable, damaged, without a description of its model, or its tensors are not the model's.
+        ConfigError: it names a class that is not allowed.
+    """
+    from zoo import runs
+
+    if into is None:
+        return runs.load_checkpoint(path, allow=allow)
+    state = runs.read_checkpoint(path).get("state_dict") or {}
+    if strict:
+        runs.fill(into, state, Path(path))
+    else:
+        into.load_state_dict(state, strict=False)
+    return into.eval()
 
 
 def pull(

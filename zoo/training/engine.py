@@ -216,10 +216,12 @@ class MetricsLog(Callback):
         every: steps between rows.
         lenient: leave terms that are not finite out of a row, as the updates of their steps were; one of which none is
             finite still ends the run.
+        watched: let others see the means since the last row where an epoch ends and where a validation begins, too.
     """
 
-    def __init__(self, every: int = 50, *, lenient: bool = False) -> None:
-        self.every, self.lenient = every, lenient
+    def __init__(self, every: int = 50, *, lenient: bool = False, watched: bool = False) -> None:
+        self.every, self.lenient, self.watched = every, lenient, watched
+        self._validating = False
         self._kept: list[dict[str, Tensor]] = []
         self._sizes: list[int] = []
         self._since = time.perf_counter()
@@ -261,17 +263,41 @@ class MetricsLog(Callback):
         step = trainer.global_step
         if step % self.every == 0 and step != self._logged:
             self._row(trainer)
+        elif self.watched and (step == trainer.max_steps or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch):
+            self._show(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep the terms of the steps since the last row, which may tell what happened.
+
+        Not of several processes, of which the others may be elsewhere, nor where a run was stopped in good order: the
+        row that it was in will be written when it goes on.
+        """
+        fault = isinstance(exception, Exception) and not isinstance(exception, Stopped)
+        if fault and trainer.world_size == 1 and self._kept and not self._validating:
+            with contextlib.suppress(Exception):  # the first error is the one to see
+                self._write(trainer, self._train_row(trainer))
+
+    def _show(self, trainer: Trainer) -> None:
+        """Tell other callbacks the means since the last row, without a row of their own."""
+        if self._kept:
+            row = self._means(trainer, "train", [1] * len(self._kept))
+            self.last.update(row)
+            trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._kept:
             self._row(trainer)
 
-    def _row(self, trainer: Trainer) -> None:
+    def _train_row(self, trainer: Trainer) -> dict[str, float]:
         row = self._means(trainer, "train", [1] * len(self._kept))
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["examples_per_second"] = (
             sum(self._sizes) * trainer.world_size / max(1e-9, time.perf_counter() - self._since)
         )
+        return row
+
+    def _row(self, trainer: Trainer) -> None:
+        row = self._train_row(trainer)
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items() if k.startswith("train/")})
         self._write(trainer, row)
         self._logged = trainer.global_step
@@ -283,6 +309,9 @@ class MetricsLog(Callback):
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.watched and trainer.training:
+            self._show(trainer)
+        self._validating = True
         self._held = (self._kept, self._sizes, pl_module.terms)
         self._kept, self._sizes = [], []
 
@@ -296,6 +325,7 @@ class MetricsLog(Callback):
         """Write the row of a validation before its last hook, at which other callbacks look at the metrics."""
         row = self._means(trainer, "validation", self._sizes)
         self._kept, self._sizes, pl_module.terms = self._held
+        self._validating = False
         if trainer.sanity_checking:
             return
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in row.items()})

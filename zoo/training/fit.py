@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -52,10 +52,11 @@ from zoo.training.engine import Engine, MetricsLog, Stopped
 from zoo.training.estimate import estimate
 from zoo.training.fine_tuning import check_resumed, factors, recorded, set_rates, take_weights
 from zoo.training.gan_monitor import monitors_for
-from zoo.training.history import configuration, history
+from zoo.training.history import configuration, history, of_another_model
 from zoo.training.hooks import Hooks, NoProfiler
 from zoo.training.loggers import LogsHyperparameters, check_installed, chosen, closed, described, logged_before, taken
 from zoo.training.loop import run_lean
+from zoo.training.monitored import check_monitored, first_validation, monitored, tell_unseen, tell_unwritten, terms_of
 from zoo.training.option_limits import (
     check_numbers,
     check_optimizers,
@@ -63,7 +64,7 @@ from zoo.training.option_limits import (
     check_validation,
     refused_by_lightning,
 )
-from zoo.training.patience import early_stopping, why_early
+from zoo.training.patience import check_not_over, early_stopping, why_early
 from zoo.training.report import CostReport, StepBar
 from zoo.training.settings import parse_budget
 from zoo.training.stored_examples import can_store, encoding_flops, stand_in, store
@@ -126,6 +127,7 @@ class Run:
         hide_absent_gpus()
         torch.manual_seed(derive_seed(0))
         self.asked, args = taken(args, logger)
+        self.typed = tuple(args)
         for kind in self.asked.kinds:
             check_installed(kind)
         self.cli = EntryCLI(entry, args, allow, tuple(parts or ()))
@@ -218,10 +220,7 @@ class Run:
 
     def _count(self) -> None:
         """Count operations and plan the steps; where each example is read more than once, it is encoded once."""
-        x, labels = self.data.batch()
-        self.model.accepts_condition(labels)
-        batch = (x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels)
-        flops, extra = flops_per_step(self.model, batch)
+        flops, extra = flops_per_step(self.model, self._batch())
         self.flops, self.extra = flops * self.world * self.accumulate, extra * self.world
         self.total = self._planned_steps()
         read = self.total * self.data.batch_size * self.world * self.accumulate
@@ -229,6 +228,12 @@ class Run:
             self.stores, self.upfront = True, encoding_flops(self.model, self.data) * self.world
             with stand_in(self.model, self.data):
                 self._count()
+
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch as the model gets it. Raises `DataError` where its labels are not what the model is told."""
+        x, labels = self.data.batch()
+        self.model.accepts_condition(labels)
+        return x.long() if self.data.stored else self.data.to_float(x, self.model.dtype), labels
 
     def _planned_steps(self) -> int:
         steps = self.arguments.get("max_steps", -1)
@@ -307,8 +312,9 @@ class Run:
         if self.went_back:
             engine.past = self.went_back[-1]["past_batches"]
         skips = self.settings.on_divergence == "skip"
-        metrics = MetricsLog(self.settings.log_every, lenient=skips)
         validates = self.arguments.get("limit_val_batches") is None or bool(self.arguments["limit_val_batches"])
+        watched = self._watched(validates)
+        metrics = MetricsLog(self.settings.log_every, lenient=skips, watched=watched)
         patience = early_stopping(self.settings, self.model, metrics, validates)
         self.report = CostReport(self.folder, run, self.spent, self.earlier, self.total)
         ema = EMA(self.settings.ema, self.settings.ema_every) if self.settings.ema is not None else None
@@ -325,6 +331,21 @@ class Run:
             Pictures(self.folder, every=self.settings.sample_every, ema=ema, bar=self._wants_bar()),
             *monitors_for(self.model, self.data, self.settings.sample_every, ema, metrics),
         ]
+
+    def _watched(self, validates: bool) -> bool:
+        """Hold what early stopping and checkpoints watch against what the run logs; tell whether somebody looks at it.
+
+        Raises:
+            ConfigError: what is watched will not be logged, or there is no validation.
+        """
+        theirs = self.arguments["callbacks"]
+        watched = monitored(self.settings, theirs)
+        if watched:
+            terms = terms_of(self.model, self._batch(), self.total)
+            check_monitored(watched, terms, self.model, theirs, validates=validates)
+            first = first_validation(self.arguments, self._batches_an_epoch(), self.accumulate)
+            tell_unseen(watched, first, self.total)
+        return bool(watched or theirs)
 
     def _wants_bar(self) -> bool:
         """Tell whether the run shows its own bar: unless it was told not to, or a callback is one."""
@@ -368,6 +389,9 @@ class Run:
         for one in theirs:
             if isinstance(one, ModelCheckpoint) and one.dirpath is None and self.folder is not None:
                 one.dirpath = str(self.folder / "model_checkpoint")
+            unset = isinstance(one, EarlyStopping) and one._check_on_train_epoch_end is None
+            if unset and one.monitor.startswith("validation/"):
+                one._check_on_train_epoch_end = False  # an epoch that the run ends in has no validation to look at
         arguments["callbacks"] = [Hooks(callbacks), *theirs]
         arguments["profiler"] = self._profiler() or NoProfiler()
         arguments["enable_progress_bar"] = any(isinstance(c, ProgressBar) for c in theirs)  # the run has its own
@@ -420,9 +444,8 @@ class Run:
         if self.settings.old_rate != 1 and self.started is None:
             raise ConfigError("--training.old_rate is for the weights that --init_from brings; give --init_from too")
         if step is not None and step >= self.total:
-            raise RunError(
-                f"{self.folder} is finished: {step} of {self.total} steps; give --trainer.max_steps to go on"
-            )
+            made = f"{step} of {self.total} steps" if step == self.total else f"{step} steps, of {self.total} asked for"
+            raise RunError(f"{self.folder} is finished: {made}; give more --trainer.max_steps to go on")
         if self.settings.compile:
             for network in self.model.compilable():
                 compiled(network, self.settings.compile_mode)
@@ -452,6 +475,7 @@ class Run:
         for logger in loggers:
             logger.save()
         self.opened = closed(self.opened, self.asked, self.folder, self.name)
+        tell_unwritten(self.arguments["callbacks"], trainer.callback_metrics)
         if not self._kept(trainer):
             remove_made(made, content=True)
             raise ConfigError(f"nothing was trained: {why_early(trainer, self.total)}; leave at least one step")
@@ -545,9 +569,10 @@ class Run:
             kept = f"the last good checkpoint is {last_checkpoint(self.folder)}"
         except RunError:
             kept = "there was no checkpoint yet (--training.checkpoint_every)"
+        others = " or ".join(way for way in ("skip", "back") if way != self.settings.on_divergence)
         return DivergedError(
             f"{error}; {kept}; try a lower --model.lr, --training.warmup, --trainer.gradient_clip_val 1, or "
-            f"--training.on_divergence skip or back"
+            f"--training.on_divergence {others}"
         )
 
     def _saved_step(self) -> int | None:
@@ -555,10 +580,14 @@ class Run:
         if self.checkpoint is None:
             return None
         content = read_model_checkpoint(self.checkpoint)
-        fill(self.model, content["state_dict"], self.checkpoint)
+        try:
+            fill(self.model, content["state_dict"], self.checkpoint)
+        except CheckpointError as error:
+            raise of_another_model(self.typed, error) from error
         if "step" not in content["zoo"]:
             raise CheckpointError(f"checkpoint {self.checkpoint} does not say after which step it was written")
         check_resumed(content["zoo"].get("rate_factors"), self.model.rate_factors)
+        check_not_over(self.folder, content, self.settings)
         self.started = content["zoo"].get("init_from")
         for part, kind in _RESTORED.items():  # what is missing would be begun anew without a word
             if not isinstance(content.get(part), kind):

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import RunError
+from zoo.errors import RunError, ZooError
 from zoo.registry import plain_yaml
 from zoo.runs import run_metadata
 
-__all__ = ["configuration", "history"]
+__all__ = ["configuration", "history", "of_another_model"]
 
 
 def history(
@@ -45,6 +45,26 @@ def history(
         entry["went_back"] = dict(went_back[-1])
     return {"command": command, "commands": commands if went_back else [*commands, command],
             "history": [*entries, entry]}  # fmt: skip
+
+
+def of_another_model(args: Sequence[str], error: ZooError) -> ZooError:
+    """Return what to tell of a run whose model was to become another one; the error itself where no option asks for it.
+
+    Args:
+        args: what was typed after the command that goes on with a run.
+        error: by which the model, or its weights, refuse what it would be.
+    """
+    options = [word.partition("=")[0] for word in args if word.startswith("--model.")]
+    options = [option for option in options if option.removeprefix("--model.") not in _MOVES]
+    if not options:
+        return error
+    return RunError(
+        f"--resume goes on with the model of the run, which {' and '.join(dict.fromkeys(options))} would change: "
+        f"{error}; leave that out, or start a new run with --init_from"
+    )
+
+
+_MOVES = ("lr", "betas", "weight_decay")
 
 
 def configuration(text: str) -> dict[str, Any]:

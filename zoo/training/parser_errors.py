@@ -10,7 +10,18 @@ from typing import Any
 from zoo.errors import ConfigError, close_matches
 from zoo.spec import class_of, refusal
 
-__all__ = ["sentence"]
+__all__ = ["ELSEWHERE", "sentence"]
+
+ELSEWHERE = {
+    "ckpt_path": "--resume", "resume_from_checkpoint": "--resume", "checkpoint": "--resume", "ckpt": "--resume",
+    "learning_rate": "--model.lr", "epochs": "--trainer.max_epochs", "num_epochs": "--trainer.max_epochs",
+    "steps": "--trainer.max_steps", "gpus": "--trainer.devices", "num_gpus": "--trainer.devices",
+    "bs": "--data.batch_size", "output_dir": "--run", "out": "--run", "save_dir": "--run", "dataset": "--data",
+    "datamodule": "--data", "optimizer": "--model.lr", "lr_scheduler": "--training.schedule",
+    "scheduler": "--training.schedule", "early_stopping": "--training.patience", "fp16": "--trainer.precision",
+    "amp": "--trainer.precision", "val_check": "--trainer.val_check_interval", "wandb": "--logger",
+}  # fmt: skip
+"""Options by the names that they have in other programs -> theirs here."""
 
 _EXPECTED = re.compile(r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got value: (.*?)(?:\n|$)")
 
@@ -30,24 +41,25 @@ def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], all
     """
     unknown = re.search(r"unrecognized arguments: (--?[^\s=]+)", message, re.IGNORECASE)
     if unknown is not None:
-        return f"unknown option {unknown[1]}.{close_matches(unknown[1], options)}"
+        return f"unknown option {unknown[1]}.{_meant(unknown[1], entry, options, allow)}"
     option = _option(message)
     inner = re.search(r"NestedArg\(key='([\w.]+)'", message)
     own = inner and re.search(rf'Parser key "{re.escape(inner[1])}":\s+(Expected an? .*?Got value: .*?)\n', message)
     if own:  # an option of a class that is allowed, whatever else was looked for
         message = own[1] + "\n"
-    denied = re.search(r"Importing '([^']{1,1000})' is not allowed", message)
-    if denied is not None:
-        return refusal(denied[1])
-    required = re.search(r"the following arguments are required: ([\w, ]+)", message)
-    if required is not None and option:
-        return _required(required[1].split(", "), entry, option)
     refused = re.search(r"Option '(.+?)' is not accepted", message)
     if refused is not None and option:
         known = _arguments(entry, option, allow)
         prefix = option.rpartition(".")[0]
         near = close_matches(option, [f"{prefix}.{k}" for k in known])
         return f"unknown option --{option}.{near.replace(chr(39) + prefix, chr(39) + '--' + prefix)}"
+    denied = re.search(r"Importing '([^']{1,1000})' is not allowed", message)
+    if denied is not None:
+        return refusal(denied[1])
+    required = re.search(r"the following arguments are required: ([\w, ]+)", message)
+    if required is not None and option:
+        of = re.search(r"class_path='([\w.]+)'", message)
+        return _required(required[1].split(", "), entry, option, of[1] if of else "")
     expected = _EXPECTED.search(message)
     if expected is not None and option:
         return f"option --{option} takes a value of type {_type(expected[1])}, got {expected[2]!r}"
@@ -58,14 +70,41 @@ def sentence(message: str, entry: Mapping[str, Any], options: Iterable[str], all
         ]
         if own:  # a constructor's own words
             return f"option --{option}: {own[-1][:300]}"
-        return f"option --{option} takes {_types(union[1])}, got {' '.join(union[3].split())[:200]!r}"
+        given = " ".join(union[3].split())[:200]
+        return f"option --{option} takes {_types(union[1])}, got {given!r}{_near_callback(option, given)}"
     text = " ".join(message.split())
     return f"option --{option}: {text[:300]}" if option and option not in text else text[:400]
 
 
-def _required(names: list[str], entry: Mapping[str, Any], option: str) -> str:
+def _meant(word: str, entry: Mapping[str, Any], options: Iterable[str], allow: Iterable[str]) -> str:
+    """Return what was perhaps meant by an unknown option: one of that name in a group, or of another one elsewhere."""
+    bare = word.lstrip("-").replace("-", "_")
+    last = bare.rpartition(".")[2]
+    known = [o for o in options if not o.endswith("+")]
+    known += [f"--{part}.{name}" for part in ("model", "data") for name in _arguments(entry, f"{part}.x", allow)]
+    if "." not in bare:
+        same = sorted({o for o in known if o.rpartition(".")[2] == bare and o != word})
+        if same:
+            return f" Did you mean {' or '.join(map(repr, same))}?"
+    if last in ELSEWHERE:
+        return f" Did you mean {ELSEWHERE[last]!r}?"
+    return close_matches(word, known)
+
+
+def _near_callback(option: str, given: str) -> str:
+    if option != "trainer.callbacks" or not given.isidentifier():
+        return ""
+    from lightning.pytorch import callbacks
+
+    return f".{near}" if (near := close_matches(given, callbacks.__all__)) else ""
+
+
+def _required(names: list[str], entry: Mapping[str, Any], option: str, class_path: str = "") -> str:
     """Return the sentence on arguments that a class needs and is not given, by the options to type."""
     head, *path = option.split(".")
+    if head == "trainer":
+        what = class_path.rpartition(".")[2] or option
+        return f"{what} needs {', '.join(f'--{option}.{n}' for n in names)}; give {'it' if len(names) == 1 else 'them'}"
     spec = entry.get(head) or {}
     for part in path:
         spec = (spec.get("init_args") or {}).get(part) or {}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, RunError
 from zoo.model import GenerativeModel
+from zoo.runs import run_metadata
 from zoo.training.engine import MetricsLog
 from zoo.training.settings import TrainingSettings
 
-__all__ = ["Patience", "early_stopping", "why_early"]
+__all__ = ["Patience", "check_not_over", "early_stopping", "why_early"]
 
 
 class Patience(Callback):
@@ -45,8 +48,8 @@ class Patience(Callback):
             return
         value = self.metrics.last.get(self.monitor)
         if value is None:
-            known = ", ".join(sorted(k for k in self.metrics.last if k.startswith("validation/"))) or "none"
-            raise ConfigError(f"--training.monitor {self.monitor} is no term of the validation; there are: {known}")
+            known = ", ".join(sorted(k for k in self.metrics.last if "/" in k)) or "none"
+            raise ConfigError(f"--training.monitor {self.monitor} is no term that this run logs; there are: {known}")
         if value < self.best - self.min_delta:
             self.best, self.waited = value, 0
             return
@@ -63,6 +66,20 @@ class Patience(Callback):
         saved = checkpoint.get("zoo_patience")
         if saved and saved.get("monitor") == self.monitor:
             self.best, self.waited = float(saved["best"]), int(saved["waited"])
+
+
+def check_not_over(folder: Path, checkpoint: Mapping[str, Any], settings: TrainingSettings) -> None:
+    """Refuse to go on with a run that has ended early, with the patience that it ended by. Raises `RunError`."""
+    saved = checkpoint.get("zoo_patience")
+    if settings.patience is None or not isinstance(saved, dict):
+        return
+    facts = run_metadata(folder)
+    same = saved.get("monitor") == (settings.monitor or "validation/loss")
+    if same and facts.get("status") == "stopped early" and int(saved.get("waited", 0)) >= settings.patience:
+        raise RunError(
+            f"{folder} has stopped early at step {facts.get('step')}: {facts.get('reason')}; give a larger "
+            f"--training.patience to go on"
+        )
 
 
 def early_stopping(

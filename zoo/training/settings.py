@@ -43,7 +43,7 @@ class TrainingSettings:
         old_rate: factor of the learning rate of all weights that --init_from brought, 0 to train only what is new.
         patience: validations without improvement after which the run ends early, as `stopped early`; null for none.
         min_delta: what an improvement is at least, in the unit of what is monitored.
-        monitor: the column of metrics.csv that has to become smaller; null for validation/loss.
+        monitor: the term that has to become smaller, validation/... or train/...; null for validation/loss.
         on_divergence: what to do when a loss or a gradient is not finite: stop; skip each update whose gradients are
             not; or go back to the last checkpoint and on with other batches, three times at most.
         timeout: minutes after which one of several processes that says nothing is taken for dead.
