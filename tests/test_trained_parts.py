@@ -179,6 +179,7 @@ def test_options_of_the_command_line_are_no_names_of_parts() -> None:
 
 def test_names_of_the_models_that_take_a_part() -> None:
     taught = ["reflow-mnist", "rectified_flow-mnist", "consistency-mnist", "progressive_distillation-mnist"]
+    taught.append("adversarial_distillation-mnist")
     assert declared_by(load_registry(), "teacher") == taught
     assert declared_by(load_registry(), "elephant") == []
     entry = Entry("vae-mnist", "vae", model=load_registry()["vae-mnist"].model)

@@ -36,7 +36,7 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "factor_vae", "m2",
         "pixelsnail", "row_lstm", "image_gpt", "biggan", "progressive_distillation",
         "residual_flow", "spline_flow", "schroedinger_bridge",
-        "inverse_lipschitz_vae", "controlnet")  # fmt: skip
+        "inverse_lipschitz_vae", "controlnet", "adversarial_distillation")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes
 others of their families."""
 

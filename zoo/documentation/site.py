@@ -189,6 +189,7 @@ def settings(extra: Path) -> dict[str, Any]:
         "autodoc_inherit_docstrings": False, "napoleon_use_ivar": True, "napoleon_numpy_docstring": False,
         "add_module_names": False, "maximum_signature_line_length": 100, "toc_object_entries": False,
         "html_theme": "furo", "html_title": f"generative-zoo {__version__}", "html_math_renderer": "mathml",
+        "html_show_copyright": False,
         "html_static_path": [str(Path(__file__).resolve().parent / "assets")], "html_css_files": ["site.css"],
         "html_js_files": ["site.js"],
         "html_extra_path": [str(extra)], "html_copy_source": False, "html_show_sourcelink": False,

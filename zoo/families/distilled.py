@@ -54,6 +54,8 @@ class Distilled(Diffusion):
     """
 
     training_parts: ClassVar[tuple[str, ...]] = ("teacher",)
+    lags: ClassVar[bool] = True
+    """Whether there is a copy of the network that lags behind, ``target``."""
 
     def __init__(
         self, network: nn.Module, shape: Sequence[int], teacher: nn.Module | None, schedule: Schedule, **kwargs: Any
@@ -65,7 +67,7 @@ class Distilled(Diffusion):
                 f"model {self.shape} with {self.num_classes}; make them equal"
             )
         self.teacher = teacher.requires_grad_(False) if teacher is not None else None
-        self.target = copy.deepcopy(network).requires_grad_(False)
+        self.target = copy.deepcopy(network).requires_grad_(False) if self.lags else None
 
     def players(self) -> dict[str, Player]:
         return {"model": Player(self.network.parameters(), self.lr, self.betas)}
@@ -74,4 +76,5 @@ class Distilled(Diffusion):
         """Start from the teacher's network. Raises `ConfigError` where it differs."""
         if self.teacher is not None:
             take_weights(self.network, self.teacher.network)
-        self.target.load_state_dict(self.network.state_dict())
+        if self.target is not None:
+            self.target.load_state_dict(self.network.state_dict())
