@@ -259,6 +259,7 @@ def test_folders_that_do_not_fit_are_refused(tiny_registry: Path, tmp_path: Path
         (["--resume", str(folder)], "is finished: 2 of 2 steps"),
         (["--resume", str(folder), "--trainer.max_steps", "1"], "is finished: 2 steps, of 1 asked for"),
         (["--resume", str(folder / "checkpoints" / "step-00000002.ckpt")], f"is in the run {folder}, which goes on"),
+        (["--resume", str(folder), "--config", str(folder / "config.yaml")], "leave --config out"),
         (["--resume", ""], "--resume takes the name of a folder"),
     ]:
         assert main(["fit", *(["--model", "tiny-eight_gaussians"] if "--resume" not in args else []), *args]) == 2

@@ -10,7 +10,7 @@ import warm
 
 from zoo.errors import ConfigError
 from zoo.families.vae import VAE
-from zoo.fitting import fitted_model, halvings
+from zoo.fitting import can_follow, fitted_model, fitted_to_data, halvings
 from zoo.hub import load
 from zoo.nets.conv import DownsamplingNet, UpsamplingNet
 from zoo.nets.mlp import MLP
@@ -93,3 +93,23 @@ def test_own_pictures_in_colour_are_fitted_saved_and_loaded(name: str, tmp_path:
     assert model.shape == (3, 32, 32) and model.latent_dim == 16 and model.num_classes == (2 if "cvae" in name else 0)
     labels = {"labels": "frog"} if "cvae" in name else {}
     assert model.sample(2, seed=0, **labels).shape == (2, 3, 32, 32)
+
+
+class Points:
+    """What is asked of data, of points in the plane."""
+
+    shape, num_classes, levels = (2,), 0, None
+
+
+def test_no_model_meets_data_of_other_dimensions_with_a_fault() -> None:
+    """What cannot follow them says so; what need not, or can, is another network or another error of its own."""
+    refused = set()
+    for name, entry in load_registry().items():
+        try:
+            if can_follow(entry.model["class_path"]):
+                fitted_to_data(entry.model, entry.model.get("init_args") or {}, Points())
+        except ConfigError as error:
+            refused.add(name)
+            assert "Error" not in str(error)
+    assert {"wgan_gp-mnist", "ddpm-mnist", "var-mnist", "i_jepa-mnist", "transfusion-mnist_captions"} <= refused
+    assert not {"vae-mnist", "ebm-eight_gaussians", "realnvp-mnist"} & refused

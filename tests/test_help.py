@@ -160,6 +160,8 @@ def test_one_seed_is_that_of_weights_noise_and_order(
     assert "takes a whole number from 0, got 'true'" in capsys.readouterr().err
     (tmp_path / "c.yaml").write_text("name: vae-mnist\nseed_everything: 9\n")
     assert told(capsys, "fit", "--config", "c.yaml", "--print_config").count("seed: 9") == 2
+    assert main(["fit", "vae", option, "7", "--seed", "8", "--dry_run"]) == 2
+    assert "it is given twice, as 7 and as 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -145,11 +145,25 @@ def can_follow(class_path: str, allow: Collection[str] = ()) -> bool:
 
 
 def fitted_to_data(spec: Mapping[str, Any], chosen: Mapping[str, Any], data: Any, **options: Any) -> dict[str, Any]:
-    """Return `fitted_model` of a data module's shape, classes, levels, alphabet, rate, texts; options as there."""
+    """Return `fitted_model` of a data module's shape, classes, levels, alphabet, rate, texts; options as there.
+
+    Raises:
+        ConfigError: networks of these classes cannot have this shape, or one of so many dimensions.
+    """
     beside = {name: getattr(data, name, None) for name in ("alphabet", "rate", "context")}
     if texts := beside.pop("context"):
         beside["text_length"] = texts[0]
-    return fitted_model(spec, chosen, data.shape, data.num_classes, levels=data.levels, beside=beside, **options)
+    try:
+        return fitted_model(spec, chosen, data.shape, data.num_classes, levels=data.levels, beside=beside, **options)
+    except (ValueError, IndexError, TypeError) as error:  # of a network that takes a shape apart which has other parts
+        old = (spec.get("init_args") or {}).get("shape")
+        if old is not None and len(old) == len(data.shape):
+            raise
+        built = f", it is built for such as {tuple(old)}" if old is not None else ""
+        raise ConfigError(
+            f"{spec['class_path'].rpartition('.')[2]} cannot have examples of the shape {tuple(data.shape)}{built}; "
+            f"choose other data, or another model (zoo list)"
+        ) from error
 
 
 def conditioned(spec: Mapping[str, Any], num_classes: int, allow: Collection[str] = ()) -> dict[str, Any]:

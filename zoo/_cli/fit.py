@@ -43,6 +43,16 @@ _GROUPS = {
 """Heads of the groups of options in the help on a model."""
 
 
+class _Once(argparse.Action):
+    """An option of several names, which must not say different things."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        if before not in (None, values):
+            raise argparse.ArgumentError(self, f"it is given twice, as {before} and as {values}")
+        setattr(namespace, self.dest, values)
+
+
 def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="store_true", help="show this help, with --model NAME that of the model")
@@ -56,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, resume: bool = True) -> No
     parser.add_argument(
         "--seed",
         "--seed_everything",
+        action=_Once,
         metavar="N",
         help="of all that is random: first weights and noise (training.seed), order of batches (data.seed)",
     )
@@ -391,6 +402,8 @@ def _check_folders(args: argparse.Namespace) -> None:
             if of is None
             else f"{args.resume} is in the run {of}, which goes on from its newest checkpoint: --resume {of}"
         )
+    if args.resume is not None and args.config is not None:
+        raise RunError(f"--resume goes on with the configuration that is in {args.resume}; leave --config out")
     if args.resume is not None and args.data is not None:
         raise RunError(
             f"--resume goes on with the data of the run; leave --data out, or start a new run from its weights: "

@@ -105,6 +105,8 @@ class Transfusion(DDPM):
         """Return the arguments that go with other data: their letters and their images; see `zoo.fitting`."""
         own = dict(arguments["network"].get("init_args") or {})
         length = arguments.get("text_length") or own["length"]
+        if not arguments["alphabet"]:
+            raise ConfigError(f"{cls.__name__} learns images with their texts, and the data have none; choose others")
         changed = {**own, "letters": len(arguments["alphabet"]), "length": length, "shape": arguments["shape"]}
         arguments = {k: v for k, v in arguments.items() if k != "text_length" or k in before}
         return {**arguments, "network": {**arguments["network"], "init_args": changed}}
