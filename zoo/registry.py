@@ -576,9 +576,10 @@ def _with_own_networks(entry: Entry, arguments: Mapping[str, Any]) -> dict[str, 
     after = {**before, **arguments}
     if any(isinstance(before.get(name), int) and type(value) is not int for name, value in arguments.items()):
         return spec
+    shapes: Any = cls.network_shapes
     try:
-        networks = cls.network_shapes(before)
-        changed = networks != cls.network_shapes(after)
+        networks = shapes(before)
+        changed = networks != shapes(after)
     except (ArithmeticError, KeyError, LookupError, TypeError, ValueError):
         return spec  # which the constructor refuses in its own words
     if not changed or networks.keys() & arguments.keys():
