@@ -15,7 +15,9 @@ import warm
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+import zoo
 from zoo.checking import DRAWING, EXAMPLES, LATENTS, MOST, TRUST, examples_of, given_of, latents_of, seed_of
+from zoo.data.toys import EightGaussians
 from zoo.errors import ConfigError, DataError
 from zoo.families.ebm import EBM
 from zoo.families.gated_pixelcnn import GatedPixelCNN
@@ -293,6 +295,32 @@ def test_partly_known_images_are_read_by_their_levels_too() -> None:
             model.sample(2, given=k, known=known)
     hole = torch.full((1, 4, 4), math.nan)
     assert torch.isnan(given_of(model, hole)).all()
+
+
+WRONG_COUNTS = (0, -1, 1.5, "2", True, [1], 10**400, math.nan)
+
+
+def test_numbers_of_evaluations_and_diagnoses_are_checked_before_anything_is_drawn() -> None:
+    model = VAE(MLP([2, 8, 4]), MLP([2, 8, 4]), [2], 2, likelihood="gaussian")
+    data = EightGaussians(batch_size=8, points=100)
+    for name in ("samples", "seeds", "k", "batch_size", "limit", "devices"):
+        for value in WRONG_COUNTS:
+            with pytest.raises(ConfigError, match=f"{name} must be a positive integer"):
+                zoo.evaluate(model, data, **{"samples": 2, name: value})
+    for seed in ("x", None, 1.5, True, 2**64, -(2**63) - 1, math.nan):
+        with pytest.raises(ConfigError, match="seed"):
+            zoo.evaluate(model, data, samples=2, seed=seed)
+    for more, said in (({"seeds": 10**9}, "at most 10,000"), ({"seed": 2**64 - 1, "seeds": 2}, "64 bits"),
+                       ({"options": "x"}, "mapping"), ({"options": [1]}, "mapping")):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            zoo.evaluate(model, data, samples=2, **more)
+    for value in WRONG_COUNTS:
+        with pytest.raises(ConfigError, match="examples must be a positive integer"):
+            zoo.diagnose(model, data, examples=value)
+    for wrong in ({"pair": "x"}, {"pair": (1,)}, {"pair": (1, 10**9)}, {"pair": (0.5, 1)}, {"pair": (1, 2, 3)},
+                  {"without": "x", "having": [1]}, {"without": [1.5], "having": [1]}, {"without": [1]}):  # fmt: skip
+        with pytest.raises((ConfigError, DataError)):
+            zoo.diagnose(model, data, examples=20, **wrong)
 
 
 def test_importance_samples_and_frames_are_counts() -> None:

@@ -105,6 +105,18 @@ def test_create_replaces_constructor_arguments() -> None:
         zoo.create("wgan_gp", lr="fast")
 
 
+def test_networks_follow_what_create_is_told_and_sizes_have_ends() -> None:
+    assert zoo.create("vae", latent_dim=7).sample(2, seed=0).shape == (2, 1, 28, 28)
+    before = zoo.create("vae").spec["init_args"]
+    assert zoo.create("vae", lr=0.5).spec["init_args"] == {**before, "lr": 0.5}
+    for name, options in (
+        ("vae", {"latent_dim": 10**18}), ("pixelcnn", {"depth": 10**9}), ("pixelcnn", {"width": 10**8}),
+        ("residual_flow", {"depth": 10**9}), ("residual_flow", {"width": 10**400}), ("v_jepa", {"depth": 10**9}),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"must be at most [\d,]+, got|must be below 2\*\*63"):
+            zoo.create(name, **options)
+
+
 def test_deprecated_names_still_load(tmp_path: Path) -> None:
     registry = _overlay(tmp_path, "deprecated: {old_vae-mnist: vae-mnist}\n")
     with pytest.warns(DeprecationWarning, match="now called 'vae-mnist'"):

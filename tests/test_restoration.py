@@ -184,6 +184,18 @@ def test_what_cannot_be_restored_is_told_in_one_sentence() -> None:
             zoo.restore(flow, torch.zeros(1, 1, 1), **more)
     with pytest.raises(DataError, match=r"what was measured must have shape \(1, 1, 1\)"):
         zoo.restore(flow, torch.zeros(1, 2, 2), "downsample", factor=2)
+    for wrong in ("x", None, [[1], [2, 3]], torch.zeros(1, 1, 1) > 0):
+        with pytest.raises(DataError, match="what was measured"):
+            zoo.restore(flow, wrong, "downsample", factor=2)
+    images = zoo.load("flow_matching-mnist")
+    for wrong in (torch.full((1, 7, 7), 200.0), torch.full((1, 7, 7), -0.9)):
+        with pytest.raises(DataError, match=r"what was measured must lie in \[0, 1\]"):
+            zoo.restore(images, wrong, "downsample")
+    for more in ({"noise": "x"}, {"noise": math.nan}, {"guidance_scale": "x"}, {"measure": "blur", "width": "x"}):
+        with pytest.raises(ConfigError, match="must be a finite number"):
+            zoo.restore(flow, torch.zeros(1, 1, 1), **{"measure": "downsample", "factor": 2, **more})
+    with pytest.raises(DataError, match="mask"):
+        zoo.restore(flow, torch.zeros(1, 2, 2), "inpaint", mask="x")
     with pytest.raises(DataError, match="not finite"):
         zoo.restore(flow, torch.full((1, 1, 1), math.nan), "downsample", factor=2)
 

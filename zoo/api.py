@@ -103,10 +103,14 @@ def evaluate(
     Raises:
         ZooError: what `zoo.load` and `zoo.evaluation.measure` raise, or a model whose data are not known.
     """
+    from zoo.checking import count_of
     from zoo.evaluation import measure
     from zoo.evaluation.comparison import choose
     from zoo.registry import load_registry
 
+    seeds = count_of(seeds, "seeds")
+    if not isinstance(options, (Mapping, type(None))):
+        raise ConfigError(f"options must be a mapping of sampling options to values, got {str(options)[:80]!r}")
     asked = str(model) if isinstance(model, (str, Path)) else None
     built, spec, known = _load(model, device) if isinstance(model, (str, Path)) else (model, None, {})
     entry = _entry(built.source.name)
@@ -222,19 +226,17 @@ def restore(
     Raises:
         ConfigError, DataError: what `zoo.restoration.restored` and `operator_of` raise.
     """
-    import torch
-
     from zoo.model import GenerativeModel
-    from zoo.restoration import operator_of, restored
+    from zoo.restoration import array_of, operator_of, restored
 
     if not isinstance(model, GenerativeModel):
         from zoo.hub import load
 
         model = load(model, device=device)
-    mask = None if mask is None else torch.as_tensor(mask).bool()
+    mask = None if mask is None else array_of(mask, "mask").bool()
     operator = operator_of(measure, tuple(model.shape), mask=mask, factor=factor, width=width)
     return restored(
-        model, operator, torch.as_tensor(y), n, noise=noise, seed=seed, labels=labels, steps=steps,
+        model, operator, y, n, noise=noise, seed=seed, labels=labels, steps=steps,
         guidance_scale=guidance_scale,
     )  # fmt: skip
 

@@ -44,6 +44,7 @@ __all__ = [
     "latents_of",
     "option_of",
     "seed_of",
+    "tensor_of",
     "trusted",
 ]
 
@@ -187,7 +188,7 @@ def examples_of(model: Any, x: Any, what: str, *, anywhere: bool = False) -> Ten
     Raises:
         DataError: another type, shape or range, NaN, infinity, or a batch of none.
     """
-    x = _tensor(x, what, "examples")
+    x = tensor_of(x, what, "examples")
     _check_shape(model, x, what)
     if not x.is_floating_point():
         x = from_levels(model, x, what)
@@ -203,7 +204,7 @@ def latents_of(model: Any, z: Any, what: str) -> Tensor:
     Raises:
         DataError: another type or shape, codes that there are none of, NaN, infinity, or a batch of none.
     """
-    z = _tensor(z, what, "latents")
+    z = tensor_of(z, what, "latents")
     codes, shape = model.latent_values, model.latent_shape
     if z.ndim < 1 or len(z) < 1 or (shape is not None and not model.fits_latent(z.shape[1:])):
         form = ", ".join(["B", *map(str, shape or ["..."])])
@@ -238,7 +239,7 @@ def integers_of(given: Any, what: str) -> Tensor:
             given = np.array(given)
         except (ValueError, OverflowError):  # rows of several lengths
             given = np.array(None)
-    tensor = _tensor(given, what, "integers")
+    tensor = tensor_of(given, what, "integers")
     found = tensor.to(torch.int64) if tensor.dtype in _INTEGERS else None
     if found is None or (tensor.dtype == torch.uint64 and bool((found < 0).any())):
         raise DataError(f"{what} must be integers of 64 bits, got {tensor.dtype}")
@@ -256,7 +257,7 @@ def given_of(model: Any, given: Any) -> Any:
     if given is None:
         return None
     what = f"given of {type(model).__name__}"
-    given = _tensor(given, what, "examples")
+    given = tensor_of(given, what, "examples")
     if not given.is_floating_point():
         return from_levels(model, given, what)
     if given.numel() and _readable(given):
@@ -301,7 +302,8 @@ def from_levels(model: Any, x: Tensor, what: str) -> Tensor:
     return x.to(dtype).div_(levels - 1)
 
 
-def _tensor(x: Any, what: str, noun: str) -> Tensor:
+def tensor_of(x: Any, what: str, noun: str) -> Tensor:
+    """Return a tensor, or a numpy array as one: dense, of real numbers. Raises `DataError`."""
     if isinstance(x, (np.ndarray, np.generic)):
         try:
             x = torch.from_numpy(np.array(x, x.dtype.newbyteorder("="), order="C"))  # a copy: this one may be read-only

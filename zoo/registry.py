@@ -556,9 +556,37 @@ def create(
     if data is not None or size is not None or arguments.get("num_classes") == "data":
         module = build(registry.data_spec(data), registry.allow) if isinstance(data, str) else data
         entry = replace(entry, model=_following(entry, module, size, arguments))
+    elif arguments:
+        entry = replace(entry, model=_with_own_networks(entry, arguments))
     model = entry.build_model(**{k: v for k, v in arguments.items() if k != "num_classes" or v != "data"})
     model.source = replace(model.source, name=entry.name)
     return model
+
+
+def _with_own_networks(entry: Entry, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of an entry's model whose networks map what the arguments say, such as another ``latent_dim``."""
+    from zoo.fitting import FitsData, fitted_model
+    from zoo.spec import class_of
+
+    spec = _with(entry.model, {})
+    before = spec["init_args"]
+    cls = class_of(spec["class_path"], entry.allow)
+    if "shape" not in before or not issubclass(cls, FitsData):
+        return spec
+    after = {**before, **arguments}
+    if any(isinstance(before.get(name), int) and type(value) is not int for name, value in arguments.items()):
+        return spec
+    shapes: Any = cls.network_shapes
+    try:
+        networks = shapes(before)
+        changed = networks != shapes(after)
+    except (ArithmeticError, KeyError, LookupError, TypeError, ValueError):
+        return spec  # which the constructor refuses in its own words
+    if not changed or networks.keys() & arguments.keys():
+        return spec
+    return fitted_model(
+        spec, after, after["shape"], after.get("num_classes") or 0, named=set(arguments), allow=entry.allow
+    )
 
 
 def _following(entry: Entry, data: TensorData | None, size: str | None, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.abilities import HasEnergy, SeesThroughNoise
-from zoo.checking import count_of, trusted
+from zoo.checking import count_of, from_levels, option_of, tensor_of, trusted
 from zoo.devices import repeatable
 from zoo.errors import ConfigError, DataError, check_choice
 from zoo.maths.chains import mala, potential
@@ -27,7 +27,7 @@ from zoo.maths.samplers import ddim
 from zoo.maths.schedules import Schedule
 from zoo.model import GenerativeModel, seeded
 
-__all__ = ["measured", "operator_of", "restored"]
+__all__ = ["array_of", "measured", "operator_of", "restored"]
 
 
 def operator_of(
@@ -53,6 +53,7 @@ def operator_of(
             raise ConfigError(f"inpaint takes a mask of {shape[1]} x {shape[2]}, true where a pixel is seen")
         return inpaint(mask)
     if kind == "blur":
+        width = option_of("width", width, "float", "blur")
         if not (0 < width <= min(shape[1:])):
             raise ConfigError(f"width must lie between 0 and the sides of the image, {shape[1:]}, got {width!r}")
         return blur(width)
@@ -98,21 +99,21 @@ def restored(
         DataError: a measurement of another shape, or of numbers that are not finite.
     """
     n = count_of(n, "n", each=math.prod(model.shape))
-    if not (isinstance(noise, (int, float)) and 0 < noise < math.inf):
+    noise = option_of("noise", noise, "float", "what was measured")
+    guidance_scale = option_of("guidance_scale", guidance_scale, "float | None", type(model).__name__)
+    if noise <= 0:
         raise ConfigError(f"noise must be a positive number, got {noise!r}")
     steps = None if steps is None else count_of(steps, "steps")
     if steps == 1:
         raise ConfigError("steps must be at least 2, got 1")
     example = torch.zeros(1, *model.shape, device=model.device, dtype=model.dtype)
-    y = torch.as_tensor(y).to(example)
+    y = _seen(model, y, float(noise)).to(example)
     expected = operator(example).shape[1:]
     y = y[None] if y.shape == expected else y
     if y.shape[1:] != expected or len(y) not in (1, n):
         raise DataError(
             f"what was measured must have shape {tuple(expected)} or {(n, *expected)}, got {tuple(y.shape)}"
         )
-    if not y.isfinite().all():
-        raise DataError("what was measured holds numbers that are not finite")
     seen, generator = Measurement(operator, y.expand(n, *expected), float(noise)), seeded(seed)
     condition = model._labels(n, labels)
     if isinstance(model, SeesThroughNoise):
@@ -133,6 +134,36 @@ def restored(
             return draw(model, seen, generator, condition)
     finally:
         model.train(was)
+
+
+def array_of(value: Any, what: str) -> Tensor:
+    """Return numbers, nested lists of them included, as a tensor. Raises `DataError`."""
+    if isinstance(value, (list, tuple)):
+        try:
+            return torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise DataError(f"{what} must be numbers, with as many in each row, got a list of others") from None
+    return tensor_of(value, what, "numbers")
+
+
+_BEYOND = 0.5
+"""How far beyond the data range a measurement may lie, beside its noise."""
+
+
+def _seen(model: GenerativeModel, y: Any, noise: float) -> Tensor:
+    """Return what was measured, in data range but for its noise; integers are levels. Raises `DataError`."""
+    y = array_of(y, "what was measured")
+    if not y.is_floating_point():
+        return from_levels(model, y, "what was measured")
+    if not y.isfinite().all():
+        raise DataError("what was measured holds numbers that are not finite")
+    slack = _BEYOND + 8 * noise
+    if model.levels is not None and y.numel() and not -slack <= float(y.min()) <= float(y.max()) <= 1 + slack:
+        raise DataError(
+            f"what was measured must lie in [0, 1] but for its noise of {noise:g}, got {float(y.min()):g} to "
+            f"{float(y.max()):g}; bring it into the data range"
+        )
+    return y
 
 
 def _denoising(

@@ -108,11 +108,26 @@ def _recording(init: Callable[..., None], inherited: Callable[..., None]) -> Cal
                     arguments.update(arguments.pop(star.name))
                 elif star.kind is star.VAR_POSITIONAL and not arguments[star.name]:
                     del arguments[star.name]
+            _check_sizes(type(self), arguments)
             self.__dict__["_arguments"] = arguments
         init(self, *args, **kwargs)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     return __init__
+
+
+_LARGEST = {"depth": 10_000, "width": 2**20, "inner": 2**24}
+"""Sizes of the parts of a network beyond which nothing that a machine of today holds could be meant."""
+
+
+def _check_sizes(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Refuse sizes, by the names that `zoo.sizes` knows, that would be looped over or allocated without an end."""
+    for name, kind in getattr(cls, "sized", {}).items():
+        value, most = arguments.get(name), _LARGEST.get(kind)
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if most is not None and isinstance(number, int) and number > most:
+                shown = f"{number:,}" if number < 10**30 else "a number of more than 30 digits"
+                raise ConfigError(f"{name!r} of {cls.__name__} must be at most {most:,}, got {shown}")
 
 
 def plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.abilities import diagnosed_examples
+from zoo.checking import count_of, integers_of
 from zoo.diagnostics.catalogue import DIAGNOSTICS, Finding, Subject, training_of
 from zoo.diagnostics.figures import page, png
 from zoo.diagnostics.moving import animation
@@ -108,15 +109,19 @@ def examine(
     chosen = _chosen(model, [key for key in only if key not in own] if only is not None else None, bool(own))
     model.accepts(data.shape, data.levels)
     model.accepts_condition(data.split("test")[1])
+    examples = count_of(examples, "examples")
     examples = min(examples, diagnosed_examples(model) or examples)
     stored, labels = (part[:examples] for part in data.split("test"))
     if examples < 2 or len(stored) < 2:
         raise DataError(f"diagnostics need at least 2 test examples, got {min(examples, len(stored))}")
-    if pair is not None and not all(0 <= i < len(stored) for i in pair):
-        raise ConfigError(f"the examples {pair[0]} and {pair[1]} are not both between 0 and {len(stored) - 1}")
+    if pair is not None:
+        pair = tuple(integers_of(pair, "pair").flatten().tolist())
+        if len(pair) != 2 or not all(0 <= i < len(stored) for i in pair):
+            raise ConfigError(f"pair must be two examples, both between 0 and {len(stored) - 1}, got {pair}")
     if bool(without) != bool(having):
         raise ConfigError("attribute arithmetic needs both sets of labels, or neither")
-    subject = Subject(model, data.to_float(stored, model.dtype), labels, pair, tuple(without), tuple(having))
+    groups = [tuple(integers_of(list(g), name).tolist()) for g, name in ((without, "without"), (having, "having")) if g]
+    subject = Subject(model, data.to_float(stored, model.dtype), labels, pair, *groups)
     training = model.training
     model.eval()
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo import results
 from zoo.abilities import HasControls, HasEnergy, HasFeatures, WritesCaptions, has_likelihood, is_conditional
+from zoo.checking import count_of, seed_of
 from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError, check_choice
 from zoo.evaluation.captions import CAPTIONED, caption_metrics
@@ -120,7 +121,13 @@ def measure(
         ConfigError: a number that is not positive, an unknown sampling option, or a split that nothing is measured on.
         ResultError: too few samples, samples or likelihoods that are not finite, or nothing to measure.
     """
-    _check_numbers(samples=samples, seeds=seeds, k=k, batch_size=batch_size, limit=limit, devices=devices)
+    samples, seeds, batch_size = (
+        count_of(samples, "samples"),
+        count_of(seeds, "seeds"),
+        count_of(batch_size, "batch_size"),
+    )
+    k, limit = (None if n is None else count_of(n, name) for n, name in ((k, "k"), (limit, "limit")))
+    devices, seed = count_of(devices, "devices"), seeds_of(seed, seeds)
     check_choice("split", split, SPLITS)
     model.accepts(data.shape, data.levels)
     _check_split(data, split)
@@ -460,7 +467,13 @@ def _check_other(model: GenerativeModel, data: TensorData, other: TensorData | N
         raise ConfigError(f"the other data are {data.name} itself, from which nothing is to be told; name other ones")
 
 
-def _check_numbers(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name} must be a positive integer, got {value!r}")
+_MOST_SEEDS = 10_000
+
+
+def seeds_of(seed: int, seeds: int) -> int:
+    """Return the first of so many seeds in a row, as an integer. Raises `ConfigError`."""
+    seed = seed_of(seed)
+    if seeds > _MOST_SEEDS:
+        raise ConfigError(f"seeds must be at most {_MOST_SEEDS:,}, each of which is a whole evaluation, got {seeds}")
+    seed_of(seed + seeds - 1)
+    return seed

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.abilities import in_batches
+from zoo.checking import count_of
 from zoo.errors import ConfigError, ResultError, ZooError, check_choice
 from zoo.evaluation.encoders import Encoder, encoder_of
 from zoo.evaluation.motion import MOTION, HasMotion, motion_estimates
@@ -174,6 +175,7 @@ def measure_features(
         ResultError: features that are not finite.
     """
     check_choice("split", split, SPLITS)
+    limit = None if limit is None else count_of(limit, "limit")
     encoder = _encoder(model)
     model.accepts(data.shape, data.levels)
     protocol = FeatureProtocol(model, data, quick, limit or (_FEW_COUNTED if quick else None), split)
