@@ -120,7 +120,7 @@ def _not_counted() -> None:
     """Stand in for Lightning's step counters."""
 
 
-class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):
+class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):  # type: ignore[misc]
     """Base of all families: an objective, a sampler, and the facts that tests and the engine need.
 
     Attributes:
@@ -771,7 +771,7 @@ class HasLikelihood:
         raise NotImplementedError
 
 
-class LikelihoodModel(HasLikelihood, GenerativeModel):
+class LikelihoodModel(HasLikelihood, GenerativeModel):  # type: ignore[misc]
     """A model that is trained by its log-likelihood, exact or bounded."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zoo.errors import ConfigError
 
@@ -82,7 +82,7 @@ class Publishing:
                 f"{checkpoint_path} is of a {type(model).__name__}, not of a {cls.__name__}; load it by "
                 f"{type(model).__name__}.load_from_checkpoint"
             )
-        return model if map_location is None else model.to(map_location)
+        return model if map_location is None else cast(Any, model).to(map_location)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
         """Write the model as a folder that `from_pretrained` reads: weights, configuration, card and their sha256.
