@@ -158,7 +158,7 @@ def test_vampprior_is_the_mixture_of_the_posteriors_of_its_pseudo_inputs():
     normals = Independent(Normal(mean, (0.5 * log_var).exp()), 1)
     mixture = MixtureSameFamily(Categorical(torch.ones(4)), normals)
     z = torch.randn(6, 5, 2)
-    assert torch.allclose(model.log_prior(z), mixture.log_prob(z), atol=1e-12)
+    assert torch.allclose(model.log_prior(z.flatten(0, -2)), mixture.log_prob(z).flatten(), atol=1e-12)
     with torch.no_grad():
         drawn = model.prior_latents(100_000, torch.Generator().manual_seed(0), 1.0)
     error = drawn.std(0) / math.sqrt(len(drawn))

@@ -160,7 +160,7 @@ def test_every_declaration_holds_for_its_own_example() -> None:
             example = registry.resolve(declaration.example).build_model()
             arguments, taken, held = fitted(entry, part, example, declaration.example)
             assert declaration.can_be(taken) and not held and arguments[part] == taken.spec
-    assert {part for _, part in found} == {"autoencoder", "teacher", "start", "tokenizer"} and len(found) >= 6
+    assert {part for _, part in found} == {"autoencoder", "base", "teacher", "start", "tokenizer"} and len(found) >= 6
 
 
 def test_options_of_the_command_line_are_no_names_of_parts() -> None:
@@ -178,8 +178,10 @@ def test_options_of_the_command_line_are_no_names_of_parts() -> None:
 
 
 def test_names_of_the_models_that_take_a_part() -> None:
-    taught = ["reflow-mnist", "rectified_flow-mnist", "consistency-mnist", "progressive_distillation-mnist"]
-    taught.append("adversarial_distillation-mnist")
+    taught = [
+        "reflow-mnist", "rectified_flow-mnist", "consistency-mnist", "adversarial_distillation-mnist",
+        "progressive_distillation-mnist",
+    ]  # fmt: skip
     assert declared_by(load_registry(), "teacher") == taught
     assert declared_by(load_registry(), "elephant") == []
     entry = Entry("vae-mnist", "vae", model=load_registry()["vae-mnist"].model)

@@ -42,7 +42,7 @@ others of their families."""
 
 DEAR_TOGETHER = (*DEAR, "vq_vae_prior", "vqgan", "cvae", "beta_vae", "gan", "wgan", "dcgan", "nice", "realnvp",
                  "ffjord", "autoencoder_kl", "vae", "vae_small", "score_sde", "fsq", "s_jko",
-                 "lsgan", "rf_dit", "linear_transformer", "i_jepa", "sn_gan_cond", "car_flow")  # fmt: skip
+                 "lsgan", "rf_dit", "linear_transformer", "i_jepa", "car_flow")  # fmt: skip
 """The same for runs in processes that start anew: relatives of these stay in the default suite."""
 
 SLOW_SAMPLERS = ("pixelcnn_pp", "pixelsnail", "row_lstm")

@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 EXAMPLES = (
-    "class_log_probs", "classify", "codes", "encode", "latents", "log_prob", "marginal_log_prob", "posterior",
-    "reconstruct", "text", "vlb",
+    "class_log_probs", "classify", "codes", "control", "encode", "latents", "log_prob", "marginal_log_prob",
+    "posterior", "reconstruct", "text", "vlb",
 )  # fmt: skip
 """Methods whose first argument is examples, (B, *shape) in data range; a mixin adds its own by `takes_examples`."""
 

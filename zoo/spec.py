@@ -20,7 +20,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo.errors import ConfigError, close_matches
 from zoo.signature import whole_signature
@@ -73,6 +73,9 @@ class Recorded:
     ``spec`` raises `ConfigError` that names the argument: such a model cannot be saved.
     """
 
+    sized: ClassVar[Mapping[str, str]] = {}
+    """Arguments that are sizes, see `zoo.sizes`."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
@@ -120,9 +123,9 @@ _LARGEST = {"depth": 10_000, "width": 2**20, "inner": 2**24}
 """Sizes of the parts of a network beyond which nothing that a machine of today holds could be meant."""
 
 
-def _check_sizes(cls: type, arguments: Mapping[str, Any]) -> None:
+def _check_sizes(cls: type[Recorded], arguments: Mapping[str, Any]) -> None:
     """Refuse sizes, by the names that `zoo.sizes` knows, that would be looped over or allocated without an end."""
-    for name, kind in getattr(cls, "sized", {}).items():
+    for name, kind in cls.sized.items():
         value, most = arguments.get(name), _LARGEST.get(kind)
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if most is not None and isinstance(number, int) and number > most:

@@ -139,20 +139,22 @@ class AdversarialDistillation(Distilled):
         """Return the critic's scores: (B, *shape) in its range -> (B,)."""
         return (self.critic(x) if labels is None else self.critic(x, labels)).flatten(1).mean(1)
 
-    def student_loss(self, x_0: Tensor, labels: Tensor | None, told: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    def student_loss(
+        self, x_0: Tensor, labels: Tensor | None, shown: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the student's terms, and what it saw.
 
         Args:
             x_0: data in the model's range.
             labels: of the data, for the critic and the teacher.
-            told: to the student, some of them hidden.
+            shown: labels as the student is given them, some of them hidden.
 
         Raises:
             ConfigError: there is no teacher any more.
         """
         if self.teacher is None:
             raise ConfigError("distillation is over and its teacher is gone: train with --teacher, a run or a name")
-        x = self.guess(x_0, told)
+        x = self.guess(x_0, shown)
         adversarial, distillation = -self.score(x, labels).mean(), self.distance(x, labels).mean()
         loss = adversarial + self.distillation_weight * distillation
         return {"loss": loss, "adversarial": adversarial, "distillation": distillation}, x
@@ -173,15 +175,15 @@ class AdversarialDistillation(Distilled):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of both players; ``loss`` is the student's."""
         with torch.inference_mode(False), torch.enable_grad():  # R1 is a gradient, in validation too
-            x_0, labels, told = self._given(tuple(t.clone() for t in batch))
-            terms, x = self.student_loss(x_0, labels, told)
+            x_0, labels, shown = self._given(tuple(t.clone() for t in batch))
+            terms, x = self.student_loss(x_0, labels, shown)
             return {**terms, **self.critic_loss(x_0, x, labels)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Update the student on this batch, then the critic on what the student saw."""
-        x_0, labels, told = self._given(batch)
+        x_0, labels, shown = self._given(batch)
         with self.turn("student") as update:
-            terms, x = self.student_loss(x_0, labels, told)
+            terms, x = self.student_loss(x_0, labels, shown)
             update(terms["loss"])
         with self.turn("critic") as update:
             judged = self.critic_loss(x_0, x, labels)

@@ -91,6 +91,8 @@ class AutoregressiveModel(LikelihoodModel):
             DataError: examples of another shape or range.
             ConfigError: labels are missing, or given to a model that is not conditional.
         """
+        if not isinstance(x, Tensor):  # a strategy of several processes calls the training step by it
+            return super().__call__(x, labels)  # type: ignore[no-any-return]
         if x.dtype not in (torch.int64, torch.int32):
             x = self.arranged(self.quantize(examples_of(self, x, f"{type(self).__name__}(x)")))
             labels = self.given_labels(len(x), labels)

@@ -31,7 +31,8 @@ __all__ = ["ControlNet"]
 def _fitted(arguments: Mapping[str, Any], base: Any) -> dict[str, Any]:
     """Return the arguments of a `ControlNet` of this very model."""
     theirs, own = base.spec["init_args"], arguments["network"]
-    network = {**own, "init_args": {**(own.get("init_args") or {}), "network": theirs["network"]}}
+    control = (own.get("init_args") or {}).get("control", 1)
+    network = {**own, "init_args": {**theirs["network"]["init_args"], "control": control}}
     same = ("shape", "levels", "num_classes", "predict", "sigma_data", "schedule", "variance", "table")
     return {**arguments, **{k: theirs[k] for k in same if k in theirs}, "network": network, "base": base.spec}
 
@@ -80,7 +81,7 @@ class ControlNet(DDPM):
     @classmethod
     def network_shapes(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         channels, *rest = shape = tuple(arguments["shape"])
-        return {"network": ((channels + 1, *rest), shape, {})}
+        return {"network": ((channels + 1, *rest), shape, {"num_classes": arguments.get("num_classes") or 0})}
 
     def players(self) -> dict[str, Player]:
         learning = [p for p in self.network.parameters() if p.requires_grad]
@@ -94,13 +95,13 @@ class ControlNet(DDPM):
             self.network.start_from(self.base.network)
         except (RuntimeError, KeyError) as error:
             raise ConfigError(
-                "the network inside the control differs from the base's; give the same architecture"
+                "the network differs from the base's; give the same architecture, and a control"
             ) from error
 
     @property
     def never_updated(self) -> Mapping[str, str]:  # type: ignore[override]
         """All of it where the base has a last layer of zeros, as before any training; names -> the reason."""
-        if any(bool(p.any()) for p in self.network.base.out.parameters()):
+        if any(bool(p.any()) for p in self.network.out.parameters()):
             return {}
         learning = [name for name, p in self.network.named_parameters() if p.requires_grad]
         return {
@@ -113,11 +114,11 @@ class ControlNet(DDPM):
         """Return what is followed of images, their edges: (B, *shape) in data range -> (B, 1, H, W), 0 or 1."""
         return edges(x)
 
-    def told(self, control: Tensor) -> ControlNet:
+    def with_edges(self, control: Tensor) -> ControlNet:
         """Return the model with these edges, (n, 1, H, W): the same weights, told them in every evaluation."""
-        told = object.__new__(type(self))
-        told.__dict__.update({**self.__dict__, "controlled": 2 * control - 1})
-        return told
+        model = object.__new__(type(self))
+        model.__dict__.update({**self.__dict__, "controlled": 2 * control - 1})
+        return model
 
     def output(
         self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None, network: nn.Module | None = None
@@ -138,7 +139,7 @@ class ControlNet(DDPM):
         """
         if self.base is None:
             raise ConfigError("the training is over and its base is gone: train with --base, a run or a name")
-        return super(ControlNet, self.told(self.control(batch[0]))).loss(batch)
+        return super(ControlNet, self.with_edges(edges(batch[0]))).loss(batch)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class ControlNet(DDPM):
         Raises:
             ConfigError: a control of another shape or range.
         """
-        model = self if control is None else self.told(self._edges(n, control))
+        model = self if control is None else self.with_edges(self._edges(n, control))
         return super(ControlNet, model).draw(n, generator, labels, **options)
 
     def _edges(self, n: int, control: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ class ControlNet(DDPM):
             return control.to(self.dtype)
         if not control.is_floating_point() or not bool(((control >= 0) & (control <= 1)).all()):
             raise ConfigError("control must hold pictures in [0, 1], or be a bool map of edges")
-        return self.control(control.to(self.dtype))
+        return edges(control.to(self.dtype))
 
     def option_parameters(self) -> dict[str, inspect.Parameter]:
         of_diffusion = list(inspect.signature(Diffusion.draw).parameters.items())[4:]

@@ -105,7 +105,7 @@ _ALL = (
         "it is not the FVD of papers.",
     ),
     _measured(
-        "frame_consistency", "consistency", "{:.3f}", "high", "samples",
+        "frame_consistency", "consistency", "{:.3f}", "high", "samples", False,
         note="Share of neighbouring frames of a clip that the classifier takes for the same digit.",
     ),
     _measured(
@@ -145,7 +145,7 @@ _ALL = (
         note="Kernel distance (unbiased squared MMD) between the same features; may fall below 0.",
     ),
     _measured(
-        "inception_score", "IS", "{:.2f}", "high", "samples",
+        "inception_score", "IS", "{:.2f}", "high", "samples", False,
         note="Inception score of the samples under the extractor's own classes.",
     ),
     _measured(

@@ -11,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.fitting import made_of
+from zoo.nets.embeddings import PERIODS
 from zoo.nets.unet import UNet
-from zoo.spec import Recorded
 
 __all__ = ["ControlledUNet"]
 
@@ -33,61 +31,73 @@ def _zero(width: int) -> nn.Conv2d:
     return conv
 
 
-class ControlledUNet(Recorded, nn.Module):
+class ControlledUNet(UNet):
     """(B, C + K, H, W), image and control, time (B,), labels (B,) or None -> (B, out_channels, H, W).
 
-    Without the K channels of the control it is the frozen network itself.
+    Without the K channels of the control it is the U-Net of its own weights, which are frozen.
 
     Args:
-        network: of images of C channels; frozen here.
-        control: K.
+        channels: C, of the image.
+        control: K, channels of the control, at least 1.
+
+    The other arguments are those of `zoo.nets.unet.UNet`.
 
     Raises:
-        ConfigError: a network that is no `UNet`, or no channel of control.
+        ConfigError: no channel of control, or what `UNet` refuses.
     """
 
     steps_to_move = 4  # each zero hides what is before it from the first gradients
 
-    def __init__(self, network: nn.Module, control: int = 1) -> None:
-        super().__init__()
-        if not isinstance(network, UNet) or control < 1:
-            raise ConfigError(
-                f"ControlledUNet needs a UNet and at least one channel of control, got a {type(network).__name__} and "
-                f"{control}"
-            )
-        self.control, self.channels = control, network.stem.in_channels // network.patch**2
-        self.branch = copy.deepcopy(network)
+    def __init__(
+        self,
+        channels: int,
+        widths: list[int],
+        blocks: int = 1,
+        embedding: int = 64,
+        out_channels: int | None = None,
+        num_classes: int = 0,
+        attention: Sequence[int] = (),
+        heads: int = 4,
+        patch: int = 1,
+        periods: Sequence[float] = PERIODS,
+        control: int = 1,
+    ) -> None:
+        own = (channels, widths, blocks, embedding, out_channels, num_classes, attention, heads, patch, periods)
+        super().__init__(*own)
+        if control < 1:
+            raise ConfigError(f"ControlledUNet needs at least one channel of control, got {control}")
+        self.requires_grad_(False)
+        self.control, self.channels, width = control, channels, widths[0]
+        self.branch = UNet(*own)
         for part in ("grow", "merge", "up", "norm", "out"):  # it goes down only
             delattr(self.branch, part)
-        self.base = network.requires_grad_(False)
-        width = network.stem.out_channels
         self.hint = nn.Sequential(
-            nn.Conv2d(control * network.patch**2, width, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(control * patch**2, width, 3, padding=1), nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), _zero(width),
         )  # fmt: skip
-        self.zeros = nn.ModuleList(_zero(shrink.in_channels) for shrink in network.shrink)
-        self.zero = _zero(network.shrink[-1].out_channels if len(network.shrink) else width)
+        self.zeros = nn.ModuleList(_zero(width) for width in widths[:-1])
+        self.zero = _zero(widths[-1])
+        self.start_from(self)
 
     def start_from(self, network: nn.Module) -> None:
-        """Take the weights of a trained network, for what is frozen and for the copy."""
-        self.base.load_state_dict(network.state_dict())
-        own = self.branch.state_dict()
-        self.branch.load_state_dict({name: network.state_dict()[name] for name in own})
+        """Take the weights of a trained U-Net, for what is frozen and for the copy."""
+        given = network.state_dict()
+        mine = [n for n in self.state_dict() if n.partition(".")[0] not in ("branch", "hint", "zeros", "zero")]
+        self.load_state_dict({**self.state_dict(), **{name: given[name] for name in mine}})
+        self.branch.load_state_dict({name: given[name] for name in self.branch.state_dict()})
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of such a network between images of these shapes; the network inside follows them."""
-        image = (inputs[0] - arguments.get("control", 1), *inputs[1:])
-        network = UNet.resized(arguments["network"]["init_args"], image, outputs)
-        return made_of(cls, {**arguments, "network": network})
+        """Return the spec of such a network between images of these shapes, as that of a U-Net without control."""
+        return super().resized(arguments, (inputs[0] - arguments.get("control", 1), *inputs[1:]), outputs)
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        base, branch = self.base, self.branch
         if x.shape[1] == self.channels:
-            return base(x, time, labels)
-        image, control = (F.pixel_unshuffle(part, base.patch) for part in x.split([self.channels, self.control], 1))
-        e = base.embedding(time, labels)
-        h, kept = base.descend(base.stem(image), e)
+            return super().forward(x, time, labels)
+        branch = self.branch
+        image, control = (F.pixel_unshuffle(part, self.patch) for part in x.split([self.channels, self.control], 1))
+        e = self.embedding(time, labels)
+        h, kept = self.descend(self.stem(image), e)
         g, given = branch.descend(branch.stem(image) + self.hint(control), branch.embedding(time, labels))
         kept = [k + zero(g_k) for k, zero, g_k in zip(kept, self.zeros, given, strict=True)]
-        return base.ascend(h + self.zero(g), kept, e)
+        return self.ascend(h + self.zero(g), kept, e)
