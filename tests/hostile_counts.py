@@ -49,8 +49,8 @@ class Input(NamedTuple):
 
 
 GIVEN = (
-    "class_log_probs", "classify", "codes", "encode", "latents", "log_prob", "marginal_log_prob", "posterior",
-    "reconstruct", "text", "vlb",
+    "class_log_probs", "classify", "codes", "control", "encode", "latents", "log_prob", "marginal_log_prob",
+    "posterior", "reconstruct", "text", "vlb",
 )  # fmt: skip
 """Methods that are given examples, where a model has them: `zoo.checking.EXAMPLES`, which older checkouts have not."""
 
