@@ -135,7 +135,7 @@ def test_levels_of_training_are_those_of_sampling() -> None:
     [
         ({"steps": 5}, "steps must lie between 1 and levels_of_training"),
         ({"distillation_weight": -1.0}, "not be negative"),
-        ({"schedule": EDM()}, "must preserve variance"),
+        ({"schedule": EDM()}, "schedules that preserve variance"),
         ({"predict": "x0"}, "the teacher predicts v, the model x0"),
     ],
 )
@@ -153,5 +153,5 @@ def test_a_distilled_model_has_few_steps_and_trains_no_more_without_its_teacher(
     with pytest.raises(ConfigError, match="train with --teacher"):
         released.loss((torch.randn(2, 2).double(), torch.zeros(2, dtype=torch.int64)))
     ve = ScoreSDE(TimedMLP(2, width=8, depth=1), [2], EDM(), levels=None)
-    with pytest.raises(ConfigError, match="must preserve variance"):
+    with pytest.raises(ConfigError, match="schedules that preserve variance"):
         student(teacher=ve)

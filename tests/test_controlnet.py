@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from closed_forms import unet as unet_flops
@@ -144,6 +147,53 @@ def test_edges_are_followed_once_that_is_learnt() -> None:
 
     told, free = (agreement(model.sample(64, seed=0, **options)) for options in ({"control": x}, {}))
     assert told > 0.85 and free < 0.5, (told, free)
+
+
+# -- from the command line, and of the server ---------------------------------------------------------------------------
+
+
+def test_the_edges_of_a_file_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zoo._cli.main import main
+    from zoo.images import save_png
+
+    _, model = pair()
+    steps(model, 3, 1e-2)
+    x = squares(3, 0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("zoo.hub.load", lambda *given, **more: model)
+    save_png(x, "three.png", columns=3)
+    save_png(x[:1], "one.png", columns=1, pad=0)
+    sample = ["sample", "controlnet", "--seed", "1"]
+    assert main([*sample, "--control", "three.png", "--out", "a.npz"]) == 0
+    assert torch.equal(torch.from_numpy(np.load("a.npz")["samples"]), model.sample(3, seed=1, control=x))
+    assert main([*sample, "--control", "one.png", "-n", "2", "--out", "b.npz"]) == 0
+    assert torch.equal(torch.from_numpy(np.load("b.npz")["samples"]), model.sample(2, seed=1, control=x[0]))
+    for words, said in (
+        (["--control", "three.png", "-n", "4"], "holds 3 images"),
+        (["--control", "no.png"], "there is no file no.png"),
+        (["--control", "one.png", "--given", "one.png"], "give one of them"),
+    ):  # fmt: skip
+        assert main([*sample, *words, "--out", "c.npz"]) == 2
+        assert said in capsys.readouterr().err and not Path("c.npz").exists()
+    monkeypatch.setattr("zoo.hub.load", lambda *given, **more: pair()[0])
+    assert main([*sample, "--control", "one.png", "--out", "c.npz"]) == 2
+    assert "follows no control" in capsys.readouterr().err
+
+
+def test_a_client_of_the_server_posts_what_is_followed() -> None:
+    types = pytest.importorskip("zoo.serving.request_types", reason="the extra serve is not installed")
+    from zoo.images import png_bytes
+
+    _, model = pair()
+    steps(model, 3, 1e-2)
+    x = squares(1, 0)
+    assert types.controls(model)["control"]["kind"] == "picture" == types.controls(model)["given"]["kind"]
+    options = {"control": base64.b64encode(png_bytes(x, pad=0)).decode()}
+    question = types.sample_type("controlnet", model, 8)(n=2, seed=1, options=options)
+    draw = types.draw_of(question, model)
+    assert torch.equal(model.sample(draw.n, seed=draw.seed, **draw.options), model.sample(2, seed=1, control=x[0]))
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

@@ -86,10 +86,7 @@ class AdversarialDistillation(Distilled):
                 f"steps must lie between 1 and levels_of_training, distillation_weight and r1 not be negative, got "
                 f"{steps}, {levels_of_training}, {distillation_weight} and {r1}"
             )
-        if self.schedule.kind != "vp" or (teacher is not None and teacher.schedule.kind != "vp"):
-            raise ConfigError("the schedules of the student and of its teacher must preserve variance; take ddpm-mnist")
-        if teacher is not None and teacher.predict != self.predict:
-            raise ConfigError(f"the teacher predicts {teacher.predict}, the model {self.predict}; make them equal")
+        self.check_teacher(teacher)
         self.automatic_optimization = False
         self.critic = ProjectionCritic(critic, self.num_classes, _FEATURES) if self.num_classes else critic
         self.levels_of_training, self.distillation_weight = levels_of_training, distillation_weight
@@ -194,10 +191,10 @@ class AdversarialDistillation(Distilled):
 
     def _grid(self, sampler: str | Sampler, steps: int, spacing: str | None) -> tuple[Tensor, Tensor]:
         """Return the levels to jump from, and the end. Raises `ConfigError`: another spacing, or too many steps."""
-        if spacing not in (None, "time") or not 1 <= steps <= self.levels_of_training:
-            raise ConfigError(
-                f"a distilled model takes 1 to {self.levels_of_training} steps, even in time, got {steps} in {spacing}"
-            )
+        if spacing not in (None, "time"):
+            raise ConfigError(f"the steps of a distilled model are even in time, not in {spacing}; leave spacing out")
+        if not 1 <= steps <= self.levels_of_training:
+            raise ConfigError(f"this distilled model takes 1 to {self.levels_of_training} steps, got {steps}")
         i = torch.arange(steps, 0, -1)
         end = self.schedule.log_snr(torch.tensor([self.first_time()], dtype=torch.float64))
         return torch.cat([self.level(i, steps), end]), i.double() / steps

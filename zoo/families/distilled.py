@@ -78,3 +78,13 @@ class Distilled(Diffusion):
             take_weights(self.network, self.teacher.network)
         if self.target is not None:
             self.target.load_state_dict(self.network.state_dict())
+
+    def check_teacher(self, teacher: Any) -> None:
+        """Raise `ConfigError` where a schedule does not preserve variance, or the teacher predicts something else."""
+        if self.schedule.kind != "vp" or (teacher is not None and teacher.schedule.kind != "vp"):
+            raise ConfigError(
+                f"{type(self).__name__} needs schedules that preserve variance, of the student and of its teacher; "
+                f"name a teacher such as ddpm-mnist"
+            )
+        if teacher is not None and teacher.predict != self.predict:
+            raise ConfigError(f"the teacher predicts {teacher.predict}, the model {self.predict}; make them equal")

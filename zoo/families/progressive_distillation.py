@@ -74,7 +74,7 @@ class ProgressiveDistillation(Distilled):
             raise ConfigError(
                 f"begin must be steps doubled once or more and phase at least 1, got {begin}, {steps} and {phase}"
             )
-        _check_teacher(self, teacher)
+        self.check_teacher(teacher)
         self.begin, self.phase = begin, phase
 
     # -- phases -------------------------------------------------------------------------------------------------------
@@ -156,13 +156,3 @@ class ProgressiveDistillation(Distilled):
     def denoising(self, n: int, frames: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return the states of its own few steps and the data seen in each, at most ``frames``."""
         return super().denoising(n, min(frames, self.steps), seed)
-
-
-def _check_teacher(model: ProgressiveDistillation, teacher: Any) -> None:
-    if model.schedule.kind != "vp" or (teacher is not None and teacher.schedule.kind != "vp"):
-        raise ConfigError(
-            "progressive distillation needs schedules that preserve variance, of the student and of its teacher; name "
-            "a teacher such as ddpm-mnist"
-        )
-    if teacher is not None and teacher.predict != model.predict:
-        raise ConfigError(f"the teacher predicts {teacher.predict}, the model {model.predict}; make them equal")
