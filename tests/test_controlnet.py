@@ -149,7 +149,7 @@ def test_edges_are_followed_once_that_is_learnt() -> None:
     assert told > 0.85 and free < 0.5, (told, free)
 
 
-# -- from the command line, and of the server ---------------------------------------------------------------------------
+# -- from the command line, and of the server --------------------------------------------------------------------------
 
 
 def test_the_edges_of_a_file_are_followed(
