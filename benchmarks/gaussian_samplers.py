@@ -86,7 +86,8 @@ def run(schedule: Schedule, sampler: str, steps: int) -> tuple[float, float]:
 
 def cell(mean: float, spread: float) -> str:
     """Return the error of the mean, in standard deviations of the data, and the ratio of standard deviations."""
-    return f"{(mean - MEAN) / STD + 0.0:+.3f} {spread / STD:.3f}"
+    error = round((mean - MEAN) / STD, 3) + 0.0  # no sign of a zero, which the processor decides
+    return f"{error:+.3f} {spread / STD:.3f}"
 
 
 def rows(schedules: tuple[str, ...] = tuple(SCHEDULES), steps: tuple[int, ...] = STEPS) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""Samples that are points, by Sinkhorn's divergence; and the table of samplers on a Gaussian."""
+"""Samples that are points, by their transport and by their neighbours; and the table of samplers on a Gaussian."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.data.base import Split, TensorData
+from zoo.data.toys import EightGaussians
 from zoo.metrics.clouds import cloud_estimates
 from zoo.model import Batch, ImplicitModel
 
@@ -54,11 +56,15 @@ def test_points_are_measured_without_features_or_likelihood(tmp_path: Path) -> N
     found = {w: zoo.evaluate(Sampler(w), Normal(), samples=200, progress=False) for w in (1.0, 0.4)}
     right, narrow = found[1.0].metrics["sinkhorn"], found[0.4].metrics["sinkhorn"]
     floor = found[1.0].floor["sinkhorn"].value
-    assert set(found[1.0].metrics) == {"sinkhorn"} and right.value == pytest.approx(floor, abs=0.06)
+    assert set(found[1.0].metrics) == {"sinkhorn", "density", "coverage"} and right.value == pytest.approx(
+        floor, abs=0.06
+    )
     assert narrow.value > 3 * max(abs(right.value), 0.02)
-    assert found[1.0].protocol.estimators["sinkhorn"] == {
-        "samples": 200, "points": 200, "clouds": 1, "eps_share": 0.05,
-    }  # fmt: skip
+    assert found[0.4].metrics["coverage"].value < 0.8 < found[1.0].metrics["coverage"].value
+    assert found[1.0].protocol.estimators == {
+        "sinkhorn": {"samples": 200, "points": 200, "clouds": 1, "eps_share": 0.05},
+        "density": {"samples": 200, "points": 200, "neighbours": 5},
+    }
 
 
 def test_clouds_that_are_moved_are_as_far_as_their_way() -> None:
@@ -67,6 +73,18 @@ def test_clouds_that_are_moved_are_as_far_as_their_way() -> None:
     far, _, _ = cloud_estimates(a + 3, b)["sinkhorn"]
     assert abs(near) < 0.08 and far == pytest.approx(18, rel=0.08)  # |(3, 3)|^2
     assert cloud_estimates(a, a)["sinkhorn"][0] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_ring_is_no_eight_gaussians() -> None:
+    data, generator = EightGaussians(), torch.Generator().manual_seed(4)
+    train, test = (data.split(split)[0] for split in ("train", "test"))
+    angle = 2 * math.pi * torch.rand(1000, generator=generator)
+    distance = data.radius + data.scale * torch.randn(1000, generator=generator)
+    ring = distance[:, None] * torch.stack([angle.cos(), angle.sin()], 1)  # (1000, 2)
+    right, wrong = cloud_estimates(train, test), cloud_estimates(ring, test)
+    assert right["density"][0] == pytest.approx(1, abs=0.06) and right["coverage"][0] > 0.95
+    assert wrong["density"][0] < 0.4 and wrong["coverage"][0] < 0.75
+    assert wrong["sinkhorn"][0] < 1.5 * right["sinkhorn"][0]  # clouds this small cannot tell them by their transport
 
 
 @pytest.fixture(scope="module")

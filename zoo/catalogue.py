@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelInfo", "bibtex", "info", "list", "select"]
 
-_NUMBERS = ("fid", "kid", "frechet_lite0", "sinkhorn", "bits_per_dim", "bits_per_character", "bits_per_sample", "nats")
+_NUMBERS = (
+    "fid", "kid", "frechet_lite0", "density", "sinkhorn", "bits_per_dim", "bits_per_character", "bits_per_sample",
+    "nats",
+)  # fmt: skip
 
 _OF_ENTRY: dict[str, Callable[[Entry], Any]] = {
     "name": lambda e: natural(e.name),

@@ -167,7 +167,7 @@ def measure(
     whole_split = len(data.split(split)[0][:asked_limit])
     constants |= _both_ways(model, whole_split)
     constants |= {"factors": factor_protocol(data, whole_split)} if separates(model, data) else {}
-    constants |= {"sinkhorn": cloud_protocol(drawn, len(data.split(split)[0]))} if cloud else {}
+    constants |= cloud_protocol(drawn, len(data.split(split)[0])) if cloud else {}
     constants |= {"classes": {"examples": whole_split}} if tells_classes(model, data) else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}

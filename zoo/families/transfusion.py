@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checking import examples_of, option_of
-from zoo.context import PAD, decode_texts, encode_texts
+from zoo.context import PAD, Words, decode_texts
 from zoo.errors import ConfigError
 from zoo.families.ddpm import DDPM
 from zoo.families.denoising import Denoise
@@ -47,11 +47,13 @@ class Transfusion(DDPM):
         network: such as `zoo.nets.transfusion.TransfusionNet`.
         shape: of an image, (C, H, W).
         alphabet: the letters of the texts.
+        vocabulary: the words of all texts, where the network is to read and write whole words, as the paper's reads
+            pieces of words; none for letters. Texts stay texts of letters for those who ask.
         image_weight: lambda.
         image_first: share of the training pairs in which the image comes before its text.
         image_first_noise: the largest noise of those images, as a share of the way to pure noise; the paper's is half.
         text_dropout: share of the others whose text is hidden, for guidance.
-        text_length: letters of a text at most, the network's if left out.
+        text_length: letters of a text at most, the network's if left out, which a vocabulary does not allow.
         guidance_scale: default of sampling, 1 for none.
 
     The other arguments are those of `zoo.families.ddpm.DDPM`.
@@ -74,14 +76,20 @@ class Transfusion(DDPM):
         text_dropout: float = 0.1,
         guidance_scale: float = 1.0,
         text_length: int | None = None,
+        vocabulary: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, shape, **kwargs)
-        if text_length not in (None, network.length):
+        length = text_length or network.length
+        if vocabulary is None and length != network.length:
             raise ConfigError(f"the network is made for texts of {network.length} letters, got {text_length}")
-        if len(set(alphabet)) != len(alphabet) or len(alphabet) != network.letters:
+        if vocabulary is not None and text_length is None:
+            raise ConfigError("the network reads words: say by text_length how many letters a text has at most")
+        symbols = vocabulary if vocabulary is not None else alphabet
+        if len(set(alphabet)) != len(alphabet) or len(symbols) != network.letters:
             raise ConfigError(
-                f"an alphabet has each letter once, and the network is made for {network.letters}, got {alphabet!r}"
+                f"an alphabet has each letter once, and the network is made for {network.letters} symbols, got "
+                f"{symbols!r}"
             )
         shares = (image_first, image_first_noise)
         if not (all(0 <= share <= 1 for share in shares) and 0 <= text_dropout < 1 and image_weight >= 0):
@@ -95,7 +103,8 @@ class Transfusion(DDPM):
                 "Transfusion is told texts: it has no classes, no weak network and no learned variance; leave "
                 "num_classes, label_dropout, weak_batches and variance as they are, and hide texts by text_dropout"
             )
-        self.alphabet, self.context = alphabet, (network.length,)
+        self.alphabet, self.context = alphabet, (length,)
+        self.words = Words(vocabulary, alphabet, length, network.length) if vocabulary is not None else None
         self.image_weight, self.image_first, self.text_dropout = image_weight, image_first, text_dropout
         self.image_first_noise = image_first_noise
         self.guidance_scale = guidance_scale
@@ -105,10 +114,14 @@ class Transfusion(DDPM):
         """Return the arguments that go with other data: their letters and their images; see `zoo.fitting`."""
         own = dict(arguments["network"].get("init_args") or {})
         length = arguments.get("text_length") or own["length"]
+        if arguments.get("vocabulary") and arguments["alphabet"] == before["alphabet"]:
+            own_shape = {**arguments["network"], "init_args": {**own, "shape": arguments["shape"]}}
+            return {**arguments, "network": own_shape}
         if not arguments["alphabet"]:
             raise ConfigError(f"{cls.__name__} learns images with their texts, and the data have none; choose others")
         changed = {**own, "letters": len(arguments["alphabet"]), "length": length, "shape": arguments["shape"]}
         arguments = {k: v for k, v in arguments.items() if k != "text_length" or k in before}
+        arguments |= {"vocabulary": None} if arguments.get("vocabulary") else {}  # other texts have other words
         return {**arguments, "network": {**arguments["network"], "init_args": changed}}
 
     @classmethod
@@ -123,7 +136,7 @@ class Transfusion(DDPM):
 
         Both parts are means over the examples, whose text counts nothing where it is hidden.
         """
-        x, texts = batch
+        x, texts = batch[0], self._symbols(batch[1])
         first = self.rand(len(x)) < self.image_first
         hidden = (self.rand(len(x)) < self.text_dropout) & ~first
         u = self.even(len(x))
@@ -169,7 +182,24 @@ class Transfusion(DDPM):
         return (x * input_scale(self.predict, alpha, sigma, self.sigma_data)).to(self.dtype)
 
     def _texts_or_none(self, n: int, labels: Tensor | None) -> Tensor:
-        return torch.full((n, *self.context), PAD, device=self.device) if labels is None else labels
+        if labels is None:
+            return torch.full((n, self.network.length), PAD, device=self.device)
+        return self._symbols(labels)
+
+    def _symbols(self, texts: Tensor) -> Tensor:
+        """Return what the network reads for texts of letters, (B, T) -> (B, K)."""
+        return texts if self.words is None else self.words.read(texts)
+
+    def _texts(self, n: int, texts: Any) -> Tensor | None:
+        found = super()._texts(n, texts)
+        if self.words is not None and found is not None:
+            self.words.check(found)
+        return found
+
+    def accepts_condition(self, labels: Tensor) -> None:
+        super().accepts_condition(labels)
+        if self.words is not None:
+            self.words.check(labels)
 
     def output(
         self, x: Tensor, log_snr: Tensor, labels: Tensor | None = None, network: nn.Module | None = None
@@ -209,7 +239,7 @@ class Transfusion(DDPM):
         if prompt is not None:
             if labels is not None:
                 raise ConfigError("a prompt is the text of all images; give either labels or a prompt")
-            labels = encode_texts([prompt], self.alphabet, *self.context).to(self.device).expand(n, -1)
+            labels = self._texts(n, prompt)
         if labels is None:
             labels = self.written(n, generator, None, Decoding(temperature))
         return super().draw(n, generator, labels, **options)
@@ -223,11 +253,12 @@ class Transfusion(DDPM):
         """Write n texts, about images (n, *shape) in data range or about none: int64 (n, T), padded with -1."""
         state = self.network.beginning(n, None if images is None else self._clean(images))
         symbols = torch.empty(n, 0, dtype=torch.int64, device=self.device)
-        for u in rand((*self.context, n), generator, self.device, self.dtype):
+        for u in rand((self.network.length, n), generator, self.device, self.dtype):
             symbols = torch.cat([symbols, choose(state.logits, u)[:, None]], 1)
             state.put(symbols[:, -1])
         over = (symbols >= self.network.letters).cumsum(1) > 0
-        return symbols.masked_fill(over, PAD)
+        symbols = symbols.masked_fill(over, PAD)
+        return symbols if self.words is None else self.words.write(symbols)
 
     def _clean(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return images as the network reads them, with as little noise as it knows, and their lambdas."""
@@ -286,7 +317,8 @@ class Transfusion(DDPM):
         if not isinstance(texts, (str, list, tuple, Tensor)) or not len(texts):
             raise ConfigError("text_log_prob takes a text, a list of texts or their tensor of int64, one at least")
         n = len(given) if given is not None else 1 if isinstance(texts, str) else len(texts)
-        symbols = self._texts(n, texts)
+        letters = self._texts(n, texts)
+        symbols = None if letters is None else self._symbols(letters)
         if symbols is None or not bool((symbols >= 0).any(1).all()):
             raise ConfigError("text_log_prob is that of texts of one letter at least; give such")
         first = torch.full((n,), given is not None, device=self.device)

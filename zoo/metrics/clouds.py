@@ -1,4 +1,9 @@
-"""Clouds of points against test points, by Sinkhorn's divergence: no features are needed where examples are points."""
+"""Clouds of points against test points: no features are needed where examples are points, which are their own.
+
+Sinkhorn's divergence says how far points must be carried. Of clouds of some hundred points, chance alone leaves some
+modes with more points than others, and what these must be carried costs as much as what fills the gaps between modes;
+density and coverage, of the balls around test points, see that filling.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from torch import Tensor
 
 from zoo.maths.transport import cost_matrix, sinkhorn_divergence
 from zoo.metrics.distribution import Estimate
+from zoo.metrics.neighbours import NEIGHBOURS, density_coverage
 
 __all__ = ["CLOUDS", "cloud_estimates", "cloud_protocol"]
 
@@ -19,16 +25,20 @@ distance between test points."""
 
 
 def cloud_protocol(samples: int, reference: int) -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return what the numbers depend on, by the number."""
     size, clouds = _sizes(samples, reference)
-    return {"samples": size * clouds, **CLOUDS, "points": size, "clouds": clouds}
+    return {
+        "sinkhorn": {"samples": size * clouds, **CLOUDS, "points": size, "clouds": clouds},
+        "density": {"samples": size * clouds, "points": size * clouds, "neighbours": NEIGHBOURS["density_neighbours"]},
+    }
 
 
 def cloud_estimates(x: Tensor, test: Tensor) -> dict[str, Estimate]:
-    """Return ``sinkhorn``, the debiased entropic transport cost between samples (N, D) and test points (M, D).
+    """Return ``sinkhorn``, ``density`` and ``coverage`` of samples (N, D) against test points (M, D).
 
-    It is that of squared distances, 0 on average for equal laws but for what finite clouds differ by: see the floor.
-    The standard error is over pairs of clouds, which share no points.
+    Sinkhorn's is the debiased entropic cost of squared distances, 0 on average for equal laws but for what finite
+    clouds differ by: see the floor. Its standard error is over pairs of clouds, which share no points. Density and
+    coverage are those of `density_coverage` with all these points; there are none of fewer points than neighbours.
     """
     size, clouds = _sizes(len(x), len(test))
     pairs = [(part[: size * clouds].double().chunk(clouds)) for part in (x, test)]
@@ -39,7 +49,11 @@ def cloud_estimates(x: Tensor, test: Tensor) -> dict[str, Estimate]:
         for a, b in zip(*pairs, strict=True)
     ])  # fmt: skip
     error = float(found.std()) / math.sqrt(clouds) if clouds > 1 else None
-    return {"sinkhorn": (float(found.mean()), error, None)}
+    estimates: dict[str, Estimate] = {"sinkhorn": (float(found.mean()), error, None)}
+    x, test = x[: size * clouds], test[: size * clouds]
+    if len(test) > NEIGHBOURS["density_neighbours"]:
+        estimates["density"], estimates["coverage"] = density_coverage(x, test)
+    return estimates
 
 
 def _sizes(samples: int, reference: int) -> tuple[int, int]:
