@@ -52,8 +52,10 @@ def changed(trainer: Trainer) -> None:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     for part in FullyShardedDataParallel.fsdp_modules(trainer.strategy.model):
-        if part._handle is not None and part._handle.uses_sharded_strategy:
-            part._handle.reshard(True)
+        handle = part._handle
+        begun = handle is not None and hasattr(handle.flat_param, "_local_shard")  # by a first pass
+        if begun and handle.uses_sharded_strategy:
+            handle.reshard(True)
 
 
 def whole_state(trainer: Trainer, names: Sequence[str]) -> dict[str, Tensor]:
