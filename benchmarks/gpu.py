@@ -321,7 +321,7 @@ def unet(plan: Plan, batch: int, peak: float | None) -> list[list[str]]:
     arguments = [a if a != "reduce-overhead" else "default" for a in options(plan, batch, *more)]
     seconds = zoo_step(entry, plan, arguments)
     small = (torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
-    rate = flops_per_step(build(UNET), small) / 2 * batch / seconds
+    rate = flops_per_step(build(UNET), small)[0] / 2 * batch / seconds
     share = f"{100 * rate / peak:.0f} %" if peak else "peak not known"
     return [["U-Net 128-256-256", str(batch), f"{batch / seconds:,.0f}", f"{rate / 1e12:,.1f}", share,
              f"{batch / seconds / 11_000:.2f}"]]  # fmt: skip

@@ -35,6 +35,7 @@ NOT_HERE = {
     "zoo tune vae-mnist --grid model.lr": "trains three times; tests/test_tuning.py",
     "zoo reproduce": "trains a whole recipe; tests/test_reproduce.py",
     "zoo fit --model wgan_gp --trainer.devices 2": "two processes; tests/test_ddp.py",
+    "zoo fit --model vae --trainer.devices 2": "two processes; tests/test_ddp.py and tests/test_fsdp.py",
     "zoo fit --model vae --trainer.accelerator cpu --trainer.devices 2": "two processes; tests/test_ddp.py",
     "zoo fit --model vae --model.latent_dim 16": "two processes; tests/test_ddp.py, the option in tests/test_cli.py",
 }

@@ -41,7 +41,7 @@ def folder_of(path: Path, classes: Sequence[str] = CLASSES, size: tuple[int, int
 def entries(*classes: type) -> list[str]:
     """Return a name of each model of these classes, on digits where there is one."""
     found = [e for e in load_registry().values() if issubclass(class_of(e.model["class_path"]), classes)]
-    found.sort(key=lambda e: e.dataset == "mnist")
+    found.sort(key=lambda e: e.dataset == "mnist" and not e.tag)
     return sorted({e.model_name: e.name for e in found}.values())
 
 

@@ -249,14 +249,19 @@ def _fit(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 @two_gpus
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", ["vae-mnist", "wgan_gp-mnist"])
+@pytest.mark.parametrize(
+    ("name", "strategy"), [("vae-mnist", "ddp"), ("vae-mnist", "fsdp"), ("wgan_gp-mnist", "ddp"), ("vae-tiles", "fsdp")]
+)
 def test_two_cards_train_and_go_on(name: str, strategy: str, tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
-    done = _fit(tmp_path, "--model", name, "--run", run, *SMALL, *TWO, "--trainer.strategy", strategy)
+    run, whole = str(tmp_path / "run"), str(tmp_path / "whole")
+    given = [*SMALL, *TWO, "--trainer.strategy", strategy]
+    done = _fit(tmp_path, "--model", name, "--run", run, *given)
     assert done.returncode == 0, done.stderr
     more = _fit(tmp_path, "--resume", run, "--trainer.max_steps", "6")
     assert more.returncode == 0, more.stderr
+    at_once = _fit(tmp_path, "--model", name, "--run", whole, *given, "--trainer.max_steps", "6")
+    assert at_once.returncode == 0, at_once.stderr
+    assert warm.difference(run, whole) < 1e-5
 
 
 @two_gpus

@@ -15,8 +15,9 @@ import torch
 import warm
 from lightning.pytorch.plugins import MixedPrecision
 
+import zoo
 from zoo.devices import chosen_device, repeatable
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ZooError
 from zoo.maths.noise import rand
 from zoo.registry import load_registry
 from zoo.runs import load_run
@@ -131,6 +132,20 @@ def test_models_of_half_precision_draw_finite_samples_in_single_precision(name: 
         assert dtype == torch.float16 and "take dtype=torch.bfloat16" in str(error)
         return
     assert x.dtype == torch.float32 and bool(x.isfinite().all())
+
+
+def test_a_model_is_loaded_where_and_in_what_type_it_is_asked_for() -> None:
+    single = zoo.load("vae-mnist").sample(4, seed=0)
+    for dtype in HALF:
+        model = zoo.load("vae-mnist", device="cpu", dtype=dtype)
+        assert {p.dtype for p in model.parameters()} == {dtype}
+        x = model.sample(4, seed=0)
+        assert x.dtype == torch.float32
+        assert 0 < float((x - single).abs().mean()) < 0.02
+        assert torch.equal(model.sample(4, seed=torch.Generator().manual_seed(0)), x)
+    if not torch.cuda.is_available():
+        with pytest.raises(ZooError, match="cuda"):
+            zoo.load("vae-mnist", device="cuda")
 
 
 def test_samples_that_grow_beyond_half_precision_are_refused_in_one_sentence() -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_forms import step_flops
 from torch import nn
 
 import zoo._cli.fit as command
 from zoo.errors import ConfigError, RegistryError, ZooError
 from zoo.recipes import GPU, merged, wanted, words
-from zoo.registry import load_registry
+from zoo.registry import Entry, load_registry
 from zoo.training.compiling import begin_step, compiled
 from zoo.training.settings import TrainingSettings
 
@@ -89,6 +90,38 @@ def test_every_block_that_ships_fits_its_entry() -> None:
         if entry.gpu:
             merged({k: getattr(entry, k) for k in ("model", "data", "trainer", "training")}, entry.gpu)
             assert words(entry.gpu) and not set(entry.gpu) - set(GPU)
+
+
+FOR_GPU = [e for e in load_registry().values() if e.untrained == "a recipe for a GPU" or e.tag == "gpu"]
+SMALL_IN_HALF = (
+    "pixelcnn-mnist.gpu", "gated_pixelcnn-mnist.gpu", "gated_pixelcnn-binary_mnist.gpu", "vae-binary_mnist.gpu",
+    "ddpm_cond-cifar10", "edm-cifar10", "r3gan-cifar10", "flow_matching_cond-cifar10", "latent_diffusion-cifar10",
+)  # fmt: skip
+"""Recipes whose weights are to be bundled once they are trained."""
+
+
+def _pflop(entry: Entry) -> float:
+    """Return the training compute of a recipe on a GPU in 1e15 operations, with that of the stage that it builds on."""
+    parts = merged({k: getattr(entry, k) for k in ("model", "data", "trainer", "training")}, entry.gpu)
+    cls = entry.model["class_path"].rpartition(".")[2]
+    examples = parts["data"]["init_args"]["batch_size"] * parts["trainer"]["max_steps"]
+    own = examples * step_flops()[cls](entry.build_model().spec["init_args"])
+    first = [e for e in FOR_GPU if e.model == entry.model["init_args"].get("autoencoder")]
+    return own / 1e15 + sum(_pflop(e) for e in first)
+
+
+@pytest.mark.parametrize("entry", FOR_GPU, ids=lambda e: e.name)
+def test_a_recipe_for_a_gpu_is_within_the_compute_of_its_track(entry: Entry) -> None:
+    assert entry.pretrained or entry.untrained == "a recipe for a GPU"
+    assert 0.05 < _pflop(entry) <= 100  # beyond the home track, and minutes of one card
+    if "autoencoder" in entry.model["init_args"]:
+        assert any(e.model == entry.model["init_args"]["autoencoder"] for e in FOR_GPU)
+
+
+@pytest.mark.parametrize("name", SMALL_IN_HALF)
+def test_weights_of_the_gpu_track_will_be_small(name: str) -> None:
+    model = load_registry()[name].build_model()
+    assert sum(2 * value.numel() for value in model.state_dict().values()) < 20e6
 
 
 def test_captured_graphs_are_asked_for_by_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def _class_of(entry: Entry) -> type:
     return class_of(entry.model["class_path"])
 
 
-DIGITS = [e for e in load_registry().values() if e.dataset not in warm.COLOUR]  # in colour they are the same classes
+DIGITS = [e for e in load_registry().values() if not warm.is_large(e)]  # in colour they are the same classes
 IMAGES = [
     e.name
     for e in DIGITS

@@ -53,27 +53,30 @@ COLOUR = ("tiles", "cifar10")
 """Data whose models take several times as long as their relatives on digits."""
 
 
-LARGE = tuple(n for n, e in load_registry().items() if e.dataset in COLOUR)
-"""Entries on colour pictures, one step of which takes a second or more: the long tests take them."""
+def is_large(entry: Entry) -> bool:
+    """Tell whether a step takes a second or more: on colour pictures, or of a wider model for a GPU."""
+    return entry.dataset in COLOUR or entry.tag == "gpu"
+
+
+LARGE = tuple(n for n, e in load_registry().items() if is_large(e))
+"""Entries that the long tests take."""
 
 
 def one_of_each(kind: Callable[[Entry], Hashable] = lambda e: e.model["class_path"]) -> list[str]:
     """Return a registry name of each kind, by default of each class; of those on digits where there are any."""
-    entries = sorted(load_registry().values(), key=lambda e: e.dataset not in COLOUR)
+    entries = sorted(load_registry().values(), key=lambda e: not is_large(e))
     return sorted({kind(e): e.name for e in entries}.values())
 
 
 def one_a_class(dear: tuple[str, ...]) -> list[Any]:
     """Return a registry name of each class, one that is not dear where there is one, as parameters of a test."""
-    entries = sorted(
-        load_registry().values(), key=lambda e: (e.dataset not in COLOUR, e.name.partition("-")[0] not in dear)
-    )
+    entries = sorted(load_registry().values(), key=lambda e: (not is_large(e), e.name.partition("-")[0] not in dear))
     return long(sorted({e.model["class_path"]: e.name for e in entries}.values()), dear)
 
 
 def relatives(names: Iterable[str]) -> tuple[str, ...]:
     """Return those registry names of whose class there is another one."""
-    names = sorted(names, key=lambda n: load_registry()[n].dataset not in COLOUR)
+    names = sorted(names, key=lambda n: not is_large(load_registry()[n]))
     one = {load_registry()[n].model["class_path"]: n for n in names}
     return tuple(n for n in names if n not in one.values())
 

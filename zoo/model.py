@@ -674,6 +674,16 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):  
         if self.gradient_clip is not None:
             self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip as Lightning does; where parameters are divided (``fsdp``), by the norm over all processes."""
+        of_all = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
+        if of_all is not None and gradient_clip_val is not None and gradient_clip_algorithm in (None, "norm"):
+            of_all(float(gradient_clip_val))
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
             LeanAdamW(self.moved(p), lr=p.lr, betas=tuple(p.betas), weight_decay=p.weight_decay)

@@ -1,5 +1,9 @@
 """Names -> entries -> objects. Reading the registry imports no torch.
 
+A name is ``<model>-<dataset>``, and may have a tag after a dot that says which of several recipes of this model and
+data is meant, and which weights: ``.home`` is within the compute of the home track, ``.gpu`` is longer. Where there are
+both, the name without a tag is an alias of the better weights, and trains the recipe of the home track.
+
 The registry that ships is extended by overlays, later ones winning: those of installed packages, and the user's own
 (see `zoo.overlays`). Only they can allow classes beyond those of the zoo, never what is loaded by them.
 """
@@ -51,6 +55,7 @@ __all__ = [
 ]
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+_TAG, _HOME = re.compile(r"\.[a-z][a-z0-9_]*$"), ".home"
 _TOP = {"format", "aliases", "deprecated", "data", "models", "allow"}
 _ENTRY = {
     *("extends", "family", "summary", "paper", "model", "data", "trainer", "training"),
@@ -67,7 +72,7 @@ class Entry:
     """One name of the registry: what it is, how it is trained, and where its weights are.
 
     Attributes:
-        name: ``<model>-<dataset>``.
+        name: ``<model>-<dataset>``, perhaps with a tag.
         family: vae, gan, autoregressive, ...
         summary: one line for the table.
         paper: title, authors, year, arxiv.
@@ -107,8 +112,18 @@ class Entry:
 
     @property
     def dataset(self) -> str:
-        """The part after the first hyphen."""
-        return self.name.partition("-")[2]
+        """The part after the first hyphen, without a tag."""
+        return self.untagged.partition("-")[2]
+
+    @property
+    def untagged(self) -> str:
+        """The name without a tag."""
+        return _TAG.sub("", self.name)
+
+    @property
+    def tag(self) -> str:
+        """The word after the dot, such as ``gpu``; empty for most."""
+        return self.name[len(self.untagged) + 1 :]
 
     @property
     def pretrained(self) -> bool:
@@ -148,7 +163,7 @@ class Registry(Mapping[str, Entry]):
     """All entries by name; `resolve` also knows aliases, deprecated names and close matches.
 
     Attributes:
-        aliases: short name -> name.
+        aliases: short name -> name, and name without a tag -> the one of its best weights.
         deprecated: name of before -> name.
         data: name of a data set -> spec.
         allow: prefixes of class paths that the user's own overlays allow beyond those of the zoo.
@@ -175,7 +190,11 @@ class Registry(Mapping[str, Entry]):
         return len(self._entries)
 
     def resolve(self, name: str) -> Entry:
-        """Return the entry of a name, a bare model name or a deprecated name. Raises `UnknownModelError`."""
+        """Return the entry of a name, a bare model name or a deprecated name. Raises `UnknownModelError`.
+
+        Without a tag it is the entry of the best weights; ``.home`` is that of the home track, also where there is no
+        other.
+        """
         if name in self.deprecated:
             warnings.warn(
                 f"{name!r} is now called {self.deprecated[name]!r}; it still loads by the name of before",
@@ -183,9 +202,9 @@ class Registry(Mapping[str, Entry]):
                 stacklevel=2,
             )
             name = self.deprecated[name]
-        name = self.aliases.get(name, name)
+        name = self._full(name)
         if name not in self._entries:
-            several = [e.name for e in self._entries.values() if e.model_name == name]
+            several = [e.name for e in self._entries.values() if name in (e.model_name, e.untagged)]
             if several:
                 raise UnknownModelError(f"{name!r} may be any of {', '.join(several)}; give one of these names")
             near = close_matches(name, [*self._entries, *self.aliases])
@@ -193,6 +212,25 @@ class Registry(Mapping[str, Entry]):
                 f"unknown model {name!r}.{near} Run `zoo list` (zoo.list() in Python) to see all {len(self)} names."
             )
         return self._entries[name]
+
+    def recipe(self, name: str) -> Entry:
+        """Return the entry that is trained by a name: as `resolve`, but without a tag that of the home track."""
+        entry = self.resolve(name)
+        if _TAG.search(name) or (name != entry.untagged and self.aliases.get(name) == entry.name):
+            return entry
+        return self._entries.get(f"{entry.untagged}{_HOME}", entry)
+
+    def _full(self, name: str) -> str:
+        """Return the name that aliases lead to; a tag may stand behind an alias too."""
+        tag = _TAG.search(name)
+        if tag is not None and name not in (*self._entries, *self.aliases):
+            stem = name[: tag.start()]
+            stem = self.aliases.get(stem, stem) if stem not in self._entries else stem
+            known = stem if tag[0] == _HOME and f"{stem}{_HOME}" not in self._entries else f"{stem}{tag[0]}"
+            return known if known in self._entries else name
+        for _ in range(3):  # a model's name, a name without a tag, one with
+            name = self.aliases.get(name, name)
+        return name
 
     def data_spec(self, name: str) -> dict[str, Any]:
         """Return the spec of a data module by its name, such as ``binary_mnist``. Raises `DataError`."""
@@ -208,11 +246,14 @@ class Registry(Mapping[str, Entry]):
         dataset: str | None = None,
         pretrained: bool | None = None,
     ) -> builtins.list[Entry]:
-        """Return the entries that match a wildcard pattern and the given facts, in order of the registry."""
+        """Return the entries that match a wildcard pattern and the given facts, in order of the registry.
+
+        A pattern need not think of tags: it may match the name without.
+        """
         return [
             e
             for e in self._entries.values()
-            if fnmatch.fnmatchcase(e.name, pattern)
+            if any(fnmatch.fnmatchcase(n, pattern) for n in (e.name, e.untagged))
             and family in (None, e.family)
             and dataset in (None, e.dataset)
             and pretrained in (None, e.pretrained)
@@ -295,7 +336,7 @@ def _merged(overlays: Sequence[Overlay]) -> Registry:
             brought[name] = entries[name]
     aliases, deprecated = tables["aliases"], tables["deprecated"]
     for short, target in {**aliases, **deprecated}.items():
-        if target not in entries:
+        if aliases.get(target, target) not in entries:
             raise RegistryError(f"registry: {short[:100]!r} points to {target[:100]!r}, which does not exist")
     own = _bare_names({n: e for n, e in entries.items() if n not in brought}, {*aliases, *deprecated})
     before = {e.model_name for n, e in entries.items() if n not in brought}
@@ -321,7 +362,8 @@ def _check_adds(overlay: Overlay, content: Mapping[str, Any], known: Mapping[str
     """Refuse a package's registry that changes what is there: an installed package brings names, and takes none."""
     names = {*known["models"], *known["aliases"], *known["deprecated"]}
     for section in ("models", "aliases", "deprecated", "data"):
-        taken = [n for n in content.get(section) or {} if n in (known["data"] if section == "data" else names)]
+        there = known["data"] if section == "data" else names
+        taken = [n for n in content.get(section) or {} if n in there or _TAG.sub("", str(n)) in there]
         if taken:
             raise RegistryError(
                 f"registry {overlay.path}: {str(taken[0])[:100]!r} is a name already, which only a file of the user's "
@@ -345,11 +387,18 @@ def _origins(
 
 def _bare_names(entries: Mapping[str, Entry], taken: set[str]) -> dict[str, str]:
     """Return model name -> name for those models that have a single entry, where the word means nothing else yet."""
-    names: dict[str, builtins.list[str]] = {}
+    found: dict[str, builtins.list[Entry]] = {}
     for entry in entries.values():
-        names.setdefault(entry.model_name, []).append(entry.name)
-    free = {short: found for short, found in names.items() if short not in taken and short not in entries}
-    return {short: found[0] for short, found in free.items() if len(found) == 1}
+        found.setdefault(entry.model_name, []).append(entry)
+    names = {}
+    for short, several in found.items():
+        stems = {entry.untagged for entry in several}
+        if short in taken or short in entries or len(stems) > 1:
+            continue
+        (stem,) = stems
+        if stem in entries or stem in taken or len(several) == 1:
+            names[short] = stem if stem in entries or stem in taken else several[0].name
+    return names
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -552,7 +601,7 @@ def create(
 
         return FeatureExtractor(create(name, data=data, size=size, **arguments))
     registry = load_registry()
-    entry = registry.resolve(name)
+    entry = registry.recipe(name)
     if data is not None or size is not None or arguments.get("num_classes") == "data":
         module = build(registry.data_spec(data), registry.allow) if isinstance(data, str) else data
         entry = replace(entry, model=_following(entry, module, size, arguments))

@@ -81,10 +81,10 @@ def reproduce(
         ResultError: the evaluation lacks a metric that a band is of.
         Stopped: after a signal, with the checkpoint written; its ``folder`` is the ``run`` to go on with.
     """
-    parsed = parse_name(name, registry=load_registry(*registry))
-    if parsed.entry is None:
+    known = load_registry(*registry)
+    if parse_name(name, registry=known).entry is None:
         raise RegistryError(f"{name} is no recipe of the registry; a run in a folder is gone on with by --run {name}")
-    entry = parsed.entry
+    entry = known.recipe(name)
     if not entry.expected:
         raise RegistryError(f"the registry expects no result of {entry.name}; add `expected: {{metric: [low, high]}}`")
     folder = trained(entry, Path(run) if run is not None else None, arguments, parts or {})

@@ -107,7 +107,7 @@ def entry_of(args: argparse.Namespace, run: str | None = None) -> tuple[Entry, l
             return Entry(str(name or "model"), "", **free, allow=registry.allow), rest
     if name is None:
         raise ZooError("no model is named; give --model NAME (zoo list shows the names), --config FILE or --resume RUN")
-    entry = registry.resolve(name)
+    entry = registry.recipe(name)
     if args.data is not None:
         spec = registry.data_spec(args.data)
         kept = {k: v for k, v in (entry.data.get("init_args") or {}).items() if k in ("batch_size", "seed")}

@@ -61,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(row: dict[str, Any]) -> str:
-    return row["summary"] if row["untrained"] is None else f"{row['summary']} (no weights: {row['untrained']})"
+    alias = row["alias"]
+    notes = [f"what {alias} means"] if alias and row["name"].startswith(f"{alias}.") else []
+    notes += [f"no weights: {row['untrained']}"] if row["untrained"] is not None else []
+    return f"{row['summary']} ({'; '.join(notes)})" if notes else row["summary"]
 
 
 def _hub(args: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_choice("split", args.split, SPLITS)
-    entry = load_registry(*args.registry).resolve(args.name)
+    entry = load_registry(*args.registry).recipe(args.name)
     parts, unknown = named_parts(entry, args.rest, args.registry)
     if unknown:
         known = [o for action in args.parser._actions for o in action.option_strings]

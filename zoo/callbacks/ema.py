@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from zoo.callbacks.sharded import changed, is_sharded, pieces_of, whole_state
 
 __all__ = ["EMA"]
 
@@ -40,13 +42,20 @@ class EMA(Callback):
         self._names: list[str] = []
         self._loaded: dict[str, Tensor] | None = None
         self._swapped = False
+        self._trainer: Trainer | None = None  # where parameters are divided
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trainer = trainer if is_sharded(trainer) else None
         named = [(n, p) for n, p in pl_module.named_parameters() if p.requires_grad]
         self._names, self._live = [n for n, _ in named], [p.data for _, p in named]
         start = dict(zip(self._names, self._live, strict=True)) if self._loaded is None else self._loaded
         self._mean = [start[n].to(p.device, p.dtype, copy=True) for n, p in named]
         self._loaded = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._loaded is not None:  # a strategy that divides parameters reads the checkpoint once they are divided
+            self._mean = pieces_of(trainer, pl_module, self._loaded, self._live)
+            self._loaded = None
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -74,6 +83,8 @@ class EMA(Callback):
             live.copy_(mean)
             mean.copy_(kept)
         self._swapped = not self._swapped
+        if self._trainer is not None:
+            changed(self._trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._mean and not self._swapped:
@@ -88,12 +99,11 @@ class EMA(Callback):
             self.swap()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        mean = self._live if self._swapped else self._mean
-        checkpoint["ema"] = {
-            "decay": self.decay,
-            "updates": self.updates,
-            "parameters": dict(zip(self._names, mean, strict=True)),
-        }
+        mean = dict(zip(self._names, self._live if self._swapped else self._mean, strict=True))
+        if is_sharded(trainer):
+            with nullcontext() if self._swapped else self.applied():
+                mean = whole_state(trainer, self._names)
+        checkpoint["ema"] = {"decay": self.decay, "updates": self.updates, "parameters": mean}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("ema")

@@ -16,6 +16,7 @@ from zoo.abilities import HasFeatures
 from zoo.callbacks.curves import plot_losses
 from zoo.callbacks.ema import EMA
 from zoo.callbacks.logged_pictures import send_picture
+from zoo.callbacks.sharded import is_sharded, whole
 from zoo.context import decode_texts
 from zoo.files import write_whole
 from zoo.images import clips_png, png_bytes
@@ -62,25 +63,28 @@ class Pictures(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what a run that was stopped right after its checkpoint has not come to."""
         step = trainer.global_step
-        if step and not any(self.folder.glob(f"samples/step-{step:08d}.*")):
+        if step and not is_sharded(trainer) and not any(self.folder.glob(f"samples/step-{step:08d}.*")):
             self.on_train_batch_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if not self.every:
             return
         step = trainer.global_step
-        if (step % self.every == 0 or step == self._first) and trainer.is_global_zero:
+        if (step % self.every == 0 or step == self._first) and (trainer.is_global_zero or is_sharded(trainer)):
             self.draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero or is_sharded(trainer)):
             return
         if self._drawn == trainer.global_step:  # the last row of the losses has come since
             self._curves(trainer)
         self.draw(trainer, pl_module)
 
     def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw both pictures for the current step, once a step; say what of it cannot be drawn."""
+        """Draw both pictures for the current step, once a step; say what of it cannot be drawn.
+
+        The first process does; where parameters are divided among them, all have to come here with theirs.
+        """
         step = trainer.global_step
         if self._drawn == step:
             return
@@ -90,13 +94,17 @@ class Pictures(Callback):
         self._curves(trainer)
 
     def _curves(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
         for logger in trainer.loggers:
             logger.save()
         with self._telling(trainer.global_step, "the loss curves"):
             plot_losses(self.folder / "metrics.csv", self.folder / "loss.png")
 
     def _picture(self, trainer: Trainer, model: Any) -> None:
-        with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
+        with self.ema.applied() if self.ema is not None else contextlib.nullcontext(), whole(trainer):
+            if not trainer.is_global_zero:
+                return
             if model.generates:
                 self._samples(trainer, model)
             elif isinstance(model, HasFeatures) and medium(model) in ("image", "video"):

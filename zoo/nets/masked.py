@@ -99,13 +99,14 @@ class MaskedConv2d(nn.Module):
         bound = 1 / math.sqrt(features_in * (p * kernel * above + p + self.centre))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+        own = colour_mask(features_out, features_in, colours, own=mask == "B").to(self.left) if colours > 1 else None
+        self.register_buffer("own", own, persistent=False)  # (out, in): which colours of its own pixel each one sees
 
     def left_weight(self) -> Tensor:
         """Return the kernel of the pixel's own row, (out, in, 1, taps), the pixel itself last where it is seen."""
-        if self.colours == 1:
+        if self.own is None:
             return self.left
-        own = colour_mask(*self.left.shape[:2], self.colours, own=self.mask == "B").to(self.left)
-        return torch.cat([self.left[..., :-1], self.left[..., -1:] * own[..., None, None]], -1)
+        return torch.cat([self.left[..., :-1], self.left[..., -1:] * self.own[..., None, None]], -1)
 
     def forward(self, x: Tensor) -> Tensor:
         p, weight = self.kernel // 2, self.left_weight()

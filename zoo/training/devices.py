@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.errors import ConfigError, RunError
@@ -86,12 +86,17 @@ def choose_strategy(arguments: dict[str, Any], model: GenerativeModel, world: in
         minutes: after which a process that says nothing is taken for dead.
 
     Raises:
-        ConfigError: fsdp without a GPU, processes that would get the training by pickle, or forks outside of a
-            notebook.
+        ConfigError: fsdp without a GPU or for players that take turns, processes that would get the training by pickle,
+            or forks outside of a notebook.
     """
     strategy, precision = arguments.get("strategy") or "auto", str(arguments.get("precision") or "")
     if isinstance(strategy, str) and "fsdp" in strategy and not on_gpu(arguments):
         raise ConfigError("strategy fsdp needs a GPU, and this run has none; use --trainer.strategy ddp")
+    if not model.automatic_optimization and (isinstance(strategy, FSDPStrategy) or "fsdp" in str(strategy)):
+        raise ConfigError(
+            f"strategy fsdp divides parameters for one backward pass a step, and {type(model).__name__} has several; "
+            f"use --trainer.strategy ddp"
+        )
     if str(getattr(strategy, "_start_method", strategy)).endswith("spawn"):
         raise ConfigError("processes that are spawned cannot be sent this training; use --trainer.strategy ddp")
     interactive = hasattr(sys, "ps1") and "LOCAL_RANK" not in os.environ  # a notebook: there is no script to run again

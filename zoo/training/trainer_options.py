@@ -20,7 +20,8 @@ __all__ = ["HONOURED", "REFUSED", "brought_in", "check_callbacks", "check_option
 
 HONOURED: dict[str, str] = {
     "accelerator": "as Lightning has it",
-    "strategy": "`auto` and `ddp` become the variant of ddp that the family needs; `fsdp` where there is a GPU",
+    "strategy": "`auto` and `ddp` become the variant of ddp that the family needs; `fsdp` where there is a GPU, and no "
+    "turns of players",
     "devices": "as Lightning has it; under torchrun what torchrun starts",
     "num_nodes": "as Lightning has it; under torchrun what torchrun starts",
     "precision": "as Lightning has it; slow on CPUs, which is said",
