@@ -196,7 +196,7 @@ class WritesSound(Protocol):
 
 @runtime_checkable
 class Vocodes(WritesSound, Protocol):
-    """Recordings from spectrograms: ``sample`` takes recordings as ``given`` and draws ones with their spectrograms.
+    """Recordings from spectrograms: ``sample`` takes a ``recording`` and draws what has its spectrogram.
 
     ``spectrogram`` gives what it sees of recordings in data range, (B, T) -> (B, bands, frames).
     """

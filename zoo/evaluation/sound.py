@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from zoo.abilities import Vocodes, writes_sound
-from zoo.maths.mulaw import mulaw_decode
 from zoo.metrics.distribution import Estimate
-from zoo.metrics.sound import log_spectral_distance, sound_estimates, sound_protocol
+from zoo.metrics.sound import log_spectral_distance, sound_estimates, sound_protocol, waveforms
 from zoo.results import Metric
 
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ def _recordings(data: TensorData, split: str, count: int) -> Tensor:
     """Return so many recordings of a split, evenly spaced in it, (n, T) in [-1, 1]."""
     x = data.split(split)[0]
     places = torch.linspace(0, len(x) - 1, min(count, len(x)), dtype=torch.float64).round().long()
-    return mulaw_decode(data.to_float(x[places], torch.float64), data.levels or 256)
+    return waveforms(data.to_float(x[places], torch.float64), data.levels or 256)
 
 
 def sound_metrics(x: Tensor, data: TensorData, rate: int, split: str, clips: int) -> dict[str, Estimate]:
     """Return `zoo.metrics.sound.sound_estimates` of samples (N, T) in data range against ``clips`` of a split."""
-    return sound_estimates(mulaw_decode(x.double(), data.levels or 256), _recordings(data, split, clips), rate)
+    return sound_estimates(waveforms(x, data.levels or 256), _recordings(data, split, clips), rate)
 
 
 def sound_floor(data: TensorData, rate: int, drawn: int, split: str, clips: int) -> dict[str, Estimate]:
@@ -64,8 +63,8 @@ def vocoding_metrics(model: Any, data: TensorData, split: str, clips: int, seed:
     found = []
     for start in range(0, clips, _AT_ONCE):
         x = data.to_float(data.split(split)[0][start : min(start + _AT_ONCE, clips)], model.dtype)
-        drawn = model.sample(len(x), seed=seed + start, given=x.to(model.device)).cpu()
-        found.append(log_spectral_distance(*(mulaw_decode(z.double(), data.levels or 256) for z in (drawn, x))))
+        drawn = model.sample(len(x), seed=seed + start, recording=x.to(model.device)).cpu()
+        found.append(log_spectral_distance(*(waveforms(z, data.levels or 256) for z in (drawn, x))))
     distances = torch.cat(found)
     error = float(distances.std() / len(distances) ** 0.5) if len(distances) > 1 else None
     return {"vocoded_distance": Metric(float(distances.mean()), error, None)}

@@ -21,12 +21,26 @@ import torch
 from torch import Tensor
 
 from zoo.maths.mel import decibels, log_mel, power_spectrogram
+from zoo.maths.mulaw import mulaw_decode
 from zoo.metrics.distribution import Estimate, frechet
 
-__all__ = ["SOUND", "log_spectral_distance", "sound_estimates", "sound_features", "sound_protocol", "spectral_distance"]
+__all__ = [
+    "SOUND",
+    "log_spectral_distance",
+    "sound_estimates",
+    "sound_features",
+    "sound_protocol",
+    "spectral_distance",
+    "waveforms",
+]
 
 SOUND = {"size": 256, "hop": 128, "bands": 20, "floor_db": -80.0}
 """Samples of a frame, from one frame to the next, mel bands, and the loudness below which all is silence."""
+
+
+def waveforms(x: Tensor, levels: int) -> Tensor:
+    """Return the recordings in [-1, 1] that mu-law codes in data range stand for, float64, of the shape of x."""
+    return mulaw_decode(x.double(), levels)
 
 
 def spectral_distance(p: Tensor, q: Tensor) -> Tensor:
