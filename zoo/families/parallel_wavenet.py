@@ -201,7 +201,7 @@ class ParallelWaveNet(NormalisingFlow):
 
     # -- distillation -------------------------------------------------------------------------------------------------
 
-    def codes(self, v: Tensor) -> Tensor:
+    def in_codes(self, v: Tensor) -> Tensor:
         """Return companded values as codes that need not be whole: [-1, 1] -> [-1/2, L - 1/2]. Of the same shape."""
         return (v + 1) / 2 * self.levels - 0.5  # type: ignore[operator]
 
@@ -228,11 +228,11 @@ class ParallelWaveNet(NormalisingFlow):
         m, log_s = self.law(z)
         s, density = log_s.exp(), math.log(self.levels / 2)  # type: ignore[operator]  # from codes to v
         v = m + s * z
-        logits = self.taught(self.codes(v))
+        logits = self.taught(self.in_codes(v))
         cross = torch.zeros(())
         for _ in range(self.draws):
             x_t = m + s * self.noise(*z.shape)  # each sample anew, after the same noise
-            log_p = relaxed_log_prob(logits, self.codes(x_t), self.bandwidth) + density
+            log_p = relaxed_log_prob(logits, self.in_codes(x_t), self.bandwidth) + density
             cross = cross.to(log_p) - log_p.sum(1).mean() / self.draws
         entropy = log_s.sum(1).mean() + _ENTROPY * z.shape[1]
         found = {"loss": cross - entropy, "kl": cross - entropy, "cross_entropy": cross, "entropy": entropy}
