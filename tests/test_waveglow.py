@@ -75,7 +75,7 @@ def recordings(n: int = 3, length: int = T, seed: int = 1) -> Tensor:
 def test_the_flow_comes_back_and_knows_its_log_determinant(options: dict[str, Any]) -> None:
     model = small(**options)
     y = recordings(2, model.shape[0])
-    for c in (None, model.told(recordings(2, model.shape[0], seed=2))):
+    for c in (None, model.condition(recordings(2, model.shape[0], seed=2))):
         z, log_det = model.flow(y, c)
         torch.testing.assert_close(model.flow_inverse(z, c), y)
         J = torch.autograd.functional.jacobian(
@@ -113,7 +113,7 @@ def test_the_spectrogram_is_that_of_the_waveform_and_lies_where_its_groups_are()
     silence = torch.full((1, 160), 127.5 / 255, dtype=torch.float64)
     loud = silence.clone()
     loud[0, 84] = 1.0  # in frames 5 and 6, about groups 10 and 12
-    changed = (model.told(loud) - model.told(silence)).abs().sum(1)[0] > 1e-9
+    changed = (model.condition(loud) - model.condition(silence)).abs().sum(1)[0] > 1e-9
     assert changed.nonzero().flatten().tolist() == list(range(8, 14))
 
 
@@ -125,10 +125,10 @@ def test_training_tells_most_their_own_spectrogram_and_some_nothing() -> None:
     y, offset = model._continuous(x, model.rand, model.randn)
     keep = model.rand(200) >= 0.4
     assert 90 < int(keep.sum()) < 150
-    c = torch.where(keep[:, None, None], model.told(x), model.told_none(200))
+    c = torch.where(keep[:, None, None], model.condition(x), model.no_condition(200))
     z, log_det = model.flow(y, c)
     assert float(found) == pytest.approx(-float((model._log_prior(z) + log_det + offset).mean()))
-    own, other = (model.flow(y, model.told(v))[1] for v in (x, x.roll(1, 0)))
+    own, other = (model.flow(y, model.condition(v))[1] for v in (x, x.roll(1, 0)))
     assert not torch.allclose(own, other)
 
 

@@ -153,7 +153,7 @@ class WaveGlow(NormalisingFlow):
         levels = log_mel(waves, self.rate or 1, self.size, self.hop, self.bands, floor=_FLOOR, centred=True)
         return (levels / -_FLOOR + 1).transpose(1, 2)
 
-    def told(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def condition(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return what each group of recordings in data range is told: (B, T) -> (B, bands, W).
 
         Args:
@@ -164,7 +164,7 @@ class WaveGlow(NormalisingFlow):
         c: Tensor = self.upsample(self.spectrogram(x))[:, :, ratio : ratio + W]  # frame k about group k hop / g
         return c if keep is None else torch.where(keep[:, None, None], c, self.nothing[:, None])
 
-    def told_none(self, n: int) -> Tensor:
+    def no_condition(self, n: int) -> Tensor:
         """Return what each group of n examples is told where that is nothing: (n, bands, W)."""
         return self.nothing[:, None].expand(n, -1, self.shape[0] // self.group)
 
@@ -172,7 +172,7 @@ class WaveGlow(NormalisingFlow):
 
     def flow(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the noise (B, T) and log |det|, (B,), of continuous examples that are told c, or nothing."""
-        c = self.told_none(len(x)) if c is None else c
+        c = self.no_condition(len(x)) if c is None else c
         log_det, out = x.new_full((len(x),), x.shape[1] * math.log(2)), []
         x = (2 * x - 1).unflatten(1, (-1, self.group)).transpose(1, 2)  # (B, g, W)
         for k, step in enumerate(self.flow_steps):
@@ -185,7 +185,7 @@ class WaveGlow(NormalisingFlow):
 
     def flow_inverse(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Return the continuous examples of noise (B, T) that are told c, or nothing."""
-        c = self.told_none(len(z)) if c is None else c
+        c = self.no_condition(len(z)) if c is None else c
         z = z.unflatten(1, (self.group, -1))
         left = self.early * ((len(self.flow_steps) - 1) // self.every)
         x = z[:, left:]
@@ -199,7 +199,7 @@ class WaveGlow(NormalisingFlow):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return ``loss``, the negative log-likelihood of recordings told their spectrograms, of some told nothing."""
         x, offset = self._continuous(batch[0], self.rand, self.randn)
-        z, log_det = self.flow(x, self.told(batch[0], self.rand(len(x)) >= self.told_nothing))
+        z, log_det = self.flow(x, self.condition(batch[0], self.rand(len(x)) >= self.told_nothing))
         return {"loss": -(self._log_prior(z) + log_det + offset).mean()}
 
     # -- sampling -----------------------------------------------------------------------------------------------------
@@ -238,6 +238,6 @@ class WaveGlow(NormalisingFlow):
                 f"recording must be one, (m,), or {n} of them, ({n}, m), with m a multiple of {self.hop}, got "
                 f"{tuple(x.shape)}"
             )
-        c = self.told(x.to(self.device, self.dtype).expand(n, -1))
+        c = self.condition(x.to(self.device, self.dtype).expand(n, -1))
         z = temperature * randn((n, x.shape[-1]), *where)
         return self.data_range(self.flow_inverse(z, c), whole=True)

@@ -31,7 +31,7 @@ class ToldWaves(nn.Module):
         super().__init__()
         self.stem, self.out = nn.Conv1d(n_in, width, 1), nn.Conv1d(width, n_out, 1)
         self.taps = nn.ModuleList(nn.Conv1d(width, 2 * width, 3, dilation=2**i, padding=2**i) for i in range(layers))
-        self.told = nn.Conv1d(bands, 2 * width * layers, 1)  # of all layers at once
+        self.conditions = nn.Conv1d(bands, 2 * width * layers, 1)  # of all layers at once
         self.mixed = nn.ModuleList(
             nn.Conv1d(width, width if i == layers - 1 else 2 * width, 1) for i in range(layers)
         )  # the last layer's stream goes nowhere
@@ -40,8 +40,8 @@ class ToldWaves(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         h, total = self.stem(x), None
-        for taps, told, mixed in zip(self.taps, self.told(c).chunk(len(self.taps), 1), self.mixed, strict=True):
-            a, b = (taps(h) + told).chunk(2, 1)
+        for taps, shift, mixed in zip(self.taps, self.conditions(c).chunk(len(self.taps), 1), self.mixed, strict=True):
+            a, b = (taps(h) + shift).chunk(2, 1)
             z = mixed(a.tanh() * b.sigmoid())
             if z.shape[1] > h.shape[1]:
                 r, z = z.chunk(2, 1)
