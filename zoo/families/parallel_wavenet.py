@@ -248,7 +248,8 @@ class ParallelWaveNet(NormalisingFlow):
         """
         size = min(512, v.shape[1] // 2 * 2)
         levels: int = self.levels  # type: ignore[assignment]
-        waves = (mulaw_decode(((v + 1) / 2).clamp(0, 1), levels), mulaw_decode(x, levels))
+        wide = torch.promote_types(v.dtype, torch.float32)
+        waves = (mulaw_decode(y.to(wide), levels) for y in (((v + 1) / 2).clamp(0, 1), x))
         ours, theirs = (power_spectrogram(w, size, max(1, size // 4)).mean((0, 1)) for w in waves)
         return (ours - theirs).square().sum()
 

@@ -149,9 +149,9 @@ class WaveGlow(NormalisingFlow):
 
         It is in dB, 0 at the floor of -80 and 1 at full scale.
         """
-        waves = mulaw_decode(x, self.levels or 256)
+        waves = mulaw_decode(x.to(torch.promote_types(x.dtype, torch.float32)), self.levels or 256)
         levels = log_mel(waves, self.rate or 1, self.size, self.hop, self.bands, floor=_FLOOR, centred=True)
-        return (levels / -_FLOOR + 1).transpose(1, 2)
+        return (levels / -_FLOOR + 1).transpose(1, 2).to(x.dtype)
 
     def condition(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return what each group of recordings in data range is told: (B, T) -> (B, bands, W).
@@ -172,7 +172,7 @@ class WaveGlow(NormalisingFlow):
 
     def flow(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the noise (B, T) and log |det|, (B,), of continuous examples that are told c, or nothing."""
-        c = self.no_condition(len(x)) if c is None else c
+        c = self.no_condition(x.shape[0]) if c is None else c
         log_det, out = x.new_full((len(x),), x.shape[1] * math.log(2)), []
         x = (2 * x - 1).unflatten(1, (-1, self.group)).transpose(1, 2)  # (B, g, W)
         for k, step in enumerate(self.flow_steps):
@@ -185,7 +185,7 @@ class WaveGlow(NormalisingFlow):
 
     def flow_inverse(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Return the continuous examples of noise (B, T) that are told c, or nothing."""
-        c = self.no_condition(len(z)) if c is None else c
+        c = self.no_condition(z.shape[0]) if c is None else c
         z = z.unflatten(1, (self.group, -1))
         left = self.early * ((len(self.flow_steps) - 1) // self.every)
         x = z[:, left:]
