@@ -205,6 +205,8 @@ def test_recordings_that_do_not_fit_are_refused() -> None:
             model.sample(2, recording=wrong)
     with pytest.raises(DataError):
         model.sample(1, recording=torch.full((T,), 2.0))
+    with pytest.raises(DataError, match="recording holds NaN"):
+        model.sample(1, recording=torch.full((T,), torch.nan))
     with pytest.raises(ConfigError, match="temperature must be"):
         model.sample(1, temperature=-1.0)
 

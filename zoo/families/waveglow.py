@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.checking import given_of
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 from zoo.families.normalising_flow import NormalisingFlow
 from zoo.maths.mel import log_mel
 from zoo.maths.mulaw import mulaw_decode
@@ -238,6 +238,8 @@ class WaveGlow(NormalisingFlow):
                 f"recording must be one, (m,), or {n} of them, ({n}, m), with m a multiple of {self.hop}, got "
                 f"{tuple(x.shape)}"
             )
+        if bool(x.isnan().any()):
+            raise DataError("recording holds NaN; a vocoder takes whole recordings, in [0, 1]")
         c = self.condition(x.to(self.device, self.dtype).expand(n, -1))
         z = temperature * randn((n, x.shape[-1]), *where)
         return self.data_range(self.flow_inverse(z, c), whole=True)
