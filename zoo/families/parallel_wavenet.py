@@ -126,6 +126,7 @@ class ParallelWaveNet(NormalisingFlow):
         ConfigError: numbers that do not fit together, or a teacher of other recordings.
     """
 
+    family = "autoregressive"
     sized: ClassVar[Mapping[str, str]] = {"width": "width", "skip": "width", "depth": "depth"}
     training_parts: ClassVar[tuple[str, ...]] = ("teacher",)
     trained_parts = {
