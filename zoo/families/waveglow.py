@@ -6,8 +6,8 @@ The T samples of a recording are W = T / g groups of g channels. A step mixes th
 then one half of them, x_a, and the spectrogram scale and shift the other; after some steps two channels leave as noise.
 The spectrogram's frames reach the groups by a transposed convolution.
 
-Some examples of training are told nothing, a learnt vector in the place of the spectrogram, so that the model is one
-of log p(x) too: this is its likelihood, which compares with that of other models, and what it draws from where no
+Some examples of training are told nothing, a band more of the spectrogram saying so, so that the model is one of log
+p(x) too: this is its likelihood, which compares with that of other models, and what it draws from where no
 recording is given. The samples are companded, as those of the data are, and dequantised as the levels of images are.
 
 References:
@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.checking import given_of
@@ -137,8 +138,7 @@ class WaveGlow(NormalisingFlow):
         self.group, self.every, self.early, self.told_nothing = group, early_every, early, told_nothing
         self.size, self.hop, self.bands = size, hop, bands
         ratio = hop // group
-        self.upsample = nn.ConvTranspose1d(bands, bands, 2 * ratio, ratio)
-        self.nothing = nn.Parameter(torch.zeros(bands))
+        self.upsample = nn.ConvTranspose1d(bands + 1, bands, 2 * ratio, ratio)  # one band is 1 where anything is told
         channels = [group - early * (k // early_every) for k in range(steps)]
         self.flow_steps = nn.ModuleList(FlowStep(n, bands, width, layers) for n in channels)
 
@@ -161,12 +161,16 @@ class WaveGlow(NormalisingFlow):
             keep: of which the spectrogram is told, bool (B,), the others are told nothing; of all if left out.
         """
         W, ratio = x.shape[1] // self.group, self.hop // self.group
-        c: Tensor = self.upsample(self.spectrogram(x))[:, :, ratio : ratio + W]  # frame k about group k hop / g
-        return c if keep is None else torch.where(keep[:, None, None], c, self.nothing[:, None])
+        bands = F.pad(self.spectrogram(x), (0, 0, 0, 1), value=1.0)  # (B, bands + 1, frames)
+        if keep is not None:
+            bands = bands * keep[:, None, None]
+        c: Tensor = self.upsample(bands)[:, :, ratio : ratio + W]  # frame k about group k hop / g
+        return c
 
     def no_condition(self, n: int) -> Tensor:
         """Return what each group of n examples is told where that is nothing: (n, bands, W)."""
-        return self.nothing[:, None].expand(n, -1, self.shape[0] // self.group)
+        bias: Tensor = self.upsample.bias  # type: ignore[assignment]
+        return bias[:, None].expand(n, -1, self.shape[0] // self.group)
 
     # -- the flow -----------------------------------------------------------------------------------------------------
 
