@@ -111,7 +111,14 @@ def timed_conv(args: Mapping[str, Any], size: int) -> tuple[int, int]:
     return stem + timed_conv_time(args) + maps + between, stem + E * E
 
 
-TOLD = {"UNet": unet, "DiT": dit, "TimedMLP": timed_mlp, "TimedConv": timed_conv}
+def diffwave(args: Mapping[str, Any], size: int) -> tuple[int, int]:
+    """Three taps to both gates and the map of each layer, the maps of the time; the last stream goes nowhere."""
+    C, N, E = args["width"], args["layers"], args["embedding"]
+    layers = N * (8 * C * C * size + E * C) - C * C * size
+    return 2 * E * E + 2 * C * size + layers + C * C * size, C * size + E * E
+
+
+TOLD = {"DiffWave": diffwave, "UNet": unet, "DiT": dit, "TimedMLP": timed_mlp, "TimedConv": timed_conv}
 
 
 def told(spec: Mapping[str, Any], size: int = 28) -> tuple[int, int]:

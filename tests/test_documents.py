@@ -84,12 +84,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from PIL import Image
 
     from zoo.images import png_bytes
+    from zoo.media import wav_bytes
 
     monkeypatch.chdir(tmp_path)
     digits = read_mnist("t10k")[0][:3]
     for name in ("digit.png", "photo.png", "blurred.png"):
         Image.fromarray(digits[0, 0].numpy()).save(name)
     Image.fromarray(digits[0, 0].numpy()).resize((7, 7)).save("small.png")
+    Path("speech.wav").write_bytes(wav_bytes(0.1 * torch.sin(torch.arange(5_000) / 8), 16_000))
     mask = torch.zeros(1, 28, 28)
     mask[:, :14] = 1
     Path("mask.png").write_bytes(png_bytes(mask[None], columns=1))

@@ -22,6 +22,7 @@ from zoo.nets.compiled import tanh_ratio
 from zoo.nets.dilated import receptive_field
 from zoo.nets.linear_attention import linear_attention
 from zoo.nets.selective_scan import SelectiveBlock, scan, scan_by_steps
+from zoo.training.compute import flops_per_step
 
 SMALL = {"shape": (9,), "levels": 4, "width": 8, "depth": 2, "heads": 2}
 VARIANTS: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
@@ -406,6 +407,40 @@ def test_teacher_forcing_is_the_default_and_what_validates() -> None:
     assert torch.equal(scheduled.eval().loss(batch)["loss"], plain.loss(batch)["loss"])
     scheduled.train().set_noise([torch.Generator().manual_seed(0)])
     assert not torch.equal(scheduled.loss(batch)["loss"], plain.loss(batch)["loss"])
+
+
+@pytest.mark.parametrize("variant", ["causal", "classes", "wavenet, classes", "selective"])
+def test_a_curriculum_begins_with_pieces_that_know_nothing_of_each_other(variant: str) -> None:
+    model = lively(variant, shape=(8,), curriculum=2, curriculum_every=5).train()
+    k, labels = values(model, 3), some_labels(model, 3)
+    x = k.double() / (model.levels - 1)
+    for step, pieces in ((0, 4), (4, 4), (5, 2), (10, 1), (1000, 1)):
+        model.steps_done = step
+        assert model.pieces() == pieces
+        alone = [model._log_prob(part, labels) for part in k.chunk(pieces, 1)]
+        found = model.loss((x, labels if labels is not None else torch.zeros(3, dtype=torch.int64)))["loss"]
+        torch.testing.assert_close(found, -sum(alone).mean())  # type: ignore[union-attr]
+    whole = -model.log_prob(x, labels=labels).mean()
+    torch.testing.assert_close(found, whole)
+    model.steps_done = 0
+    assert not torch.allclose(model.loss((x, labels))["loss"], whole)
+    torch.testing.assert_close(model.eval().loss((x, labels))["loss"], whole)  # validation is of whole examples
+
+
+def test_a_curriculum_goes_with_scheduled_sampling_and_is_counted_at_its_full_length() -> None:
+    both = {"curriculum": 2, "curriculum_every": 5, "shape": (8,)}
+    model = lively("causal", scheduled="linear", scheduled_k=100, **both)
+    model.set_noise([torch.Generator().manual_seed(0)])
+    model.train().steps_done = 50
+    assert model.counted_from == 10 and model.loss((torch.zeros(2, 8).double(), torch.zeros(2)))["loss"].isfinite()
+    batch = (torch.zeros(2, 8), torch.zeros(2, dtype=torch.int64))
+    plain, grown = (lively("causal", **options).float() for options in ({"shape": (8,)}, both))
+    assert flops_per_step(grown, batch) == flops_per_step(plain, batch)
+    for wrong in ({"curriculum": 3}, {"curriculum": 0}, {"curriculum": 16}, {"curriculum": 2, "curriculum_every": 0}):
+        with pytest.raises(ConfigError, match="pieces of a sequence"):
+            lively("causal", shape=(8,), **wrong)
+    with pytest.raises(ConfigError, match="pieces of a sequence"):
+        lively("pixels", curriculum=3)
 
 
 @pytest.mark.parametrize("variant", ["causal", "classes", "wavenet, classes"])

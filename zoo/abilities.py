@@ -56,6 +56,7 @@ __all__ = [
     "TokenisesText",
     "Travels",
     "Unmasks",
+    "Vocodes",
     "WritesCaptions",
     "WritesSound",
     "WritesText",
@@ -191,6 +192,16 @@ class WritesSound(Protocol):
     """Examples are recordings: mu-law levels, ``rate`` a second; None where they are not."""
 
     rate: int | None
+
+
+@runtime_checkable
+class Vocodes(WritesSound, Protocol):
+    """Recordings from spectrograms: ``sample`` takes a ``recording`` and draws what has its spectrogram.
+
+    ``spectrogram`` gives what it sees of recordings in data range, (B, T) -> (B, bands, frames).
+    """
+
+    def spectrogram(self, x: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

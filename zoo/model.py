@@ -138,6 +138,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):  
             known. ``labels`` may then be names too.
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
+        counted_from: the step from which on a step costs what is counted for each; earlier ones cost no more.
         steps_to_move: training steps after which every trainable tensor has moved.
         never_updated: names of trainable tensors that never move, with the reason.
         trained_parts: what it builds on that is trained before it, by the argument that takes it, which is also an
@@ -174,6 +175,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):  
     chosen_options: Mapping[str, Any] = MappingProxyType({})
     period: int = 1
     first_steps: int = 0
+    counted_from: int = 0
     steps_to_move: int = 2
 
     def __init__(self) -> None:

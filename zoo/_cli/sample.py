@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--given",
         default=None,
         metavar="FILE",
-        help="an image, or a sheet of them, to complete from the top rows; x.gif or x.apng of clips to continue",
+        help="an image, or a sheet of them, to complete from the top rows; x.gif or x.apng of clips to continue; x.wav "
+        "whose spectrogram a vocoder turns into a recording",
     )
     parser.add_argument(
         "--frames", type=int, default=None, help="first frames of --given clips that are kept (default half of them)"
@@ -160,9 +161,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace, model: Any) -> tuple[int, dict[str, Any]]:
     """Return how many images to complete, and the sampling options that say from what."""
+    from zoo._cli.recorded import recorded
     from zoo.abilities import takes_option
     from zoo.images import read_png
 
+    if takes_option(model, "recording"):
+        return recorded(args, model)
     if len(model.shape) == 4 and takes_option(model, "given"):
         return _continued(args, model)
     if args.frames is not None:

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from zoo import results
-from zoo.abilities import HasControls, HasEnergy, HasFeatures, WritesCaptions, has_likelihood, is_conditional
+from zoo.abilities import (
+    HasControls,
+    HasEnergy,
+    HasFeatures,
+    WritesCaptions,
+    has_likelihood,
+    is_conditional,
+    writes_sound,
+)
 from zoo.checking import count_of, seed_of
 from zoo.classes import same_names
 from zoo.errors import ConfigError, ResultError, check_choice
@@ -32,6 +40,7 @@ from zoo.evaluation.factors import factor_metrics, factor_protocol, separates
 from zoo.evaluation.points import are_points, cloud_floor
 from zoo.evaluation.provenance import cost_of, data_of, identity_of, versions
 from zoo.evaluation.representation import FeatureProtocol
+from zoo.evaluation.sound import sound_floor, sound_metrics, sound_plan, vocoding_metrics
 from zoo.evaluation.views import second_views
 from zoo.metrics.clouds import CLOUDS, cloud_estimates, cloud_protocol
 from zoo.metrics.distribution import Estimate
@@ -169,6 +178,8 @@ def measure(
     constants |= {"factors": factor_protocol(data, whole_split)} if separates(model, data) else {}
     constants |= cloud_protocol(drawn, len(data.split(split)[0])) if cloud else {}
     constants |= {"classes": {"examples": whole_split}} if tells_classes(model, data) else {}
+    sound = sound_plan(model, data, drawn, split)
+    constants |= {"sound": sound} if sound is not None else {}
     if constants:
         protocol["estimators"] = {**protocol.get("estimators", {}), **constants}
 
@@ -204,6 +215,8 @@ def measure(
             found |= _energies(task, plan, store, len(stored), numbers, beside)
         if cloud:
             found |= _clouds(task, plan, store, data.to_float(data.split(split)[0][:drawn], model.dtype), numbers)
+        if sound is not None:
+            found |= _sounds(task, plan, store, data, split, sound, numbers)
         if "prediction" in constants:
             found |= prediction_metrics(model, whole, constants["prediction"]["clips"], seed)
         if "captions" in constants:
@@ -218,6 +231,8 @@ def measure(
         for view in views:
             floor |= view.floor_distance(samples)
         floor |= cloud_floor(data, drawn, split) if cloud else {}
+        if sound is not None:
+            floor |= sound_floor(data, model.rate, drawn, split, sound["test_clips"])  # type: ignore[arg-type]
     finally:
         model.train(training)
     metrics |= found
@@ -270,7 +285,12 @@ def _reference(
             raise ConfigError(f"{type(model).__name__} draws no samples, so it takes no extractor")
         return None
     if extractor is None:
-        if not (has_likelihood(model) or are_points(data) or isinstance(model, (HasEnergy, HasFeatures))):
+        if not (
+            has_likelihood(model)
+            or are_points(data)
+            or writes_sound(model)
+            or isinstance(model, (HasEnergy, HasFeatures))
+        ):
             raise ResultError(
                 f"{type(model).__name__} has no likelihood, and samples are compared by features by default only for "
                 f"{', '.join(DIGITS)}, or for colour images where the extra features or the Inception weights are "
@@ -411,6 +431,20 @@ def _clouds(
     """Return how far samples that are points are from test points."""
     runs = [cloud_estimates(task.collect(plan["samples", s], store)["x"].to(test.dtype), test) for s in seeds]
     return {name: _over_seeds([run[name] for run in runs], independent=True) for name in runs[0]}
+
+
+def _sounds(
+    task: Task, plan: Mapping[tuple[str, int], list[Chunk]], store: Store, data: TensorData, split: str,
+    sound: Mapping[str, Any], seeds: Sequence[int],
+) -> dict[str, Metric]:  # fmt: skip
+    """Return how far samples that are recordings are from those of the split."""
+    drawn = [task.collect(plan["samples", s], store)["x"] for s in seeds]
+    rate, clips = task.model.rate, sound["test_clips"]  # type: ignore[union-attr]
+    runs = [sound_metrics(x, data, rate, split, clips) for x in drawn]
+    found = {name: _over_seeds([run[name] for run in runs], independent=True) for name in runs[0]}
+    if "vocoded_clips" in sound:
+        found |= vocoding_metrics(task.model, data, split, sound["vocoded_clips"], seeds[0])
+    return found
 
 
 def _energies(

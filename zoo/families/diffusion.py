@@ -68,6 +68,7 @@ class Diffusion(Guided, ScoreModel):
         steps: default of sampling.
         levels: grey levels of the data, None for continuous data of about unit size, which are taken as they are.
         sigma_data: standard deviation of the data that the prediction ``edm`` supposes.
+        rate: samples a second where examples are recordings, mu-law codes; None where they are not.
         lr: peak learning rate.
         betas: Adam's decay rates.
 
@@ -95,6 +96,7 @@ class Diffusion(Guided, ScoreModel):
         steps: int = 15,
         levels: int | None = 256,
         sigma_data: float = SIGMA_DATA,
+        rate: int | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
@@ -113,7 +115,7 @@ class Diffusion(Guided, ScoreModel):
             )
         self.set_guidance(network, num_classes, label_dropout, guidance_scale, weak_batches)
         self.network, self.schedule, self.predict = network, schedule, predict
-        self.shape, self.levels, self.sigma_data = tuple(shape), levels, sigma_data
+        self.shape, self.levels, self.sigma_data, self.rate = tuple(shape), levels, sigma_data, rate
         self.default_sampler, self.steps = sampler, steps
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
         self.steps_to_move = getattr(network, "steps_to_move", 2)

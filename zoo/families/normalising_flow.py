@@ -47,6 +47,7 @@ class NormalisingFlow(LikelihoodModel):
         dequantisation: ``uniform``, or ``variational``: a network says for each pixel which logit-normal distribution
             its place within the interval of its level has.
         prior: of the noise, ``normal`` or ``logistic``.
+        rate: samples a second where examples are recordings, mu-law codes; None where they are not.
         lr: peak learning rate.
         betas: Adam's decay rates.
         width: hidden channels of the network of variational dequantisation.
@@ -65,6 +66,7 @@ class NormalisingFlow(LikelihoodModel):
         alpha: float | None = None,
         dequantisation: str = "uniform",
         prior: str = "normal",
+        rate: int | None = None,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         width: int = 32,
@@ -77,7 +79,7 @@ class NormalisingFlow(LikelihoodModel):
             raise ConfigError(f"alpha of the logit must lie between 0 and 0.5, or be null for no logit; got {alpha}")
         if levels is None and (alpha is not None or dequantisation != "uniform"):
             raise ConfigError("continuous data (levels null) are neither dequantised nor brought through a logit")
-        self.shape, self.levels, self.alpha, self.prior = tuple(shape), levels, alpha, prior
+        self.shape, self.levels, self.alpha, self.prior, self.rate = tuple(shape), levels, alpha, prior, rate
         self.lr, self.betas = lr, (float(betas[0]), float(betas[1]))
         self.dequantiser: nn.Module | None = None
         if dequantisation == "variational":

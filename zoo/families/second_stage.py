@@ -52,6 +52,7 @@ class SecondStage(GenerativeModel):
         self.num_classes, self.context = prior.num_classes, prior.context
         self.alphabet = prior.alphabet if prior.context else None
         self.steps_to_move, self.first_steps, self.period = prior.steps_to_move, prior.first_steps, prior.period
+        self.counted_from = prior.counted_from
         self.never_updated = {f"prior.{name}": why for name, why in prior.never_updated.items()}
         if isinstance(prior, Unmasks):
             self.unmasking = self._unmasking

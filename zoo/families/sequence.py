@@ -5,6 +5,8 @@ They see text, audio, and images as a sequence of pixels: values int64 (B, T), a
 References:
     S. Bengio and others, Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks, 2015,
     arXiv:1506.03099.
+    Y. Bengio, J. Louradour, R. Collobert, J. Weston, Curriculum Learning, 2009, International Conference on Machine
+    Learning: what is easy first, here short sequences.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ from zoo.families.autoregressive import AutoregressiveModel, scores
 from zoo.maths.decoding import BeamState, Decoding, beam_search, inverse_cdf, known_beginning
 from zoo.maths.scheduled_sampling import mix, teacher_probability
 
-__all__ = ["SequenceModel"]
+__all__ = ["SequenceModel", "cut"]
+
+
+def cut(values: Tensor, pieces: int) -> Tensor:
+    """Return the pieces of sequences, those of one side by side: (B, T) -> (B pieces, T / pieces)."""
+    return values.reshape(len(values) * pieces, -1)
 
 
 class SequenceModel(AutoregressiveModel):
@@ -39,6 +46,9 @@ class SequenceModel(AutoregressiveModel):
         betas: Adam's decay rates.
         scheduled: schedule of scheduled sampling, see `zoo.maths.scheduled_sampling`; none for teacher forcing.
         scheduled_k: constant of that schedule.
+        curriculum: of sequences: length of the pieces that the first batches are cut into, which doubles until it is T;
+            none for whole examples throughout.
+        curriculum_every: batches until it doubles.
 
     Raises:
         ConfigError: numbers that do not fit together.
@@ -55,6 +65,8 @@ class SequenceModel(AutoregressiveModel):
         betas: Sequence[float] = (0.9, 0.99),
         scheduled: str | None = None,
         scheduled_k: float = 1000.0,
+        curriculum: int | None = None,
+        curriculum_every: int = 200,
     ) -> None:
         super().__init__(shape, levels, num_classes, lr, betas)
         if alphabet is not None and not len(alphabet) == len(set(alphabet)) == levels:
@@ -65,6 +77,8 @@ class SequenceModel(AutoregressiveModel):
         teacher_probability(scheduled, scheduled_k, 0)  # refuses what is no schedule
         self.alphabet, self.rate = alphabet, rate
         self.scheduled, self.scheduled_k = scheduled, scheduled_k
+        self.curriculum, self.curriculum_every = curriculum, curriculum_every
+        self.counted_from = self._doublings() * curriculum_every
 
     @classmethod
     def fitted_to(cls, arguments: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,11 +132,36 @@ class SequenceModel(AutoregressiveModel):
         """Return log p(x), in training with a schedule as it is after values of the model's own.
 
         There a first pass predicts all values, and each is replaced by a draw from its prediction with probability
-        1 - eps_i. Validation does not.
+        1 - eps_i. With a curriculum it is the sum over the pieces of an example, each told nothing of the others.
+        Validation does neither.
         """
-        if not (self.training and self.scheduled):
+        if not self.training:
             return self._log_prob(values, labels)
-        return scores(self(self._shown(values, labels), labels), values)
+        pieces = self.pieces()
+        x, y = cut(values, pieces), labels if labels is None else labels.repeat_interleave(pieces)
+        log_p = scores(self(self._shown(x, y) if self.scheduled else x, y), x)
+        return log_p.view(-1, pieces).sum(1)
+
+    def _doublings(self) -> int:
+        """Return how often the length of the pieces doubles. Raises `ConfigError`: pieces that do not fill examples."""
+        if self.curriculum is None:
+            return 0
+        ratio = self.length // max(1, self.curriculum)
+        if (
+            len(self.shape) != 1
+            or self.curriculum_every < 1
+            or self.curriculum * ratio != self.length
+            or ratio.bit_count() != 1
+        ):
+            raise ConfigError(
+                f"a curriculum begins with pieces of a sequence, doubled once or more until they are {self.length} "
+                f"values, every 1 batch or more, got {self.curriculum} and {self.curriculum_every}"
+            )
+        return ratio.bit_length() - 1
+
+    def pieces(self) -> int:
+        """Return into how many pieces the examples of this batch of training are cut."""
+        return 1 << max(0, self._doublings() - self.steps_done // self.curriculum_every)
 
     @torch.no_grad()
     def _shown(self, values: Tensor, labels: Tensor | None) -> Tensor:

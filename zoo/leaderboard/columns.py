@@ -169,6 +169,18 @@ _ALL = (
         note="Debiased entropic transport cost between samples and test examples, where these are points.",
     ),
     _measured(
+        "frechet_audio", "Frechet, audio", "{:.2f}", "low", "samples", False,
+        note="Frechet distance in dB squared between mel bands of samples and of test recordings, and how both move.",
+    ),
+    _measured(
+        "spectrum_distance", "spectrum", "{:.2f}", "low", "samples", False,
+        note="Log-spectral distance in dB between the mean spectra of samples and of test recordings.",
+    ),
+    _measured(
+        "vocoded_distance", "vocoded", "{:.2f}", "low", "samples", False,
+        note="Log-spectral distance in dB of test recordings from what is made of their spectrograms.",
+    ),
+    _measured(
         "accuracy", "accuracy", "{:.3f}", "high", "samples", False,
         note="Share of conditional samples that the classifier puts into the class that was asked for.",
     ),

@@ -30,15 +30,16 @@ def flops_per_step(model: GenerativeModel, batch: Batch) -> tuple[float, float]:
     """Return the operations of one training step on ``batch``, and by how many more one of the first steps has.
 
     A step's are averaged over the model's period; the model's ``first_steps`` make what later ones use, see
-    `zoo.model.GenerativeModel`. The steps run on a copy of the model, without an optimizer, so nothing moves. Attention
-    runs on the mathematical kernel while it is counted, since fused kernels count nothing.
+    `zoo.model.GenerativeModel`, as does ``counted_from``, the step that is counted. The steps run on a copy of the
+    model, without an optimizer, so nothing moves. Attention runs on the mathematical kernel while it is counted, since
+    fused kernels count nothing.
     """
     probe = copy.deepcopy(model).train()
     probe.turn = lambda player: _turn(probe, player)  # type: ignore[method-assign]
     first = 1 if probe.first_steps else 0
     counts = []
     for i in (*range(first), *range(probe.period)):
-        probe.steps_done = i
+        probe.steps_done = probe.counted_from + i
         with _Counter(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             loss = probe.training_step(batch, i)
             if probe.automatic_optimization:
