@@ -43,7 +43,7 @@ def _synthesis(args: Mapping[str, Any], style: int) -> list[float]:
     layers: list[float] = [4 * style, 2 / 3 * widths[0] ** 2 * sizes[0] ** 2]
     for i in range(n):
         j = max(i - 1, 0)
-        fine = round(sizes[j] * 2 * max(found[i].rate, found[j].rate) / found[j].rate)
+        fine = FilteredActivation.fine_samples(sizes[j], sizes[i], found[j], found[i])
         a, b, before, after = widths[j], widths[i], sizes[j], sizes[i]
         filters = (before + fine) * before * fine + (fine + after) * fine * after
         layers += [style * a, 9 * a * b * before**2, a * b, 2 / 3 * b * filters]
@@ -163,9 +163,21 @@ class Pointwise(FilteredActivation):
     """The look-alike: the same filters, and a non-linearity at the rate of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(x, 0.2) * math.sqrt(2)
+        x = F.leaky_relu(x, 0.2)
         x = self.up_y @ x @ self.up_x.T
         return self.down_y @ x @ self.down_x.T
+
+
+def test_what_the_output_does_not_see_is_not_computed() -> None:
+    """The samples at the fine rate beyond the reach of the second filter change nothing."""
+    source = target = bands(4, 24.0)[0]
+    few = FilteredActivation.fine_samples(30, 14, source, target)
+    assert few < 2 * 30 == FilteredActivation.fine_samples(30, 30, source, target)
+    x = torch.randn(2, 3, 30, 30)
+    small, large = (FilteredActivation((30, 30), (n, n), source, target)(x) for n in (14, 30))
+    assert torch.allclose(small, large[..., 8:-8, 8:-8], atol=1e-12)
+    gain = FilteredActivation((30, 30), (2, 2), source, target)(torch.ones(1, 1, 30, 30))
+    assert torch.allclose(gain, torch.full((1, 1, 2, 2), math.sqrt(2)))
 
 
 def test_a_filtered_activation_moves_with_its_input_by_parts_of_a_pixel() -> None:

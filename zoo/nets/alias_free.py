@@ -4,7 +4,7 @@ Every map of features stands for a continuous signal, whose band is limited belo
 sampled. A pointwise non-linearity makes frequencies beyond any limit, so it happens at twice the rate, between two
 low-pass filters:
 
-    z -> D[ sqrt(2) leaky_relu( U[z] ) ],   U up-sampling, D down-sampling, both by Kaiser's windowed sinc
+    z -> sqrt(2) D[ leaky_relu( U[z] ) ],   U up-sampling, D down-sampling, both by Kaiser's windowed sinc
 
 The first signal is a sum of waves, whose place is known at any point; there is no noise of pixels, and a margin around
 the image keeps its border out of sight. Cut-offs grow geometrically from layer to layer, and so do rates, by doubling.
@@ -136,17 +136,25 @@ class FilteredActivation(nn.Module):
         super().__init__()
         fine = 2 * max(source.rate, target.rate)
         for axis, n, m in zip("yx", before, after, strict=True):
-            middle = round(n * fine / source.rate)
-            for name, sizes, band, rates in (
-                (f"up_{axis}", (n, middle), source, (source.rate, fine)),
-                (f"down_{axis}", (middle, m), target, (fine, target.rate)),
+            middle = self.fine_samples(n, m, source, target)
+            for name, sizes, band, rates, gain in (
+                (f"up_{axis}", (n, middle), source, (source.rate, fine), 1.0),
+                (f"down_{axis}", (middle, m), target, (fine, target.rate), 2**0.25),  # both together: sqrt(2)
             ):
                 taps = _TAPS * round(fine / band.rate)
-                filter_ = resampling(sizes, rates, taps, band.cutoff, band.half_width)
+                filter_ = gain * resampling(sizes, rates, taps, band.cutoff, band.half_width)
                 self.register_buffer(name, filter_.to(torch.get_default_dtype()), persistent=False)
 
+    @staticmethod
+    def fine_samples(before: int, after: int, source: Passband, target: Passband) -> int:
+        """Return the samples of a side at the rate of the non-linearity: those of the input that the output sees."""
+        fine = 2 * max(source.rate, target.rate)
+        whole = round(before * fine / source.rate)
+        seen = (after + _TAPS) * round(fine / target.rate)
+        return whole if seen >= whole else seen + (whole - seen) % 2
+
     def forward(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(self.up_y @ x @ self.up_x.T, 0.2) * math.sqrt(2)
+        x = F.leaky_relu(self.up_y @ x @ self.up_x.T, 0.2)
         return self.down_y @ (x @ self.down_x.T)
 
 
