@@ -16,8 +16,8 @@ from zoo.errors import ConfigError
 from zoo.families.flow_decoder_vae import FlowDecoderVAE, FlowObservation
 from zoo.families.vae import VAE
 from zoo.maths.distributions import Gaussian
+from zoo.nets.conditional_couplings import ConditionalCouplings
 from zoo.nets.mlp import MLP
-from zoo.nets.told_couplings import ToldCouplings
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -34,9 +34,9 @@ def _flow_decoder(args: Mapping[str, Any]) -> float:
 STEP_FLOPS: dict[str, Callable[[Mapping[str, Any]], float]] = {"FlowDecoderVAE": _flow_decoder}
 
 
-def couplings(features: int, context: int, std: float = 0.25) -> ToldCouplings:
+def couplings(features: int, context: int, std: float = 0.25) -> ConditionalCouplings:
     torch.manual_seed(0)
-    flow = ToldCouplings(features, context, hidden=6, couplings=3)
+    flow = ConditionalCouplings(features, context, hidden=6, couplings=3)
     for p in flow.parameters():
         nn.init.normal_(p, std=std)
     return flow
@@ -106,7 +106,7 @@ def test_draws_have_the_density() -> None:
 def test_a_flow_that_does_nothing_yet_leaves_the_gaussian_vae() -> None:
     torch.manual_seed(0)
     parts = MLP([4, 6, 4]), MLP([2, 6, 8])
-    model = FlowDecoderVAE(*parts, ToldCouplings(4, 2), [4], 2)
+    model = FlowDecoderVAE(*parts, ConditionalCouplings(4, 2), [4], 2)
     plain, x = VAE(*parts, [4], 2, "gaussian"), torch.randn(5, 4)
     for one in (model, plain):
         one.set_noise([torch.Generator().manual_seed(1)])
@@ -123,7 +123,7 @@ def test_numbers_that_belong_together_cost_what_they_cost_together() -> None:
     rho, n = 0.95, 4000
     e = torch.randn(n, 2)
     x = torch.stack([e[:, 0], rho * e[:, 0] + math.sqrt(1 - rho**2) * e[:, 1]], 1)
-    flow, z = ToldCouplings(2, 1, hidden=8, couplings=2), torch.zeros(n, 1)
+    flow, z = ConditionalCouplings(2, 1, hidden=8, couplings=2), torch.zeros(n, 1)
     base = Gaussian(torch.zeros(n, 2), torch.zeros(n, 2))
     optimizer = torch.optim.LBFGS(flow.parameters(), max_iter=60, line_search_fn="strong_wolfe")
 
@@ -183,9 +183,9 @@ def test_of_grey_levels_the_bound_is_of_their_probability() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     parts = MLP([4, 4]), MLP([2, 8])
-    for flow in (ToldCouplings(3, 2), ToldCouplings(4, 3), MLP([4, 4])):
+    for flow in (ConditionalCouplings(3, 2), ConditionalCouplings(4, 3), MLP([4, 4])):
         with pytest.raises(ConfigError, match="4 features and a context of 2"):
             FlowDecoderVAE(*parts, flow, [4], 2)
     for wrong in ((1, 2), (4, 0)):
         with pytest.raises(ConfigError, match="at least 2 features"):
-            ToldCouplings(*wrong)
+            ConditionalCouplings(*wrong)

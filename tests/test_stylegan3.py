@@ -143,9 +143,9 @@ def test_waves_are_moved_by_phases_alone() -> None:
     w = torch.randn(2, 5)
     assert torch.allclose(waves(w)[0], waves(w)[1])  # at the start styles neither move nor turn
     nn.init.normal_(waves.affine.weight)
-    still, right = waves(w), waves(w, torch.tensor([3 / 16, -2 / 16]))
-    assert torch.allclose(right[..., :-2, 3:], still[..., 2:, :-3], atol=1e-12)
-    assert not torch.allclose(still[0], still[1])
+    here, right = waves(w), waves(w, torch.tensor([3 / 16, -2 / 16]))
+    assert torch.allclose(right[..., :-2, 3:], here[..., 2:, :-3], atol=1e-12)
+    assert not torch.allclose(here[0], here[1])
     with torch.no_grad():  # a quarter of a turn, with no move
         waves.affine.weight.zero_()
         start = waves(w)
@@ -277,11 +277,11 @@ def test_the_measure_is_the_ratio_of_peak_to_error() -> None:
 
 def tiny(**options: Any) -> StyleGAN3:
     torch.manual_seed(0)
-    told = "num_classes" in options
-    options |= {"class_dim": 2, "features": 6} if told else {}
+    conditional = "num_classes" in options
+    options |= {"class_dim": 2, "features": 6} if conditional else {}
     net = AliasFreeSynthesis([1, 8, 8], 6, 3, 16, 4, 2)
-    critic = DeviationCritic([4], [1, 8, 8], 8, out=6 if told else 1)
-    return StyleGAN3(StyleMapping(4 + 2 * told, 6, 2), net, critic, 4, 6, [1, 8, 8], **options)
+    critic = DeviationCritic([4], [1, 8, 8], 8, out=6 if conditional else 1)
+    return StyleGAN3(StyleMapping(4 + 2 * conditional, 6, 2), net, critic, 4, 6, [1, 8, 8], **options)
 
 
 def test_samples_are_moved_before_they_are_drawn_and_cut_to_the_range_of_data() -> None:

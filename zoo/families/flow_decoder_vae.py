@@ -25,7 +25,7 @@ from zoo.families.vae import VAE
 from zoo.maths.distributions import Gaussian
 from zoo.maths.noise import randn
 from zoo.maths.observation import Observation
-from zoo.nets.told_couplings import ToldCouplings
+from zoo.nets.conditional_couplings import ConditionalCouplings
 
 __all__ = ["FlowDecoderVAE", "FlowObservation"]
 
@@ -39,7 +39,7 @@ class FlowObservation:
         z: what they are told, (B, context).
     """
 
-    def __init__(self, base: Gaussian, flow: ToldCouplings, z: Tensor) -> None:
+    def __init__(self, base: Gaussian, flow: ConditionalCouplings, z: Tensor) -> None:
         self.base, self.flow, self.z = base, flow, z
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -96,8 +96,10 @@ class FlowDecoderVAE(VAE):
     ) -> None:
         super().__init__(encoder, decoder, shape, latent_dim, "gaussian", levels=levels, **kwargs)
         size = torch.Size(shape).numel()
-        if not (isinstance(flow, ToldCouplings) and (flow.features, flow.context) == (size, latent_dim)):
-            raise ConfigError(f"flow must be ToldCouplings of {size} features and a context of {latent_dim}, as z has")
+        if not (isinstance(flow, ConditionalCouplings) and (flow.features, flow.context) == (size, latent_dim)):
+            raise ConfigError(
+                f"flow must be ConditionalCouplings of {size} features and a context of {latent_dim}, as z has"
+            )
         self.flow = flow
 
     @classmethod

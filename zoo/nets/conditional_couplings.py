@@ -1,4 +1,4 @@
-"""Couplings of the numbers of a vector that are told a context, one pass either way.
+"""Couplings of the numbers of a vector, conditional on a context, one pass either way.
 
     y_a = x_a,   y_b = x_b exp(s) + t,   (s, t) = net(x_a, h),   log |det dy / dx| = sum s
 
@@ -7,7 +7,7 @@ and with them the whole as the identity.
 
 References:
     L. Dinh, J. Sohl-Dickstein, S. Bengio, Density estimation using Real NVP, 2016, arXiv:1605.08803, equations 7 to 9.
-    J. Su, G. Wu, f-VAEs: Improve VAEs with Conditional Flows, 2018, arXiv:1809.05861: flows told a latent.
+    J. Su, G. Wu, f-VAEs: Improve VAEs with Conditional Flows, 2018, arXiv:1809.05861: conditional flows as decoders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zoo.fitting import made_of
 from zoo.maths.transforms import affine, affine_inverse
 from zoo.spec import Recorded
 
-__all__ = ["ToldCouplings"]
+__all__ = ["ConditionalCouplings"]
 
 _CAP = 3.0  # log-scales stay within +- this, smoothly
 
@@ -66,12 +66,12 @@ class _Coupling(nn.Module):
         return self.joined(a, affine_inverse(b, *self.moves(a, h)))
 
 
-class ToldCouplings(Recorded, nn.Module):
-    """Couplings one after the other: (B, features), told (B, context) -> (B, features), with log |det| (B,).
+class ConditionalCouplings(Recorded, nn.Module):
+    """Couplings one after the other: (B, features), context (B, context) -> (B, features), with log |det| (B,).
 
     Args:
         features: numbers of the vector, at least 2.
-        context: numbers that every coupling is told, at least 1.
+        context: numbers of h, which every coupling sees, at least 1.
         hidden: width of their networks.
         couplings: their number.
 
@@ -85,15 +85,15 @@ class ToldCouplings(Recorded, nn.Module):
         super().__init__()
         if features < 2 or min(context, hidden, couplings) < 1:
             raise ConfigError(
-                f"ToldCouplings need at least 2 features, and a context, hidden numbers and couplings of at least 1, "
-                f"got {features}, {context}, {hidden} and {couplings}"
+                f"ConditionalCouplings need at least 2 features, and a context, hidden numbers and couplings of at least "
+                f"1, got {features}, {context}, {hidden} and {couplings}"
             )
         self.features, self.context = features, context
         self.couplings = nn.ModuleList(_Coupling(features, context, hidden, i % 2 == 1) for i in range(couplings))
 
     @classmethod
     def resized(cls, arguments: Mapping[str, Any], inputs: Sequence[int], outputs: Sequence[int]) -> dict[str, Any]:
-        """Return the spec of such couplings that are told (inputs,), for examples of the shape of the outputs."""
+        """Return the spec of such couplings whose context is (inputs,), for examples of the shape of the outputs."""
         return made_of(cls, {**arguments, "context": math.prod(inputs), "features": math.prod(outputs)})
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
