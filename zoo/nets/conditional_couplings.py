@@ -85,8 +85,8 @@ class ConditionalCouplings(Recorded, nn.Module):
         super().__init__()
         if features < 2 or min(context, hidden, couplings) < 1:
             raise ConfigError(
-                f"ConditionalCouplings need at least 2 features, and a context, hidden numbers and couplings of at least "
-                f"1, got {features}, {context}, {hidden} and {couplings}"
+                f"ConditionalCouplings need at least 2 features, and at least 1 number of context, hidden width and "
+                f"coupling, got {features}, {context}, {hidden} and {couplings}"
             )
         self.features, self.context = features, context
         self.couplings = nn.ModuleList(_Coupling(features, context, hidden, i % 2 == 1) for i in range(couplings))

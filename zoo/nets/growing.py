@@ -1,7 +1,7 @@
 """Networks of both players that grow from small images to large ones, a stage at a time.
 
-Stage k works at the sides of the first one, doubled k times. Where a network is, one number says, its growth:
-k + alpha, of which stage k alone counts where alpha is 0, and where it is not, stage k + 1 is faded in,
+Stage k works at the sides of the first one, doubled k times. One number says how far a network has come, its
+growth k + alpha, of which stage k alone counts where alpha is 0, and where it is not, stage k + 1 is faded in,
 
     image = (1 - alpha) up(image of stage k) + alpha (image of stage k + 1),   up by nearest neighbours
 
