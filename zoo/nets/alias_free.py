@@ -174,7 +174,7 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         if self.training:
-            self.seen = x.detach().square().mean()
+            self.seen = x.detach().to(self.magnitude.dtype).square().mean()
         x = self.conv(x * self.magnitude.rsqrt(), w) + self.bias[:, None, None]
         return x if self.activation is None else self.activation(x)
 
