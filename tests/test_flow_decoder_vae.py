@@ -166,9 +166,10 @@ def test_bounds_rise_with_the_draws_up_to_the_likelihood() -> None:
 
 
 @torch.no_grad()
-def test_of_grey_levels_the_bound_is_of_their_probability() -> None:
+@pytest.mark.parametrize("alpha", [None, 0.1])
+def test_of_grey_levels_the_bound_is_of_their_probability(alpha: float | None) -> None:
     """Of images of two pixels with three levels: the density integrated over the square that stands for each."""
-    model = tiny(levels=3, min_log_scale=-1.0).eval()
+    model = tiny(levels=3, min_log_scale=-1.0, alpha=alpha).eval()
     k = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0))
     side = (torch.arange(12) + 0.5) / 12 / 3
     within = torch.cartesian_prod(side, side)
@@ -181,11 +182,25 @@ def test_of_grey_levels_the_bound_is_of_their_probability() -> None:
     assert torch.equal((drawn * 2).round() / 2, drawn) and not torch.equal(drawn, model.sample(50, seed=0))
 
 
+@torch.no_grad()
+def test_a_logit_moves_the_density_and_no_mass() -> None:
+    """What lies on all grey levels is what the density before the logit has on the square that goes there."""
+    model, (levels, cell) = tiny(levels=3, min_log_scale=-1.0, alpha=0.1), grid(40, 0.5)
+    on_levels = exact(model, levels + 0.5, 401).exp().sum() * cell
+    points, area = grid(40, math.log(9))  # logit of 0.9
+    model.alpha = None
+    assert on_levels.item() == pytest.approx((exact(model, points, 401).exp().sum() * area).item(), rel=5e-3)
+    assert 0.2 < on_levels < 1
+
+
 def test_what_does_not_fit_is_refused() -> None:
     parts = MLP([4, 4]), MLP([2, 8])
     for flow in (ConditionalCouplings(3, 2), ConditionalCouplings(4, 3), MLP([4, 4])):
         with pytest.raises(ConfigError, match="4 features and a context of 2"):
             FlowDecoderVAE(*parts, flow, [4], 2)
+    for options in ({"alpha": 0.1}, {"alpha": 0.5, "levels": 4}):
+        with pytest.raises(ConfigError, match="alpha, of the logit"):
+            tiny(**options)
     for wrong in ((1, 2), (4, 0)):
         with pytest.raises(ConfigError, match="at least 2 features"):
             ConditionalCouplings(*wrong)
