@@ -27,14 +27,14 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_choice
 from zoo.families.vae import VAE
-from zoo.model import Batch, Player
+from zoo.model import Batch, ImplicitModel, Player
 
 __all__ = ["VAEGAN"]
 
 _GAMES = ("minimax", "non_saturating")
 
 
-class VAEGAN(VAE):
+class VAEGAN(VAE, ImplicitModel):
     """Variational autoencoder with a learnt similarity, its decoder also a generator.
 
     The encoder is the first player: each batch updates it, then the decoder, then the discriminator.
