@@ -42,9 +42,10 @@ LONG = (
         "residual_flow-eight_gaussians", "row_lstm-mnist", "vampprior-mnist", "vq_vae2-mnist", "titok-mnist",
         "var_tokenizer-mnist", "softvq-mnist", "rq_vae-mnist", "wgan-mnist", "score_sde-mnist",
         "progressive_distillation-mnist", "controlnet-mnist", "adversarial_distillation-mnist",
-        "stylegan-mnist", "cosmos-moving_digits", "rectified_flow-mnist",
+        "stylegan-mnist", "stylegan3-mnist", "progan-mnist", "cosmos-moving_digits", "rectified_flow-mnist",
         "factor_vae-sprites", "hierarchical_vae-mnist", "vqgan-mnist", "wavenet-tones", "sn_gan_cond-mnist",
         "linear_transformer-shakespeare", "v_jepa-moving_digits", "m2-binary_mnist", "uotm-mnist",
+        "vae_gan-mnist", "perceptual_vae-mnist",
 )  # fmt: skip
 """Of close relatives, what takes longest to train; their laws are held in their own files."""
 

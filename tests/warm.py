@@ -34,7 +34,8 @@ DEAR = ("pixelcnn_pp", "transformer", "wavenet", "edm", "dit", "stylegan", "r3ga
         "ebm_cond", "energy_matching", "energy_matching_cd", "mmd_generator", "s_jko_mmd", "nce", "diffflow", "uotm",
         "interpolant", "iaf_vae", "vampprior", "flow_prior_vae", "hierarchical_vae",
         "factor_vae", "m2",
-        "pixelsnail", "row_lstm", "image_gpt", "biggan", "progressive_distillation",
+        "pixelsnail", "row_lstm", "image_gpt", "biggan", "progan", "stylegan3",
+        "vae_gan", "perceptual_vae", "flow_decoder_vae", "progressive_distillation",
         "residual_flow", "spline_flow", "schroedinger_bridge",
         "inverse_lipschitz_vae", "controlnet", "adversarial_distillation")  # fmt: skip
 """Models whose runs in several processes cost more than ten seconds: the long tests take them, the default suite takes

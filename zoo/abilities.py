@@ -54,6 +54,7 @@ __all__ = [
     "StoresExamples",
     "Tokenises",
     "TokenisesText",
+    "Translates",
     "Travels",
     "Unmasks",
     "Vocodes",
@@ -392,7 +393,8 @@ class HasGenerator(DecodesNoise, Protocol):
 
 @runtime_checkable
 class HasStyles(DecodesNoise, Protocol):
-    """A latent as a style for each of ``depth`` layers, which two latents can share."""
+    """A latent as a style for each of ``depth`` layers, which two latents can share; ``to_data`` of what is synthesised
+    are examples."""
 
     depth: int
 
@@ -404,7 +406,18 @@ class HasStyles(DecodesNoise, Protocol):
 
     def synthesise(self, w: Tensor, noise: Sequence[Tensor]) -> Tensor: ...
 
+    def to_data(self, x: Tensor) -> Tensor: ...
+
     def fixed_noise(self) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class Translates(DecodesNoise, Protocol):
+    """Pictures that can be moved before they are drawn: ``to_data(translated(z, right, down))`` are examples."""
+
+    def translated(self, z: Tensor, right: float, down: float, labels: Tensor | None = None) -> Tensor: ...
+
+    def to_data(self, x: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

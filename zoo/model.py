@@ -139,6 +139,8 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):  
         period: batches after which the pattern of updates repeats (``n_critic`` for a critic), for counting compute.
         first_steps: steps at the start that cost more, as they make what later ones use again (a teacher's targets).
         counted_from: the step from which on a step costs what is counted for each; earlier ones cost no more.
+        first_phases: lengths, in steps, of phases at the start whose steps cost other than later ones, as of networks
+            that grow; () where all steps cost alike.
         steps_to_move: training steps after which every trainable tensor has moved.
         never_updated: names of trainable tensors that never move, with the reason.
         trained_parts: what it builds on that is trained before it, by the argument that takes it, which is also an
@@ -176,6 +178,7 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):  
     period: int = 1
     first_steps: int = 0
     counted_from: int = 0
+    first_phases: tuple[int, ...] = ()
     steps_to_move: int = 2
 
     def __init__(self) -> None:
@@ -241,6 +244,9 @@ class GenerativeModel(Publishing, Checked, Copied, Recorded, LightningModule):  
     def latent_values(self) -> int | None:
         """How many values a code has, 0, 1, ...; None where latents are real numbers, or there are none."""
         return None
+
+    def past_phases(self) -> None:
+        """Let all further steps be as those past `first_phases`, whatever their number, to be measured."""
 
     def compilable(self) -> list[nn.Module]:
         """Return the modules whose forward pass training may compile: itself where it has one, else its networks.

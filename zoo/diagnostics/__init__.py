@@ -8,7 +8,15 @@ from zoo.diagnostics.catalogue import DIAGNOSTICS, Diagnostic, Finding, Subject
 from zoo.diagnostics.chains import Chains, Landscape, chains, landscape, plot_chains, plot_landscape
 from zoo.diagnostics.codes import Refinement, Usage, codebook_usage, plot_usage, refinement
 from zoo.diagnostics.diagnosis import OVERVIEW, Diagnosis, examine
-from zoo.diagnostics.generators import class_grid, mixing_grid, slerp, truncation_rows, walk
+from zoo.diagnostics.generators import (
+    Translation,
+    class_grid,
+    mixing_grid,
+    slerp,
+    translation_rows,
+    truncation_rows,
+    walk,
+)
 from zoo.diagnostics.latents import (
     Arithmetic,
     Scatter,
@@ -36,6 +44,7 @@ __all__ = [
     "Refinement",
     "Scatter",
     "Subject",
+    "Translation",
     "Usage",
     "analogies",
     "attribute_arithmetic",
@@ -62,6 +71,7 @@ __all__ = [
     "reconstruct",
     "refinement",
     "slerp",
+    "translation_rows",
     "truncation_rows",
     "walk",
 ]

@@ -27,6 +27,7 @@ from zoo.abilities import (
     Inverts,
     PredictsPatches,
     RunsChains,
+    Translates,
     Travels,
     Unmasks,
     WritesCaptions,
@@ -52,7 +53,7 @@ from zoo.diagnostics.codes import codebook_usage, plot_usage, refinement
 from zoo.diagnostics.energies import energies, plot_energies
 from zoo.diagnostics.features import hidden_patches, nearest_examples
 from zoo.diagnostics.figures import sheet_of
-from zoo.diagnostics.generators import class_grid, mixing_grid, truncation_rows, walk
+from zoo.diagnostics.generators import class_grid, mixing_grid, translation_rows, truncation_rows, walk
 from zoo.diagnostics.latents import (
     analogies,
     attribute_arithmetic,
@@ -227,6 +228,14 @@ def _mixing(subject: Subject) -> Finding:
     grid = mixing_grid(subject.model)
     summary = {"layers": subject.model.depth, "mixed_from": max(1, subject.model.depth // 2)}
     return Finding(summary, sheet_of(grid.flatten(0, 1), columns=grid.shape[1]))
+
+
+def _translation(subject: Subject) -> Finding:
+    shifts = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0)
+    found = translation_rows(subject.model, shifts)
+    summary = {"right": list(shifts), "eq_t": found.decibels, "eq_t_whole_pixels": found.decibels_whole}
+    moving = frames_of(found.images)
+    return Finding(summary, sheet_of(found.images.flatten(0, 1), columns=found.images.shape[1]), moving)
 
 
 def _denoising(subject: Subject) -> Finding:
@@ -467,6 +476,11 @@ DIAGNOSTICS: dict[str, Diagnostic] = {
         "Coarse styles of the row, fine styles of the column",
         lambda m: _generates(m) and isinstance(m, HasStyles),
         _mixing,
+    ),
+    "translation": Diagnostic(
+        "The same latents, pictures moved to the right by parts of a pixel before they are drawn",
+        lambda m: _generates(m) and isinstance(m, Translates),
+        _translation,
     ),
     "scatter": Diagnostic("Latents of test images", lambda m: isinstance(m, Encodes), _scatter),
 }

@@ -1,22 +1,25 @@
-"""What a generator does with its latents: lines between them, classes, truncation, and mixed styles.
+"""What a generator does with its latents: lines between them, classes, truncation, mixed styles, and moves.
 
 References:
     T. White, Sampling Generative Networks, 2016, arXiv:1609.04468: spherical interpolation.
     T. Karras, S. Laine, T. Aila, A Style-Based Generator Architecture for Generative Adversarial Networks, 2018,
     arXiv:1812.04948: truncation, style mixing.
+    T. Karras and others, Alias-Free Generative Adversarial Networks, 2021, arXiv:2106.12423: moves.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.abilities import DecodesNoise, HasStyles
+from zoo.abilities import DecodesNoise, HasStyles, Translates, takes_option
 from zoo.errors import ConfigError
+from zoo.metrics.equivariance import translation_equivariance
 
-__all__ = ["class_grid", "mixing_grid", "slerp", "truncation_rows", "walk"]
+__all__ = ["Translation", "class_grid", "mixing_grid", "slerp", "translation_rows", "truncation_rows", "walk"]
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -68,7 +71,8 @@ def truncation_rows(
     model: Any, shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0), columns: int = 12, seed: int = 0
 ) -> Tensor:
     """Draw the same latents at several truncations, with fixed noise, (len(shares), columns, *shape)."""
-    return torch.stack([model.sample(columns, seed=seed, truncation=s, noise="fixed").cpu() for s in shares])
+    fixed = {"noise": "fixed"} if takes_option(model, "noise") else {}
+    return torch.stack([model.sample(columns, seed=seed, truncation=s, **fixed).cpu() for s in shares])
 
 
 @torch.no_grad()
@@ -95,5 +99,47 @@ def mixing_grid(model: HasStyles, rows: int = 6, columns: int = 10, layer: int |
     place = torch.arange(len(first), device=w.device)
     whole_row, whole_column = place % (columns + 1) == 0, place < columns + 1
     cut = torch.where(whole_row, model.depth, torch.where(whole_column, 0, layer))
-    images = (model.synthesise(model.mixed(first, second, cut), model.fixed_noise()) + 1) / 2
+    images = model.to_data(model.synthesise(model.mixed(first, second, cut), model.fixed_noise()))
     return images.cpu().unflatten(0, (rows + 1, columns + 1))
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Pictures that were moved before they were drawn.
+
+    Attributes:
+        images: (moves, columns, *shape).
+        decibels: EQ-T, see `zoo.metrics.equivariance`.
+        decibels_whole: the same of moves by whole pixels.
+    """
+
+    images: Tensor
+    decibels: float
+    decibels_whole: float
+
+
+@torch.no_grad()
+def translation_rows(
+    model: Translates, shifts: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0), columns: int = 12, seed: int = 0
+) -> Translation:
+    """Draw the same latents moved to the right by so many pixels, and measure how far pictures move as a whole.
+
+    A conditional model draws its first class.
+
+    Args:
+        model: that can move pictures before it draws them.
+        shifts: in pixels.
+        columns: how many latents are shown; 64 are measured.
+        seed: of the latents.
+    """
+    z = _latents(model, max(64, columns), seed)
+
+    def draw(z: Tensor, right: float, down: float) -> Tensor:
+        labels = torch.zeros(len(z), dtype=torch.long, device=z.device) if model.num_classes else None
+        return model.translated(z, right, down, labels)
+
+    images = torch.stack([model.to_data(draw(z[:columns], s, 0.0)).cpu() for s in shifts])
+    measured = z[:64]
+    return Translation(
+        images, translation_equivariance(draw, measured), translation_equivariance(draw, measured, whole=True)
+    )

@@ -101,7 +101,7 @@ class _Styled(nn.Module):
         drawn = noise.split([math.prod(s) for s in self.shapes], 1)
         w = self.model.styles(z, labels)[:, None].expand(-1, self.model.depth, -1)
         layers = [part.reshape(-1, 1, *s) for part, s in zip(drawn, self.shapes, strict=True)]
-        return (self.model.synthesise(w, layers) + 1) / 2
+        return self.model.to_data(self.model.synthesise(w, layers))
 
 
 class _Step(nn.Module):
@@ -328,7 +328,7 @@ def _decoder(model: Any) -> Part:
     condition = _labels(model) if takes_labels(model, model.decode) else {}
     inputs = {"z" if kind is torch.float32 else "codes": (shape, kind), **condition}
     metadata = {**metadata, "classes": model.num_classes if condition else 0}
-    if not isinstance(model, HasStyles):
+    if not isinstance(model, HasStyles) or not model.fixed_noise():
         return Part("decoder", _Decoder(model), inputs, ("x",), example, metadata)
     styled = _Styled(model)
     size = sum(math.prod(s) for s in styled.shapes)

@@ -156,10 +156,11 @@ class StyleGAN(AdversarialModel):
         with torch.no_grad():
             labels = batch[1] if self.num_classes else None
             w = self.styles(self.randn(len(batch[0]), self.latent_dim), labels).mean(0)
-            self.w_mean.lerp_(
-                over_processes(w.to(self.w_mean.dtype))[0],
-                1 - min(_MEAN_DECAY, (1 + self.steps_done) / (10 + self.steps_done)),
-            )
+            self.w_mean.lerp_(over_processes(w.to(self.w_mean.dtype))[0], 1 - self.decay(_MEAN_DECAY))
+
+    def decay(self, most: float) -> float:
+        """Return the decay of a running mean at this step, less at the start, so that a young one forgets it."""
+        return min(most, (1 + self.steps_done) / (10 + self.steps_done))
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -185,15 +186,21 @@ class StyleGAN(AdversarialModel):
         """
         if noise not in ("random", "fixed"):
             raise ConfigError(f"noise must be 'random' or 'fixed', got {noise!r}")
-        if mix_from is not None and not 0 <= mix_from <= self.depth:
-            raise ConfigError(f"mix_from must be a layer between 0 and {self.depth}, got {mix_from}")
-        where = generator, self.device, self.dtype
-        z = randn((n, 2, self.latent_dim), *where)
-        w = self.truncated(self.styles(z[:, 0], labels), truncation)
-        styles = w[:, None].expand(-1, self.depth, -1)
-        if mix_from is not None:
-            styles = self.mixed(w, self.truncated(self.styles(z[:, 1], labels), truncation), mix_from)
+        styles = self.drawn_styles(n, generator, labels, truncation, mix_from)
         drawn = self.fixed_noise()
         if noise == "random":
+            where = generator, self.device, self.dtype
             drawn = [randn((n, 1, *s), *where) for s in self.generator.synthesis.noise_shapes]
-        return (self.synthesise(styles, drawn) + 1) / 2
+        return self.to_data(self.synthesise(styles, drawn))
+
+    def drawn_styles(
+        self, n: int, generator: torch.Generator, labels: Tensor | None, truncation: float, mix_from: int | None
+    ) -> Tensor:
+        """Return the styles of ``n`` latents, truncated and mixed, (n, depth, style_dim). Raises `ConfigError`."""
+        if mix_from is not None and not 0 <= mix_from <= self.depth:
+            raise ConfigError(f"mix_from must be a layer between 0 and {self.depth}, got {mix_from}")
+        z = randn((n, 2, self.latent_dim), generator, self.device, self.dtype)
+        w = self.truncated(self.styles(z[:, 0], labels), truncation)
+        if mix_from is None:
+            return w[:, None].expand(-1, self.depth, -1)
+        return self.mixed(w, self.truncated(self.styles(z[:, 1], labels), truncation), mix_from)

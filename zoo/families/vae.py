@@ -200,7 +200,8 @@ class VAE(LikelihoodModel):
         eps = self.randn(len(x), self.latent_dim)
         z, log_det = self.drawn_latents(code, eps)
         target = dequantise(x, self.rand(*x.shape), self.levels) if self.dequantizes else x
-        reconstruction = -self._log_likelihood(target, z, labels).mean()
+        p = self.observation(z, labels)
+        reconstruction = -self._log_prob_of(p, target).mean()
         kl, floored = self.divergence(code, z, eps, log_det)
         weight = annealed(self.steps_done, self.kl_schedule, self.kl_steps, self.kl_cycles)
         terms = {"loss": reconstruction + self.beta * weight * floored, "reconstruction": reconstruction, "kl": kl}
@@ -208,7 +209,11 @@ class VAE(LikelihoodModel):
             terms["elbo"] = -(reconstruction + kl)
         if self.kl_schedule != "constant":
             terms["kl_weight"] = kl.new_tensor(weight)
-        return terms, z
+        return self.judged(terms, x, p), z
+
+    def judged(self, terms: dict[str, Tensor], x: Tensor, p: Observation) -> dict[str, Tensor]:
+        """Return the terms of examples, with what else a family asks of p(x | z) in ``loss``; nothing here."""
+        return terms
 
     def code(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return what q(z | x) is made of: its mean and log-variance, (B, latent_dim) each."""
@@ -294,7 +299,10 @@ class VAE(LikelihoodModel):
 
     def _log_likelihood(self, target: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return log p(x | z) of the discrete example where the data are discrete, (B,)."""
-        log_p = self.observation(z, labels).log_prob(target).flatten(1).sum(1)
+        return self._log_prob_of(self.observation(z, labels), target)
+
+    def _log_prob_of(self, p: Observation, target: Tensor) -> Tensor:
+        log_p = p.log_prob(target).flatten(1).sum(1)
         return log_p - math.prod(self.shape) * math.log(self.levels) if self.dequantizes else log_p
 
     # -- sampling -----------------------------------------------------------------------------------------------------

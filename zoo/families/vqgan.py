@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.families.vq_vae import VQVAE
+from zoo.maths.divergences import feature_distance
 from zoo.model import Batch, Player
 from zoo.nets.quantisers import Quantised
 
@@ -133,11 +134,7 @@ class VQGAN(VQVAE):
     def perceptual_distance(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Return |phi(x) - phi(x_hat)|^2, summed over features and examples' dimensions, averaged over the batch."""
         (phi,) = self._perceptual
-        phi = phi.to(x)
-        with torch.no_grad():
-            real = _tensors(phi(x))
-        pairs = zip(real, _tensors(phi(x_hat)), strict=True)
-        return torch.stack([(a - b).square().flatten(1).sum(1).mean() for a, b in pairs]).sum()
+        return feature_distance(phi.to(x), x, x_hat)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms of both players; ``loss`` is the autoencoder's."""
@@ -171,7 +168,3 @@ def adaptive_weight(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
             gradient = gradient / dist.get_world_size()
         norms.append(gradient.norm())
     return (norms[0] / (norms[1] + _DELTA)).clamp(max=_LARGEST).detach()
-
-
-def _tensors(features: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    return [features] if isinstance(features, Tensor) else features

@@ -1,4 +1,5 @@
-"""Convex conjugates by which a divergence softens a marginal of optimal transport, and the squared mean discrepancy.
+"""Convex conjugates by which a divergence softens a marginal of optimal transport, the squared mean discrepancy, and a
+distance of features.
 
     D_Psi(rho | nu) = E_nu Psi(d rho / d nu) = sup_v  -E_rho v - E_nu Psi*(-v)
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from zoo.errors import check_choice
 
-__all__ = ["CONJUGATES", "MULTIPLES", "bandwidths", "conjugate", "squared_mmd"]
+__all__ = ["CONJUGATES", "MULTIPLES", "bandwidths", "conjugate", "feature_distance", "squared_mmd"]
 
 _MOST = 30.0  # exp continues as a line from there, with the same value and slope
 
@@ -90,3 +91,21 @@ def squared_mmd(x: Tensor, y: Tensor, widths: Sequence[float | Tensor]) -> Tenso
     x, y = x.flatten(1), y.flatten(1)
     own = [(k(a, a).sum() - k(a, a).diagonal().sum()) / (len(a) * (len(a) - 1)) for a in (x, y)]
     return own[0] + own[1] - 2 * k(x, y).mean()
+
+
+Features = Callable[[Tensor], Tensor | Sequence[Tensor]]
+
+
+def feature_distance(phi: Features, x: Tensor, x_hat: Tensor) -> Tensor:
+    """Return |phi(x) - phi(x_hat)|^2, summed over features and examples' dimensions, averaged over the batch.
+
+    Args:
+        phi: (B, ...) -> a tensor of features or several, (B, ...) each.
+        x: examples, which get no gradient.
+        x_hat: what is compared with them.
+    """
+    with torch.no_grad():
+        real = phi(x)
+    shown = phi(x_hat)
+    pairs = [(real, shown)] if isinstance(real, Tensor) else zip(real, shown, strict=True)
+    return torch.stack([(a - b).square().flatten(1).sum(1).mean() for a, b in pairs]).sum()

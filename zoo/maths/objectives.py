@@ -42,6 +42,8 @@ class Objective:
         return Objective, (self.critic, self.generator, self.paired, self.shift_free)
 
 
+_DRIFT = 1e-3
+
 OBJECTIVES: dict[str, Objective] = {
     # I. Goodfellow and others, 2014, arXiv:1406.2661, section 3: -log D(x) - log(1 - D(G(z))), and -log D(G(z)), with
     # D the sigmoid of the score.
@@ -52,6 +54,8 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     # M. Arjovsky and others, Wasserstein GAN, 2017, arXiv:1701.07875.
     "wasserstein": Objective(lambda r, f: f - r, lambda r, f: -f, shift_free=True),
+    # T. Karras and others, 2017, arXiv:1710.10196, appendix A.1: scores of data do not drift far from zero.
+    "wasserstein_drift": Objective(lambda r, f: f - r + _DRIFT * r.square(), lambda r, f: -f),
     # J. H. Lim, J. C. Ye, Geometric GAN, 2017, arXiv:1705.02894.
     "hinge": Objective(lambda r, f: F.relu(1 - r) + F.relu(1 + f), lambda r, f: -f),
     # A. Jolicoeur-Martineau, 2018, arXiv:1807.00734; Y. Huang and others, 2025, arXiv:2501.05441, equation 2.
@@ -59,7 +63,7 @@ OBJECTIVES: dict[str, Objective] = {
         lambda r, f: F.softplus(f - r), lambda r, f: F.softplus(r - f), paired=True, shift_free=True
     ),
 }  # fmt: skip
-"""By name; ``wasserstein`` needs a critic that is held Lipschitz."""
+"""By name; ``wasserstein`` and ``wasserstein_drift`` need a critic that is held Lipschitz."""
 
 
 def objective(name: str) -> Objective:

@@ -6,17 +6,21 @@ epoch was chosen on the validation digits. Every number that rests on it records
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
+import math
 from importlib import resources
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from zoo.errors import CorruptWeightsError
+from zoo.spec import Recorded
 
-__all__ = ["SHA256", "DigitClassifier", "digit_classifier"]
+__all__ = ["SHA256", "DigitClassifier", "DigitFeatures", "digit_classifier"]
 
 SHA256 = "57529e23304db0415892dc9cfc98f563d60e0e9a186592da39113805c8e1f9b6"
 """Digest of the weights that ship; part of every protocol."""
@@ -76,3 +80,30 @@ def digit_classifier() -> DigitClassifier:
         model = DigitClassifier()
     model.load_state_dict(load(raw))
     return model.eval().requires_grad_(False)
+
+
+class DigitFeatures(Recorded, nn.Module):
+    """What the frozen classifier sees in images at three sizes: (B, C, H, W) in [0, 1] -> features of three layers.
+
+    Images of other sides or in colour are made grey and 28 x 28 first. Features of a layer are divided by the root of
+    its number of positions, so that a sum of squares is one over channels, whatever the size.
+
+    Raises:
+        CorruptWeightsError: the shipped weights are damaged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        trunk = copy.deepcopy(digit_classifier().trunk)
+        ends = (6, 12, len(trunk))  # after each halving and the block that follows it
+        self.stages = nn.ModuleList(trunk[a:b] for a, b in zip((0, *ends), ends, strict=False))
+        self.eval()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if x.shape[1:] != (1, 28, 28):
+            x = F.interpolate(x.mean(1, keepdim=True), (28, 28), mode="bilinear", align_corners=False)
+        h, found = 2 * x - 1, []
+        for stage in self.stages:
+            h = stage(h)
+            found.append(h / math.sqrt(math.prod(h.shape[2:])))
+        return found

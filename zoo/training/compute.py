@@ -7,7 +7,7 @@ moving average do not. A multiply-add is two operations, as in torch's FlopCount
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,22 +30,44 @@ def flops_per_step(model: GenerativeModel, batch: Batch) -> tuple[float, float]:
     """Return the operations of one training step on ``batch``, and by how many more one of the first steps has.
 
     A step's are averaged over the model's period; the model's ``first_steps`` make what later ones use, see
-    `zoo.model.GenerativeModel`, as does ``counted_from``, the step that is counted. The steps run on a copy of the
-    model, without an optimizer, so nothing moves. Attention runs on the mathematical kernel while it is counted, since
-    fused kernels count nothing.
+    `zoo.model.GenerativeModel`, as does ``counted_from``, the step that is counted. Where they are of several
+    ``first_phases``, steps of each are counted, and the second number is the mean over all of them; it is negative where
+    they cost less. The steps run on a copy of the model, without an optimizer, so nothing moves. Attention runs on the
+    mathematical kernel while it is counted, since fused kernels count nothing.
     """
     probe = copy.deepcopy(model).train()
     probe.turn = lambda player: _turn(probe, player)  # type: ignore[method-assign]
     first = 1 if probe.first_steps else 0
+    if phases := probe.first_phases:
+        return _phased(probe, batch, phases)
+    counts = _counted(probe, batch, [*range(first), *range(probe.period)])
+    return sum(counts[first:]) / probe.period, counts[0] - counts[1] if first else 0.0
+
+
+def _phased(probe: GenerativeModel, batch: Batch, phases: Sequence[int]) -> tuple[float, float]:
+    """Count a period of each phase, after its first step, which may still be as the last one of the phase before."""
+    start, more, period = 0, 0.0, probe.period
+    rest = _counted(probe, batch, range(sum(phases), sum(phases) + period))
+    last = sum(rest) / len(rest)
+    for length in phases:
+        first = start + (length > 1)
+        counts = _counted(probe, batch, range(first, min(first + period, start + length)))
+        more += length * (sum(counts) / len(counts) - last) if counts else 0.0
+        start += length
+    return last, more / sum(phases)
+
+
+def _counted(probe: GenerativeModel, batch: Batch, steps: Iterable[int]) -> list[float]:
+    """Return the operations of each of some steps."""
     counts = []
-    for i in (*range(first), *range(probe.period)):
+    for i in steps:
         probe.steps_done = probe.counted_from + i
         with _Counter(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             loss = probe.training_step(batch, i)
             if probe.automatic_optimization:
                 loss.backward()
         counts.append(float(counter.get_total_flops()))
-    return sum(counts[first:]) / probe.period, counts[0] - counts[1] if first else 0.0
+    return counts
 
 
 @torch.no_grad()

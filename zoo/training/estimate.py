@@ -84,6 +84,7 @@ def estimate(run: Estimable) -> dict[str, Any]:
 def _seconds_per_step(run: Estimable) -> tuple[float, int]:
     """Train a copy of the model for a few whole periods and return the time of a step and their number."""
     model, clock = copy.deepcopy(run.model), _Clock()
+    model.past_phases()
     warm, steps = max(2, model.period), model.period * -(-6 // model.period)
     engine = Engine(run.settings, run.total)
     average = [EMA(run.settings.ema, run.settings.ema_every)] if run.settings.ema is not None else []

@@ -242,8 +242,9 @@ class Run:
         if epochs is not None and epochs >= 0:
             limits.append(epochs * math.ceil(self._batches_an_epoch() / self.accumulate))
         if self.settings.budget is not None:
-            upfront = self.upfront + self.extra * self.model.first_steps
-            limits.append(max(1, int((parse_budget(self.settings.budget) - upfront) / self.flops)))
+            left, first = parse_budget(self.settings.budget) - self.upfront, self.model.first_steps
+            whole = int((left - self.extra * first) / self.flops)
+            limits.append(max(1, whole if whole >= first else int(left / (self.flops + self.extra))))
         if not limits:
             raise ConfigError(
                 "how long to train is not set; give --trainer.max_steps, --trainer.max_epochs or --budget"
