@@ -31,9 +31,9 @@ def flops_per_step(model: GenerativeModel, batch: Batch) -> tuple[float, float]:
 
     A step's are averaged over the model's period; the model's ``first_steps`` make what later ones use, see
     `zoo.model.GenerativeModel`, as does ``counted_from``, the step that is counted. Where they are of several
-    ``first_phases``, steps of each are counted, and the second number is the mean over all of them; it is negative where
-    they cost less. The steps run on a copy of the model, without an optimizer, so nothing moves. Attention runs on the
-    mathematical kernel while it is counted, since fused kernels count nothing.
+    ``first_phases``, steps of each are counted, and the second number is the mean over all of them; it is negative
+    where they cost less. The steps run on a copy of the model, without an optimizer, so nothing moves. Attention runs
+    on the mathematical kernel while it is counted, since fused kernels count nothing.
     """
     probe = copy.deepcopy(model).train()
     probe.turn = lambda player: _turn(probe, player)  # type: ignore[method-assign]
