@@ -48,7 +48,7 @@ def test_two_processes_equal_one(name: str, tmp_path: Path, run_forked) -> None:
     more += BATCHWISE.get(entry.model["class_path"], ())
     _two(name, tmp_path / "two", run_forked, *more)
     run_forked(warm.train_both, name, str(tmp_path / "one"), STEPS, 2 * BATCH, *DOUBLE, *more)
-    assert warm.difference(tmp_path / "one", tmp_path / "two") < 1e-9
+    assert warm.difference(tmp_path / "one", tmp_path / "two") < 1e-8  # sums in another order, through spectra
 
 
 def test_ranks_draw_different_noise(tmp_path: Path, run_forked) -> None:

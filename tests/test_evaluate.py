@@ -163,8 +163,8 @@ def test_binary_and_continuous_data_are_measured_in_nats() -> None:
     assert found.protocol.quantised == 2
     assert {"fid", "kid", "precision"} <= set(found.floor)
     found = measure(Uniform([2], levels=None), Points(), **FEW)
-    assert found.metrics["nats"] == Metric(2, 0) and set(found.metrics) == {"nats", "sinkhorn"}
-    assert found.protocol.samples is None and set(found.floor) == {"sinkhorn"}
+    assert found.metrics["nats"] == Metric(2, 0) and set(found.metrics) == {"nats", "sinkhorn", "density", "coverage"}
+    assert found.protocol.samples is None and set(found.floor) == {"sinkhorn", "density", "coverage"}
 
 
 def test_bounds_are_reported_with_their_kind(result: Result) -> None:

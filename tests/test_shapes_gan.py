@@ -59,17 +59,20 @@ def test_on_its_own_data_an_entry_stays_as_it_is_written(name: str) -> None:
     assert shapes.stays_as_written(name)
 
 
-@pytest.mark.parametrize("name", [n for n in GANS if n != "gat-mnist"])
+@pytest.mark.parametrize("name", [n for n in GANS if n not in ("gat-mnist", "stylegan3-mnist")])
 def test_networks_of_larger_pictures_are_convolutions_that_grow_from_4x4(name: str) -> None:
-    """No layer of either player mixes the pixels of a 64 x 64 picture; channels double to 512 towards 4 x 4."""
+    """No layer of either player mixes the pixels of a 64 x 64 picture; channels double to 512 towards 4 x 4.
+
+    ProGAN's critic has one more there, the spread of the batch; StyleGAN3 has one width at all resolutions.
+    """
     model = players(name, (3, 64, 64))
     for player in (model.generator, model.critic):
         layers = [*player.modules()]
         linear = [m for m in layers if isinstance(m, nn.Linear)]
         assert all(max(m.in_features, m.out_features) <= 513 * 4 * 4 for m in linear)
         widest = [p.shape[:2] for p in player.parameters() if p.ndim == 4]
-        assert max(max(w) for w in widest) == 512 and len(widest) >= 4
-    assert sum(p.numel() for p in model.parameters()) < 20e6
+        assert max(max(w) for w in widest) in (512, 513) and len(widest) >= 4
+    assert sum(p.numel() for p in model.parameters()) < 24e6
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)

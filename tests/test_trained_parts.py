@@ -179,7 +179,8 @@ def test_options_of_the_command_line_are_no_names_of_parts() -> None:
 
 def test_names_of_the_models_that_take_a_part() -> None:
     taught = [
-        "reflow-mnist", "rectified_flow-mnist", "consistency-mnist", "adversarial_distillation-mnist",
+        "parallel_wavenet-tones", "reflow-mnist", "rectified_flow-mnist", "consistency-mnist",
+        "adversarial_distillation-mnist",
         "progressive_distillation-mnist",
     ]  # fmt: skip
     assert declared_by(load_registry(), "teacher") == taught

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 __all__ = ["changed", "is_sharded", "pieces_of", "whole", "whole_state"]
 
 
-def is_sharded(trainer: Trainer) -> bool:
+def is_sharded(trainer: Trainer | None) -> bool:
     """Tell whether each process holds pieces of the parameters."""
-    return isinstance(trainer.strategy, FSDPStrategy)
+    return trainer is not None and isinstance(trainer.strategy, FSDPStrategy)
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def changed(trainer: Trainer) -> None:
 
     for part in FullyShardedDataParallel.fsdp_modules(trainer.strategy.model):
         handle = part._handle
-        begun = handle is not None and hasattr(handle.flat_param, "_local_shard")  # by a first pass
+        begun = handle is not None and "_local_shard" in vars(handle.flat_param)  # by a first pass
         if begun and handle.uses_sharded_strategy:
             handle.reshard(True)
 

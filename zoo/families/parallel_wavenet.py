@@ -230,11 +230,11 @@ class ParallelWaveNet(NormalisingFlow):
         s, density = log_s.exp(), math.log(self.levels / 2)  # type: ignore[operator]  # from codes to v
         v = m + s * z
         logits = self.taught(self.in_codes(v))
-        cross = torch.zeros(())
+        cross = m.new_zeros(())
         for _ in range(self.draws):
             x_t = m + s * self.noise(*z.shape)  # each sample anew, after the same noise
             log_p = relaxed_log_prob(logits, self.in_codes(x_t), self.bandwidth) + density
-            cross = cross.to(log_p) - log_p.sum(1).mean() / self.draws
+            cross = cross - log_p.sum(1).mean() / self.draws
         entropy = log_s.sum(1).mean() + _ENTROPY * z.shape[1]
         found = {"loss": cross - entropy, "kl": cross - entropy, "cross_entropy": cross, "entropy": entropy}
         if self.power:

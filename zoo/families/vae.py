@@ -111,6 +111,8 @@ class VAE(LikelihoodModel):
         self.raw_scale = None if raw_scale is None else nn.Parameter(raw_scale)
 
     def accepts(self, shape: Sequence[int], levels: int | None) -> None:
+        if tuple(shape) != tuple(self.shape):
+            super().accepts(shape, levels)  # which says so
         found = f"the data have {levels or 'continuous'} levels"
         if self.observed == "bernoulli" and levels != 2:
             raise DataError(

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from zoo.checking import given_of
 from zoo.errors import ConfigError, DataError
 from zoo.families.normalising_flow import NormalisingFlow
-from zoo.maths.mel import log_mel
+from zoo.maths.mel import log_mel, mel_filters
 from zoo.maths.mulaw import mulaw_decode
 from zoo.maths.noise import randn
 from zoo.maths.transforms import affine, affine_inverse
@@ -138,6 +138,7 @@ class WaveGlow(NormalisingFlow):
         self.group, self.every, self.early, self.told_nothing = group, early_every, early, told_nothing
         self.size, self.hop, self.bands = size, hop, bands
         ratio = hop // group
+        self.register_buffer("filters", mel_filters(bands, size, rate or 1, torch.float64), persistent=False)
         self.upsample = nn.ConvTranspose1d(bands + 1, bands, 2 * ratio, ratio)  # one band is 1 where anything is told
         channels = [group - early * (k // early_every) for k in range(steps)]
         self.flow_steps = nn.ModuleList(FlowStep(n, bands, width, layers) for n in channels)
@@ -150,7 +151,9 @@ class WaveGlow(NormalisingFlow):
         It is in dB, 0 at the floor of -80 and 1 at full scale.
         """
         waves = mulaw_decode(x.to(torch.promote_types(x.dtype, torch.float32)), self.levels or 256)
-        levels = log_mel(waves, self.rate or 1, self.size, self.hop, self.bands, floor=_FLOOR, centred=True)
+        levels = log_mel(
+            waves, self.rate or 1, self.size, self.hop, self.bands, floor=_FLOOR, centred=True, filters=self.filters
+        )
         return (levels / -_FLOOR + 1).transpose(1, 2).to(x.dtype)
 
     def condition(self, x: Tensor, keep: Tensor | None = None) -> Tensor:

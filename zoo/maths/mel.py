@@ -76,14 +76,18 @@ def decibels(power: Tensor, floor: float = -80.0) -> Tensor:
 
 
 def log_mel(
-    x: Tensor, rate: int, size: int, hop: int, bands: int, *, floor: float = -80.0, centred: bool = False
-) -> Tensor:
+    x: Tensor, rate: int, size: int, hop: int, bands: int, *, floor: float = -80.0, centred: bool = False,
+    filters: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Return the mel bands of recordings in dB: (B, N) in [-1, 1] -> (B, frames, bands).
 
-    The arguments are those of `power_spectrogram`, `mel_filters` and `decibels`.
+    The arguments are those of `power_spectrogram`, `mel_filters` and `decibels`; ``filters`` are those of `mel_filters`
+    where they are kept on the device already.
 
     Raises:
         ConfigError: as these.
     """
     power = power_spectrogram(x, size, hop, centred=centred)
-    return decibels(power @ mel_filters(bands, size, rate, x.dtype).to(x.device).T, floor)
+    if filters is None:
+        filters = mel_filters(bands, size, rate, x.dtype).to(x.device)
+    return decibels(power @ filters.to(x.dtype).T, floor)
